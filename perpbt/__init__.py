@@ -1,0 +1,80 @@
+"""perpbt: perpetual futures, many accounts at once, and the insurance fund behind them.
+
+Names are imported on first use, so that `import perpbt` and the command line's help stay fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perpbt.backtesting import backtest
+    from perpbt.config import FundSpec, Policy, PolicyGrid, Rules, load_spec
+    from perpbt.errors import InputError, PerpbtError, RunError
+    from perpbt.load import Bars, describe, load_bars
+    from perpbt.result import Result
+    from perpbt.running import run_spec
+    from perpbt.simulation import simulate
+    from perpbt.strategy import check_look_ahead, find_strategy, list_strategies
+    from perpbt.venue import Venue, list_venues, load_venue
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Bars": "load",
+    "FundSpec": "config",
+    "InputError": "errors",
+    "PerpbtError": "errors",
+    "Policy": "config",
+    "PolicyGrid": "config",
+    "Result": "result",
+    "Rules": "config",
+    "RunError": "errors",
+    "Venue": "venue",
+    "backtest": "backtesting",
+    "check_look_ahead": "strategy",
+    "describe": "load",
+    "find_strategy": "strategy",
+    "list_strategies": "strategy",
+    "list_venues": "venue",
+    "load_bars": "load",
+    "load_spec": "config",
+    "load_venue": "venue",
+    "run_spec": "running",
+    "simulate": "simulation",
+}
+
+__all__ = [
+    "Bars",
+    "FundSpec",
+    "InputError",
+    "PerpbtError",
+    "Policy",
+    "PolicyGrid",
+    "Result",
+    "Rules",
+    "RunError",
+    "Venue",
+    "backtest",
+    "check_look_ahead",
+    "describe",
+    "find_strategy",
+    "list_strategies",
+    "list_venues",
+    "load_bars",
+    "load_spec",
+    "load_venue",
+    "run_spec",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"perpbt.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'perpbt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

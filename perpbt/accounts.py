@@ -1,0 +1,156 @@
+"""Accounts as a table: a row a position, checked before anything runs.
+
+In: a frame or a Parquet file in the columns of `COLUMNS`. Out: the same rows with every optional column present. Faults are told
+with the column, the row (0-based) and the value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from perpbt.checks import unknown
+from perpbt.errors import InputError
+
+REQUIRED = ("account", "strategy", "symbol", "side", "entry_time", "collateral", "leverage")
+OPTIONAL: Mapping[str, pl.DataType | type[pl.DataType]] = {
+    "stop_loss": pl.Float64,
+    "take_profit": pl.Float64,
+    "trailing_stop": pl.Float64,
+    "exit_time": pl.Datetime("ms", "UTC"),
+    "stop_trigger": pl.String,
+    "trailing_trigger": pl.String,
+    "take_profit_trigger": pl.String,
+    "margin_buffer": pl.Float64,
+    "world": pl.String,
+    "weight": pl.Float64,
+    "policy": pl.String,
+}
+COLUMNS = (*REQUIRED, *OPTIONAL)
+WORDS = {"side": ("long", "short"), **dict.fromkeys(
+    ("stop_trigger", "trailing_trigger", "take_profit_trigger"), ("last", "mark")
+)}  # fmt: skip
+EVERYONE = "all"  # the world of accounts that name none
+
+
+def read_accounts(accounts: pl.DataFrame | pl.LazyFrame | str | Path, symbols: Sequence[str]) -> pl.DataFrame:
+    """The checked table. `symbols` are those in the bars; `InputError` names the first fault."""
+    source, frame = open_accounts(accounts)
+    check_columns(frame, source)
+    frame = frame.with_columns(
+        *[pl.lit(None, dtype=kind).alias(name) for name, kind in OPTIONAL.items() if name not in frame.columns]
+    )
+    frame = cast_columns(frame, source)
+    check_values(frame, symbols, source)
+    return frame.select(COLUMNS).with_columns(
+        pl.col("stop_trigger").fill_null("last"),
+        pl.col("take_profit_trigger").fill_null("last"),
+        pl.coalesce("trailing_trigger", "stop_trigger", pl.lit("last")).alias("trailing_trigger"),
+        pl.col("margin_buffer").fill_null(0.0),
+        pl.col("world").fill_null(EVERYONE),
+        pl.col("weight").fill_null(1.0),
+    )
+
+
+def open_accounts(accounts: pl.DataFrame | pl.LazyFrame | str | Path) -> tuple[str, pl.DataFrame]:
+    """The table and a name for it in errors."""
+    if isinstance(accounts, pl.DataFrame):
+        return "accounts", accounts
+    if isinstance(accounts, pl.LazyFrame):
+        return "accounts", accounts.collect()
+    path = Path(accounts)
+    if not path.is_file():
+        raise InputError(f"accounts: no file {str(path)!r}; allowed: a frame or a Parquet file")
+    try:
+        return str(path), pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def check_columns(frame: pl.DataFrame, source: str) -> None:
+    """Every required column is there and no other than the known ones."""
+    lacking = [name for name in REQUIRED if name not in frame.columns]
+    if lacking:
+        raise InputError(
+            f"{source}: required column {lacking[0]!r} missing; found: {', '.join(frame.columns)}; "
+            f"required: {', '.join(REQUIRED)}"
+        )
+    for name in frame.columns:
+        if name not in COLUMNS:
+            raise InputError(unknown(source, name, COLUMNS, "column"))
+    if frame.height == 0:
+        raise InputError(f"{source}: no rows; allowed: at least one account")
+
+
+def cast_columns(frame: pl.DataFrame, source: str) -> pl.DataFrame:
+    """Numbers as Float64, times as UTC milliseconds (naive ones are UTC), words as text."""
+    out = []
+    for name in frame.columns:
+        column, kind = frame[name], frame[name].dtype
+        wanted: pl.DataType | type[pl.DataType] = OPTIONAL.get(name, pl.String)
+        if name in ("collateral", "leverage"):
+            wanted = pl.Float64
+        if name in ("entry_time", "exit_time"):
+            column = cast_time(column, source)
+        elif name == "account":
+            if not (kind == pl.String or kind.is_integer()):
+                raise InputError(f"{source}: column 'account' is {kind}; allowed: text or whole numbers")
+        elif wanted == pl.Float64:
+            if not (kind.is_numeric() or kind == pl.Null):
+                raise InputError(f"{source}: column {name!r} is {kind}; allowed: numbers")
+            column = column.cast(pl.Float64)
+        elif kind in (pl.String, pl.Categorical, pl.Enum, pl.Null):
+            column = column.cast(pl.String)
+        else:
+            raise InputError(f"{source}: column {name!r} is {kind}; allowed: text")
+        out.append(column)
+    return pl.DataFrame(out)
+
+
+def cast_time(column: pl.Series, source: str) -> pl.Series:
+    """A column of times as milliseconds UTC."""
+    wanted = pl.Datetime("ms", "UTC")
+    if column.dtype == pl.Null or column.dtype == pl.Date:
+        return column.cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
+    if column.dtype == pl.String:
+        try:
+            return column.str.to_datetime(time_unit="ms", time_zone="UTC")
+        except pl.exceptions.PolarsError as error:
+            raise InputError(
+                f"{source}: column {column.name!r}: {str(error).splitlines()[0]}; allowed: ISO dates or times, UTC"
+            ) from error
+    if isinstance(column.dtype, pl.Datetime):
+        zoned = column if column.dtype.time_zone else column.dt.replace_time_zone("UTC")
+        return zoned.dt.convert_time_zone("UTC").cast(wanted)
+    raise InputError(f"{source}: column {column.name!r} is {column.dtype}; allowed: datetimes or ISO text")
+
+
+def check_values(frame: pl.DataFrame, symbols: Sequence[str], source: str) -> None:
+    """Every value in its range; the first that is not, by column, is told."""
+    rules: list[tuple[str, pl.Expr, str]] = [
+        (name, pl.col(name).is_null(), "a value") for name in REQUIRED
+    ]
+    rules.append(("symbol", ~pl.col("symbol").is_in(list(symbols)), f"one of {', '.join(symbols)}"))
+    for name, words in WORDS.items():
+        rules.append((name, ~pl.col(name).is_in(list(words)), " or ".join(words)))
+    for name in ("collateral", "leverage", "weight"):
+        rules.append((name, ~((pl.col(name) > 0) & pl.col(name).is_finite()), "a finite number above 0"))
+    rules.append(
+        ("margin_buffer", ~((pl.col("margin_buffer") >= 0) & pl.col("margin_buffer").is_finite()), "0 or more")
+    )
+    for name in ("stop_loss", "take_profit", "trailing_stop"):
+        below_zero_price = pl.col("side") == ("short" if name == "take_profit" else "long")
+        limit = "above 0, and below 1 where the level lies under the entry"
+        rules.append((name, ~((pl.col(name) > 0) & pl.col(name).is_finite()), limit))
+        rules.append((name, below_zero_price & (pl.col(name) >= 1), limit))
+    rules.append(("exit_time", pl.col("exit_time") <= pl.col("entry_time"), "after entry_time"))
+    for name, wrong, allowed in rules:
+        at = frame.select(wrong.fill_null(False).arg_true()).to_series()
+        if len(at):
+            row = int(at[0])
+            raise InputError(
+                f"{source}: row {row}, column {name!r}: {frame[name][row]!r}; allowed: {allowed}"
+                + (f" ({len(at):,} rows)" if len(at) > 1 else "")
+            )

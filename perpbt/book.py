@@ -1,0 +1,132 @@
+"""The book of a run: every position of every symbol, side by side, before money is settled and after.
+
+In: what the engine returned for each symbol. Out: one set of arrays over all positions, ready for `settle`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from perpbt.engine import Outcome, join_calls, join_rows
+from perpbt.kernels.tables import ACCEPTED, CLOSE, LIQUIDATION, Calls, Floats, Integers, Market, Rates, Rows
+
+
+@dataclass
+class Book:
+    """All positions of a run; arrays have one entry a position unless said otherwise."""
+
+    rows: Rows
+    calls: Calls
+    symbols: tuple[str, ...]  # sorted
+    worlds: tuple[str, ...]
+    symbol: Integers  # index into symbols
+    world: Integers  # index into worlds
+    plan: Integers  # index into what the caller calls plans
+    account: Integers  # index into the caller's accounts
+    weight: Floats
+    entry_time: Integers  # ms
+    exit_time: Integers
+    closes: Integers  # bar closes at which the position was open
+    bars: Integers  # of each symbol
+    rates: tuple[Rates, ...]  # of each symbol
+    exit_volatility: Floats
+    exit_turnover: Floats
+    first_time: int
+    call_time: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # one entry a margin order
+
+    @property
+    def opened(self) -> np.ndarray:
+        """Positions that were not refused."""
+        return self.rows.rejection == ACCEPTED
+
+    @property
+    def liquidated(self) -> Integers:
+        """Indices of liquidated positions."""
+        return np.flatnonzero(self.opened & (self.rows.reason == LIQUIDATION))
+
+
+@dataclass(frozen=True)
+class SymbolPart:
+    """One symbol's outcome, with what is needed later of its bars."""
+
+    market_times: Integers
+    outcome: Outcome
+    rates: Rates
+    account: Integers  # per row
+    plan: Integers  # per row
+    world: Integers  # per row
+    weight: Floats  # per row
+    exit_volatility: Floats
+    exit_turnover: Floats
+    requested_time: Integers  # per row: entry time asked for, for rows that found no bar
+
+
+def symbol_part(
+    market: Market,
+    outcome: Outcome,
+    rates: Rates,
+    *,
+    account: Integers,
+    plan: Integers,
+    world: Integers,
+    weight: Floats,
+    requested_time: Integers,
+) -> SymbolPart:
+    """Keep of a symbol what settling needs; per-lane arrays are spread over rows."""
+    lane = outcome.rows.lane
+    exits = np.minimum(outcome.rows.exit_bar, market.time.size - 1)
+    return SymbolPart(
+        market.time,
+        outcome,
+        rates,
+        account[lane],
+        plan[lane],
+        world[lane],
+        weight[lane],
+        market.volatility[exits],
+        market.turnover[exits],
+        requested_time[lane],
+    )
+
+
+def make_book(symbols: tuple[str, ...], worlds: tuple[str, ...], parts: list[SymbolPart]) -> Book:
+    """Put the symbols together, in the order of their names, and release the parts."""
+    symbol, entry_time, exit_time, closes, call_time = [], [], [], [], []
+    call_parts, offset = [], 0
+    for index, part in enumerate(parts):
+        rows, times = part.outcome.rows, part.market_times
+        found = rows.rejection != 1  # NO_BAR has no bar to take a time from
+        entry = np.where(found, times[np.minimum(rows.entry_bar, times.size - 1)], part.requested_time)
+        symbol.append(np.full(rows.lane.size, index))
+        entry_time.append(entry)
+        exit_time.append(np.where(found, times[np.minimum(rows.exit_bar, times.size - 1)], entry))
+        closes.append(np.where(rows.phase == CLOSE, rows.exit_bar + 1, rows.exit_bar) - rows.entry_bar)
+        call_time.append(times[part.outcome.calls.bar])
+        call_parts.append(part.outcome.calls._replace(row=part.outcome.calls.row + offset))
+        offset += rows.lane.size
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    return Book(
+        rows=join_rows([part.outcome.rows for part in parts]),
+        calls=join_calls(call_parts),
+        symbols=symbols,
+        worlds=worlds,
+        symbol=np.concatenate(symbol),
+        world=joined("world"),
+        plan=joined("plan"),
+        account=joined("account"),
+        weight=joined("weight"),
+        entry_time=np.concatenate(entry_time),
+        exit_time=np.concatenate(exit_time),
+        closes=np.concatenate(closes),
+        bars=np.array([part.market_times.size for part in parts]),
+        rates=tuple(part.rates for part in parts),
+        exit_volatility=joined("exit_volatility"),
+        exit_turnover=joined("exit_turnover"),
+        first_time=min((int(part.market_times[0]) for part in parts), default=0),
+        call_time=np.concatenate(call_time),
+    )

@@ -1,0 +1,32 @@
+"""Stops and take-profits: where they stand at entry (MODEL §5). A new kind of level is one more branch of `level`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .compile import kernel
+from .tables import ATR, COLUMN, MARGIN, NONE, PRICE
+
+
+@kernel
+def level(kind: int, value: float, side: float, entry: float, leverage: float, series: float) -> float:
+    """Price of a level on the `side` (+1 above, -1 below) of entry; NaN if there is none.
+
+    `value` is a fraction of price, a fraction of margin, or a multiple of `series` (the average true range at the last
+    close); for a level taken from a column, `series` is the price itself.
+    """
+    if kind == PRICE:
+        return entry * (1.0 + side * value)
+    if kind == MARGIN:
+        return entry * (1.0 + side * (value / leverage))
+    if kind == ATR:
+        return entry + side * (value * series)
+    if kind == COLUMN:
+        return series
+    return np.nan
+
+
+@kernel
+def needs_series(kind: int) -> bool:
+    """Does this kind of level read a per-bar series?"""
+    return kind not in (NONE, PRICE, MARGIN)

@@ -1,0 +1,161 @@
+"""Frames to arrays: the one place where prices, venues and rules become what kernels read.
+
+In: checked bars of one symbol, a venue, rules. Out: contiguous float64 arrays on that symbol's bars. Every logarithm, rolling
+window and indicator is computed here, so that kernels use only + - * /, sqrt, min, max and comparisons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from perpbt.config import Rules
+from perpbt.errors import InputError
+from perpbt.kernels.tables import Codes, Floats, Integers, Market, Rates, Signals
+from perpbt.load import SymbolBars
+from perpbt.venue import Venue
+
+
+def floats(column: pl.Series) -> Floats:
+    """The one cast from a frame's column to an array: contiguous float64, null as NaN."""
+    values = column.cast(pl.Float64).fill_null(float("nan")).rechunk().to_numpy()
+    return np.ascontiguousarray(values, dtype=np.float64).copy()
+
+
+def milliseconds(column: pl.Series) -> Integers:
+    """Datetimes as int64 milliseconds since 1970, UTC."""
+    return np.ascontiguousarray(column.dt.epoch("ms").to_numpy(), dtype=np.int64).copy()
+
+
+def cumulative_funding(times: Integers, price: Floats, events: pl.DataFrame) -> Floats:
+    """CF of MODEL §1: after each bar's open, the sum over events so far of price * rate.
+
+    An event is charged at the first bar that opens at or after it; one after the last bar is never charged. `np.cumsum` adds in
+    order, event by event, so the sum depends on nothing but the events.
+    """
+    when = milliseconds(events["ts"])
+    charged_at = np.searchsorted(times, when)
+    inside = charged_at < times.size
+    charged_at = charged_at[inside]
+    amounts = price[charged_at] * floats(events["funding_rate"])[inside]
+    sums = np.concatenate([np.zeros(1), np.cumsum(amounts)])
+    return sums[np.searchsorted(charged_at, np.arange(times.size), side="right")]
+
+
+def market_arrays(bars: SymbolBars, rules: Rules) -> Market:
+    """Everything of one symbol a kernel may read."""
+    frame = bars.frame
+    times = milliseconds(frame["ts"])
+    column = {name: floats(frame[name]) for name in frame.columns if name not in ("ts", "symbol")}
+    paid_on = column["mark_open"]
+    if rules.funding_price == "index":
+        if "index_open" not in column:
+            raise InputError(
+                f"rules.funding_price = 'index' needs index_open in the bars of {bars.symbol}; columns: {frame.columns}"
+            )
+        paid_on = column["index_open"]
+    unknown = np.full(times.size, np.nan)
+    turnover = column["volume"] * column["close"] if "volume" in column else unknown
+    # range-based volatility of the bar (Parkinson 1980), used as sigma_i of the square-root law
+    volatility = np.log(column["high"] / column["low"]) / (2.0 * np.sqrt(np.log(2.0)))
+    return Market(
+        time=times,
+        open=column["open"],
+        high=column["high"],
+        low=column["low"],
+        close=column["close"],
+        mark_open=column["mark_open"],
+        mark_high=column["mark_high"],
+        mark_low=column["mark_low"],
+        mark_close=column["mark_close"],
+        funding=cumulative_funding(times, paid_on, bars.funding),
+        volatility=volatility,
+        turnover=turnover,
+        highest_mark=float(column["mark_high"].max()),
+    )
+
+
+def rates_for(venue: Venue, symbol: str, rules: Rules) -> Rates:
+    """A venue's numbers for one symbol."""
+    tiers = venue.brackets(symbol)
+
+    def column(name: str) -> Floats:
+        return np.array([getattr(tier, name) for tier in tiers], dtype=np.float64)
+
+    return Rates(
+        taker_fee=float(venue.taker_fee),
+        maker_fee=float(venue.maker_fee),
+        slippage=float(venue.slippage),
+        liquidation_fee=float(venue.liquidation_fee),
+        close_out_rate=float(venue.close_out_rate),
+        half_spread=float(venue.half_spread),
+        impact=float(venue.impact),
+        max_slippage=float(venue.max_slippage),
+        surplus_to_fund=float(venue.surplus_to_fund),
+        entry_maintenance=venue.maintenance_on == "entry",
+        optimistic=rules.intrabar == "optimistic",
+        target_at_open=rules.take_profit_fill == "open",
+        clip=rules.oversize == "clip",
+        floor=column("floor"),
+        cap=column("cap"),
+        rate=column("rate"),
+        max_leverage=column("max_leverage"),
+        deduction=column("deduction"),
+    )
+
+
+def average_true_range(frame: pl.DataFrame, window: int) -> Floats:
+    """Wilder's average true range at each close; NaN until `window` bars are seen.
+
+    True range is the largest of high - low and the distances of high and low from the close before; it is smoothed with
+    weight 1/window. Source: J. Welles Wilder, New Concepts in Technical Trading Systems (1978).
+    """
+    before = pl.col("close").shift(1)
+    true_range = pl.max_horizontal(
+        pl.col("high") - pl.col("low"), (pl.col("high") - before).abs(), (pl.col("low") - before).abs()
+    )
+    smoothed = true_range.ewm_mean(alpha=1.0 / window, adjust=False, min_samples=window)
+    return floats(frame.select(smoothed.alias("atr"))["atr"])
+
+
+def next_true(mask: npt.NDArray[np.bool_]) -> Integers:
+    """For each bar the first bar at or after it where `mask` holds; the number of bars if there is none."""
+    bars = mask.size
+    at = np.where(mask, np.arange(bars), bars)
+    return np.ascontiguousarray(np.minimum.accumulate(at[::-1])[::-1], dtype=np.int64)
+
+
+def no_signals(bars: int) -> Signals:
+    """Signals that never come: for positions whose entry and exit are given."""
+    never = np.full(bars, bars, dtype=np.int64)
+    nothing = np.zeros((1, bars))
+    return Signals(never, np.zeros(bars, dtype=np.int8), never, never, nothing, nothing)
+
+
+def signal_arrays(
+    frame: pl.DataFrame,
+    signals: Mapping[str, npt.NDArray[np.bool_]],
+    windows: Sequence[int],
+    columns: Sequence[Floats],
+) -> Signals:
+    """A strategy's signals on one symbol, with the indicators its policies read.
+
+    Long and short entry at the same close contradict each other: neither is taken.
+    """
+    bars = frame.height
+    never = np.zeros(bars, dtype=bool)
+    long_entry = signals.get("long_entry", never)
+    short_entry = signals.get("short_entry", never)
+    side: Codes = (long_entry & ~short_entry).astype(np.int8) - (short_entry & ~long_entry).astype(np.int8)
+    nothing = np.zeros((1, bars))
+    return Signals(
+        next_entry=next_true(side != 0),
+        entry_side=np.ascontiguousarray(side),
+        next_long_exit=next_true(signals.get("long_exit", never)),
+        next_short_exit=next_true(signals.get("short_exit", never)),
+        atr=np.array([average_true_range(frame, window) for window in windows]) if windows else nothing,
+        columns=np.array(columns) if len(columns) else nothing,
+    )

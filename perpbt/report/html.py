@@ -1,0 +1,171 @@
+"""The report page: one HTML file with everything in it, no script, no request to anywhere."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from perpbt.report import figures, pictures, prose, tables
+from perpbt.report.embed import Picture
+from perpbt.report.tables import Table
+
+TOLD = ("data", "venue", "rules", "world", "fund", "notes", "symbols", "title", "description", "spec")
+"""Metadata that has its place in the page; the rest is listed under the run."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: sentences, then pictures, then tables, then remarks."""
+
+    name: str
+    title: str
+    sentences: list[str] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    tables: list[Table | None] = field(default_factory=list)
+    points: list[str] = field(default_factory=list)
+    warning: str = ""
+    folded: str = ""
+    """Title of the fold the tables are behind; empty: in the open."""
+
+
+def write_report(result: Any, path: str | os.PathLike[str], *, title: str | None = None) -> Path:
+    """Write the report of a result as one HTML file and return its path.
+
+    `result` has the tables `accounts`, `fund`, `statistics`, `policies` and `prices`, and `metadata` (see
+    `perpbt.report.prose` for the keys that are read). `title` defaults to the one in the metadata. The file
+    is written beside its place and renamed, so a reader never sees half of one; its folder has to exist. Same
+    result, same bytes.
+    """
+    page = render(result, title=title)
+    target = Path(path)
+    handle, aside = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(page)
+        Path(aside).chmod(0o644)
+        Path(aside).replace(target)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def render(result: Any, *, title: str | None = None) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=PackageLoader("perpbt.report", "."),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    metadata = result.metadata
+    with figures.style():
+        sections = [section for section in _sections(result) if _filled(section)]
+    return environment.get_template("report.html.j2").render(
+        title=title or prose.stated(metadata, "title") or "Perpetual futures risk report",
+        description=prose.stated(metadata, "description") or "",
+        lead=prose.headline(result),
+        key_figures=prose.figures_in_brief(result),
+        notes=prose.notes(metadata),
+        sections=sections,
+    )
+
+
+def _filled(section: Section) -> bool:
+    return bool(section.sentences or section.pictures or any(section.tables) or section.points)
+
+
+def _sections(result: Any) -> list[Section]:
+    """All sections in order; those without content are dropped by the caller."""
+    metadata = result.metadata
+    run = Section(
+        "run",
+        "What was run",
+        sentences=prose.what_was_run(result),
+        points=prose.assumptions(result),
+        tables=[
+            tables.provenance_table(metadata),
+            tables.facts_table("Symbols.", prose.part(metadata, "symbols")),
+        ],
+        folded="Venue parameters with sources, and symbols",
+    )
+    if not prose.total(result).get("positions"):
+        return [run, _rejections(result), _machine(metadata)]
+    return [
+        run,
+        _grids(result),
+        _defaults(result),
+        _fund(result),
+        *_positions(result),
+        _rejections(result),
+        _machine(metadata),
+    ]
+
+
+def _grids(result: Any) -> Section:
+    return Section("grids", "Leverage × stop loss", pictures=pictures.grid_pictures(result))
+
+
+def _defaults(result: Any) -> Section:
+    sentences = [
+        "PD: defaults over opened positions. EAD: mean notional at the exit of a default. LGD: deficit over that notional. "
+        "Expected loss = PD × EAD × LGD, quote currency a position. Sums are quote currency; rows of several worlds add "
+        "their sums and average their shares by positions. statistics.parquet has every strategy, policy and symbol."
+    ]
+    rows = [
+        tables.group_table(result, "strategy"),
+        tables.group_table(result, "symbol"),
+        tables.policy_table(result),
+    ]
+    return Section("defaults", "Default statistics", sentences, tables=rows, warning=prose.ONE_PATH)
+
+
+def _fund(result: Any) -> Section:
+    if result.fund.is_empty():
+        return Section("fund", "Insurance fund", ["No fund was kept in this run."])
+    draws = tables.draw_table(result)
+    sentences = [] if draws else ["No deficit was drawn from any fund."]
+    return Section("fund", "Insurance fund", sentences, pictures.fund_pictures(result), [draws])
+
+
+def _positions(result: Any) -> list[Section]:
+    """What became of the positions, and of the money."""
+    flows = pictures.flow_pictures(result.accounts)
+    if not prose.total(result)["liquidated"]:
+        none = ["No position was liquidated: there is no survival to estimate and no surplus to show."]
+        flows = flows if prose.total(result)["defaulted"] else []
+    else:
+        none = []
+    return [
+        Section("exits", "How positions ended", pictures=pictures.exit_pictures(result.accounts)),
+        Section("outcomes", "Survival and returns", none, pictures.outcome_pictures(result.accounts)),
+        Section("flows", "Surplus and deficit", pictures=flows),
+        Section("money", "Where the money went", tables=[tables.money_table(result)]),
+    ]
+
+
+def _rejections(result: Any) -> Section:
+    """Why orders were rejected."""
+    rejected = result.accounts.filter(result.accounts["exit_reason"] == "rejected")
+    counts = rejected.group_by("rejection").len().sort("len", "rejection", descending=[True, False])
+    points = [f"{str(reason).replace('_', ' ')}: {number:,}" for reason, number in counts.iter_rows()]
+    return Section("rejected", "Rejected orders", points=points)
+
+
+def _machine(metadata: Mapping[str, Any]) -> Section:
+    """Versions, hashes, timings, and the specification as it was."""
+    facts = {key: value for key, value in metadata.items() if key not in TOLD}
+    spec = tables.facts_table("Specification.", prose.part(metadata, "spec"))
+    return Section(
+        "machine",
+        "Run",
+        tables=[tables.facts_table("Engine, versions, hashes, timings.", facts), spec],
+        folded="Details of the run",
+    )

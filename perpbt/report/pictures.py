@@ -1,0 +1,241 @@
+"""Which pictures a report has: from a result's tables to captioned pictures, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+
+from perpbt import statistics
+from perpbt.report import figures, words
+from perpbt.report.embed import Picture, picture
+from perpbt.statistics.common import exact_sums
+
+HALF, WIDE = (5.6, 3.5), (11.4, 6.6)
+MOST_LEVERAGES, MOST_FUNDS, MOST_SYMBOLS, MOST_STRATEGIES = 12, 8, 7, 2
+STEPS = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 125.0)
+OUTSIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+
+
+@dataclass(frozen=True)
+class FundView:
+    """The worlds of one picture of funds: `labels` and `colours` by world, `title` of the legend, `note` for the caption."""
+
+    labels: dict[str, str]
+    colours: dict[str, str]
+    title: str
+    note: str
+
+
+def by_leverage(accounts: pl.DataFrame) -> tuple[pl.DataFrame, str]:
+    """The accounts with few enough leverages to draw, and a sentence where they were put together."""
+    if accounts["leverage"].n_unique() <= MOST_LEVERAGES:
+        return accounts, ""
+    place = np.searchsorted(STEPS, accounts["leverage"].to_numpy(), side="right") - 1
+    step = pl.Series("leverage", np.array(STEPS)[np.maximum(place, 0)])
+    return accounts.with_columns(step), " Leverages are rounded down to the step shown."
+
+
+def grid_pictures(result: Any) -> list[Picture]:
+    """Heat maps over leverage × stop: liquidated, defaulted, net fund flow. None without policies."""
+    if result.policies.is_empty():
+        return []
+    named = (
+        (
+            "liquidated_share",
+            "share",
+            "Liquidated, % of positions",
+            "the share of positions that were liquidated",
+        ),
+        (
+            "defaulted_share",
+            "share",
+            "Defaulted, % of positions",
+            "the share of positions that ended below zero",
+        ),
+        (
+            "net_fund_flow",
+            "money",
+            "Net flow into the fund, quote currency",
+            "what the fund gained less deficits",
+        ),
+    )
+    pictures = []
+    for value, unit, title, meaning in named:
+        table = statistics.grid(result.statistics, result.policies, value)
+        figure = _figure((HALF[0], max(2.4, 1.1 + 0.36 * table.height)))
+        figures.heat_map(table, figure.subplots(), title=title, unit=unit)
+        caption = (
+            f"{meaning[0].upper()}{meaning[1:]}, by leverage and stop loss, over all strategies and symbols."
+        )
+        alt = f"Heat map of leverage against stop loss: {meaning}."
+        pictures.append(picture(figure, value.replace("_", "-"), caption, alt))
+    return pictures
+
+
+def fund_pictures(result: Any) -> list[Picture]:
+    """Fund balance, draws and price on one time axis, for the strategies whose funds were drawn on most."""
+    if result.fund.is_empty():
+        return []
+    pictures = []
+    for number, view in enumerate(fund_views(result)):
+        path = statistics.fund_path(result.fund, list(view.labels))
+        figure = _figure(WIDE)
+        balance, draws, price = figure.subplots(3, 1, sharex=True, height_ratios=[2.0, 1.1, 1.3])
+        figures.fund_balances(path, balance, labels=view.labels, colours=view.colours)
+        balance.legend(title=view.title, **OUTSIDE)
+        figures.fund_draws(path, draws)
+        figures.price_paths(result.prices, price, symbols=drawn_symbols(result))
+        for ax in (draws, price):
+            if ax.get_legend_handles_labels()[0]:
+                ax.legend(**OUTSIDE)
+        figures.date_axis(price).margins(x=0.005)
+        alt = f"Insurance fund balance over time with its draws, and the price under it. {view.note}"
+        pictures.append(picture(figure, f"fund-{number}", view.note, alt, wide=True))
+    return pictures
+
+
+def fund_views(result: Any) -> list[FundView]:
+    """One view a strategy, largest deficits first; accounts without policies share one view of the worlds hit most."""
+    ranked = exact_sums(result.fund, ("world",), ("deficit",)).sort(
+        "deficit", "world", descending=[True, False]
+    )
+    if result.policies.is_empty() or ranked.height == 1:
+        return [_plain_view(ranked)]
+    worlds = result.accounts.select("world", "strategy", "policy").unique()
+    worlds = worlds.join(result.policies, on="policy").join(ranked, on="world")
+    totals = exact_sums(worlds, ("strategy",), ("deficit",))
+    strategies = totals.sort("deficit", "strategy", descending=[True, False])["strategy"].to_list()
+    more = len(strategies) - MOST_STRATEGIES
+    left_out = (
+        f" {more} more {'strategy is' if more == 1 else 'strategies are'} not drawn." if more > 0 else ""
+    )
+    return [
+        _strategy_view(worlds.filter(pl.col("strategy") == strategy), strategy, left_out)
+        for strategy in strategies[:MOST_STRATEGIES]
+    ]
+
+
+def _plain_view(ranked: pl.DataFrame) -> FundView:
+    """The worlds with the largest deficits."""
+    worlds = ranked["world"].head(MOST_FUNDS).to_list()
+    note = f"Funds of {words.listing(worlds)}." if len(worlds) > 1 else f"The fund of world {worlds[0]}."
+    if ranked.height > len(worlds):
+        note = f"The {len(worlds)} funds with the largest deficits, of {ranked.height:,}."
+    labels = {world: _short(world) for world in worlds}
+    return FundView(labels, dict(zip(worlds, figures.ramp(len(worlds)), strict=True)), "world", note)
+
+
+def _strategy_view(worlds: pl.DataFrame, strategy: str, left_out: str) -> FundView:
+    """A line a leverage for the widest stop there is (none, where there is one), and the worst world beside them."""
+    widest = worlds.with_columns(
+        width=pl.when(pl.col("stop_kind") == "none").then(np.inf).otherwise("stop_value")
+    )
+    widest = widest.sort("leverage", "width", "policy", descending=[False, True, False])
+    lines = widest.unique("leverage", keep="first", maintain_order=True).sort("leverage")
+    if lines.height > MOST_FUNDS:
+        lines = lines[np.linspace(0, lines.height - 1, MOST_FUNDS).round().astype(int).tolist()]
+    labels = {world: f"{leverage:g}×" for world, leverage in lines.select("world", "leverage").iter_rows()}
+    colours = dict(zip(labels, figures.ramp(len(labels)), strict=True))
+    others = worlds.filter(~pl.col("world").is_in(list(labels)) & (pl.col("deficit") > 0))
+    worst = others.sort("deficit", "policy", descending=[True, False]).head(1)
+    for world, leverage, stop in worst.select("world", "leverage", "stop").iter_rows():
+        labels[world], colours[world] = f"{leverage:g}×, stop {stop}", "#009e73"
+    stops = words.listing(
+        "no stop" if stop == "none" else stop for stop in lines["stop"].unique(maintain_order=True)
+    )
+    note = f"Strategy {_short(strategy, 60)}: one fund a leverage, stop loss {stops}"
+    note = note.replace("stop loss no stop", "without stop loss")
+    note += ", and the fund with the largest deficits among the other policies." if worst.height else "."
+    return FundView(labels, colours, "leverage", note + left_out)
+
+
+def drawn_symbols(result: Any) -> list[str]:
+    """The symbols whose price to draw: all, or of many those whose funds lost most."""
+    symbols: list[str] = result.prices["symbol"].unique().sort().to_list()
+    if len(symbols) <= MOST_SYMBOLS:
+        return symbols
+    lost = exact_sums(result.fund, ("symbol",), ("deficit",))
+    ranked = lost.sort("deficit", "symbol", descending=[True, False])["symbol"].to_list()
+    return sorted([symbol for symbol in [*ranked, *symbols] if symbol in symbols][:MOST_SYMBOLS])
+
+
+def exit_pictures(accounts: pl.DataFrame) -> list[Picture]:
+    """Exit reasons by leverage, and when positions were liquidated."""
+    shown, grouped = by_leverage(accounts)
+    reasons = statistics.exit_reasons(shown)
+    bars = _figure((HALF[0], max(2.2, 1.2 + 0.3 * reasons["leverage"].n_unique())))
+    figures.exit_reason_bars(reasons, bars.subplots())
+    when = _figure(bars.get_size_inches())
+    figures.liquidation_map(statistics.liquidations_in_time(shown), when.subplots())
+    return [
+        picture(
+            bars,
+            "exits",
+            f"How positions ended, in shares of all of a leverage.{grouped}",
+            "Stacked bars of exit reasons by leverage.",
+        ),
+        picture(
+            when,
+            "liquidation-map",
+            f"When positions were liquidated; darker means a larger share of the leverage's positions.{grouped}",
+            "Heat map of liquidations over time by leverage.",
+        ),
+    ]
+
+
+def outcome_pictures(accounts: pl.DataFrame) -> list[Picture]:
+    """Survival until liquidation, and the fan of returns, by leverage."""
+    shown, grouped = by_leverage(accounts)
+    curves, fan = _figure(HALF), _figure(HALF)
+    figures.survival_curves(statistics.survival(shown), curves.subplots())
+    figures.return_fan(statistics.return_quantiles(shown), fan.subplots())
+    return [
+        picture(
+            curves,
+            "survival",
+            "Share of positions not yet liquidated, by time since entry (Kaplan-Meier); every other exit "
+            f"censors.{grouped}",
+            "Survival curves until liquidation, one a leverage.",
+        ),
+        picture(
+            fan,
+            "returns",
+            f"Total return of positions after all costs, as a fraction of collateral.{grouped}",
+            "Fan of quantiles of the return by leverage, with median and mean.",
+        ),
+    ]
+
+
+def flow_pictures(accounts: pl.DataFrame) -> list[Picture]:
+    """Histogram and tail of surplus and deficit, relative to notional and in money."""
+    table = statistics.flow_histogram(accounts)
+    pictures = []
+    for measure, of in (
+        ("fraction", "as a share of the notional at the exit"),
+        ("money", "in quote currency"),
+    ):
+        figure = _figure((2 * HALF[0], HALF[1]))
+        left, right = figure.subplots(1, 2)
+        figures.flow_bars(table, left, measure=measure)
+        figures.flow_tail(table, right, measure=measure)
+        caption = (
+            f"Surplus left for the fund and deficit left by each liquidation and default, {of}. "
+            "Liquidations that left nothing are in the shares but not in the bars."
+        )
+        alt = f"Histogram and tail of surplus and deficit {of}."
+        pictures.append(picture(figure, f"flows-{measure}", caption, alt, wide=True))
+    return pictures
+
+
+def _figure(size: Sequence[float]) -> Figure:
+    """A figure of its own, unknown to pyplot."""
+    return Figure(figsize=(size[0], size[1]), layout="constrained")
+
+
+def _short(text: str, most: int = 28) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

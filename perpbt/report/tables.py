@@ -1,0 +1,175 @@
+"""The report's tables: numbers of `perpbt.statistics` as rows of text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from perpbt import statistics
+from perpbt.report import words
+from perpbt.statistics import TOTAL
+
+MOST_ROWS = 80
+Row = Mapping[str, Any]
+Column = tuple[str, Callable[[Row], str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to print: the first `texts` columns are words (left), the others numbers (right)."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    texts: int = 1
+
+
+def _column(title: str, name: str, text: Callable[[Any], str]) -> Column:
+    return title, lambda row: text(row[name])
+
+
+def _table(caption: str, columns: Sequence[Column], rows: Iterable[Row], texts: int = 1) -> Table:
+    body = tuple(tuple(text(row) for _, text in columns) for row in rows)
+    return Table(caption, tuple(title for title, _ in columns), body, texts)
+
+
+DEFAULTS: tuple[Column, ...] = (
+    _column("positions", "positions", words.count),
+    _column("liquidated", "liquidated_share", words.share),
+    _column("PD", "pd", words.share),
+    _column("EAD", "ead", words.money),
+    _column("LGD", "lgd", words.share),
+    _column("expected loss", "expected_loss", words.money),
+    _column("surplus", "surplus", words.money),
+    _column("deficit", "deficit", words.money),
+    _column("uncovered", "uncovered", words.money),
+    _column("net fund flow", "net_fund_flow", words.money),
+)
+
+
+def policy_table(result: Any) -> Table | None:
+    """Default statistics by stop × leverage, with the median return; None without policies."""
+    if result.policies.is_empty():
+        return None
+    rows = result.statistics.filter((pl.col("symbol") == TOTAL) & (pl.col("policy") != TOTAL))
+    labels = result.policies.select("policy", "leverage", "stop")
+    cells = statistics.combine(rows.join(labels, on="policy"), ("leverage", "stop")).drop("median_return")
+    order = statistics.grid(result.statistics, result.policies, "positions").select("stop").with_row_index()
+    returns = statistics.return_quantiles(
+        result.accounts.select("exit_reason", "policy", "total_return").join(labels, on="policy"),
+        ("leverage", "stop"),
+    ).select("leverage", "stop", median_return="quantile_50")
+    cells = (
+        cells.join(order, on="stop")
+        .join(returns, on=("leverage", "stop"), how="left")
+        .sort("leverage", "index")
+    )
+    caption = "By leverage and stop loss, over all strategies and symbols."
+    if cells.height > MOST_ROWS:
+        caption += f" The {MOST_ROWS} largest deficits of {cells.height:,} rows; statistics.parquet has all."
+        cells = cells.sort("deficit", "leverage", "index", descending=[True, False, False]).head(MOST_ROWS)
+    columns = (
+        _column("leverage", "leverage", lambda value: f"{words.label(value)}×"),
+        _column("stop loss", "stop", words.label),
+        *DEFAULTS,
+        _column("median return", "median_return", words.share),
+    )
+    return _table(caption, columns, cells.iter_rows(named=True), texts=2)
+
+
+def group_table(result: Any, by: str) -> Table:
+    """Default statistics by strategy or by symbol."""
+    rows = result.statistics.filter((pl.col("symbol") != TOTAL) & (pl.col("strategy") != TOTAL))
+    cells = statistics.combine(rows, by)
+    caption = f"By {by}."
+    if cells.height > MOST_ROWS:
+        caption = (
+            f"By {by}: the {MOST_ROWS} largest deficits of {cells.height:,}; statistics.parquet has all."
+        )
+        cells = cells.sort("deficit", by, descending=[True, False]).head(MOST_ROWS)
+    return _table(caption, (_column(by, by, words.label), *DEFAULTS), cells.sort(by).iter_rows(named=True))
+
+
+def draw_table(result: Any) -> Table | None:
+    """The days that drew most from the funds; None when nothing was drawn."""
+    draws = statistics.worst_draws(result.fund)
+    if draws.is_empty():
+        return None
+    columns = (
+        _column("day (UTC)", "time", words.moment),
+        _column("symbol hit most", "symbol", str),
+        _column("fund hit most", "worst_world", str),
+        _column("its deficit", "worst_deficit", words.money),
+        _column("funds drawn on", "worlds", words.count),
+        _column("deficit, all funds", "deficit", words.money),
+        _column("uncovered, all funds", "uncovered", words.money),
+    )
+    caption = "The days of the largest deficits. Funds of different worlds are alternatives: read sums as a ranking."
+    return _table(caption, columns, draws.iter_rows(named=True), texts=3)
+
+
+def money_table(result: Any) -> Table:
+    """Where the money went, by strategy."""
+    flows = statistics.money_flows(result.accounts)
+    columns = (
+        _column("strategy", "strategy", words.label),
+        _column("positions", "positions", words.count),
+        _column("price PnL", "pnl", words.money),
+        _column("funding", "funding", words.money),
+        _column("trading fees", "fees", lambda value: words.money(-value)),
+        _column("liquidation fees", "liquidation_fee", lambda value: words.money(-value)),
+        _column("surplus to fund", "surplus", lambda value: words.money(-value)),
+        _column("deficit not paid", "deficit", words.money),
+        _column("traders' result", "cash_change", words.money),
+    )
+    caption = "Traders' result = price PnL + funding − fees − liquidation fees − surplus + deficit they did not pay."
+    return _table(caption, columns, flows.iter_rows(named=True))
+
+
+def provenance_table(metadata: Mapping[str, Any]) -> Table | None:
+    """Values of the venue with source and date; None where the venue states none."""
+    venue = metadata.get("venue")
+    sources = venue.get("provenance") if isinstance(venue, Mapping) else None
+    if not isinstance(venue, Mapping) or not sources:
+        return None
+    rows = [
+        {
+            "field": str(key).replace("_", " "),
+            "value": words.plain(venue[key])
+            if key in venue and not isinstance(venue[key], Mapping)
+            else "table",
+            "as_of": words.plain(source.get("as_of")),
+            "source": "; ".join(str(source[part]) for part in ("source", "note") if source.get(part)),
+        }
+        for key, source in sources.items()
+        if isinstance(source, Mapping)
+    ]
+    columns = tuple(
+        _column(title, name, str)
+        for title, name in (
+            ("parameter", "field"),
+            ("value", "value"),
+            ("as of", "as_of"),
+            ("source", "source"),
+        )
+    )
+    return _table("Venue parameters, their sources and the dates they held.", columns, rows, texts=4)
+
+
+def facts_table(caption: str, facts: Mapping[str, Any]) -> Table | None:
+    """Any JSON-like mapping as name and value, nested mappings flattened; None when empty."""
+    rows = [{"name": name, "value": words.plain(value)} for name, value in _flat(facts)]
+    columns = (_column("name", "name", str), _column("value", "value", str))
+    return _table(caption, columns, rows, texts=2) if rows else None
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in facts.items():
+        name = f"{prefix}{str(key).replace('_', ' ')}"
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{name}: ")
+        else:
+            yield name, value

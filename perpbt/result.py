@@ -1,0 +1,164 @@
+"""What a run returns: tables of accounts, fund, statistics and policies, and the metadata that says how they came about.
+
+In: a settled book. Out: polars frames with the columns listed at `Result`, and files written aside and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from perpbt.book import Book
+from perpbt.errors import InputError
+from perpbt.kernels.tables import REASONS, REJECTIONS, Floats, Integers
+from perpbt.settle import Money
+
+
+@dataclass
+class Result:
+    """The outcome of `simulate` or `backtest`. Money in quote currency, times UTC.
+
+    `accounts`: a row a position: account position strategy policy symbol world weight side leverage collateral entry_time entry_price
+    quantity margin liquidation_price bankruptcy_price (both as of entry) exit_time exit_price exit_reason rejection pnl (of the price,
+    before costs) funding (received > 0) fees liquidation_fee surplus (to the fund) deficit top_up cash_change total_return
+    max_drawdown (fraction of peak equity) worst_margin_ratio (requirement / equity; 1 is liquidation, infinite: opened beyond
+    bankruptcy). Rejected orders have nulls from entry_price on. For every row
+    cash_change + fees + liquidation_fee + surplus - deficit = pnl + funding.
+    `fund`: the ledger: time world symbol liquidation_fees surplus fee_share deficit uncovered balance.
+    `statistics`: a row per strategy, policy and symbol, and totals named "all".
+    `policies`: what each policy label stands for. `equity`: time account equity, if asked for. `prices`: a thinned price path per symbol.
+    """
+
+    accounts: pl.DataFrame
+    fund: pl.DataFrame
+    statistics: pl.DataFrame
+    policies: pl.DataFrame
+    prices: pl.DataFrame
+    metadata: dict[str, Any]
+    equity: pl.DataFrame | None = None
+    source_spec: dict[str, Any] = field(default_factory=dict)
+
+    def report(self, path: str | Path, *, title: str | None = None) -> Path:
+        """Write a self-contained HTML report; returns its path."""
+        from perpbt.report import write_report  # pictures are slow to import and not always wanted
+
+        write_report(self, path, title=title)
+        return Path(path)
+
+    def write(self, directory: str | Path, *, report: bool = True, accounts: bool = True) -> Path:
+        """Write all tables, run.json and report.html into a new `directory`, or replace one this method wrote before.
+
+        Everything is written beside it first and put in place by renaming, so a directory is either whole or absent.
+        """
+        target = Path(directory)
+        if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "run.json").is_file())):
+            raise InputError(f"{target}: exists and is not the result of an earlier run; allowed: a new or empty directory")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            tables = {"fund": self.fund, "statistics": self.statistics, "policies": self.policies}
+            if accounts:
+                tables["accounts"] = self.accounts
+            if self.equity is not None:
+                tables["equity"] = self.equity
+            for name, table in tables.items():
+                table.write_parquet(aside / f"{name}.parquet", compression="zstd")
+            if report:
+                self.report(aside / "report.html")
+            text = json.dumps(self.metadata, indent=2, default=str)
+            (aside / "run.json").write_text(text + "\n", encoding="utf-8")
+            aside.chmod(0o755)
+            put_in_place(aside, target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)  # already gone after a rename
+        return target
+
+
+def put_in_place(aside: Path, target: Path) -> None:
+    """Rename `aside` to `target`; what stood there is removed only once the new directory is in its place."""
+    if not target.exists():
+        os.rename(aside, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    os.rename(target, old / "run")
+    os.rename(aside, target)
+    shutil.rmtree(old)
+
+
+def words(names: tuple[str, ...], codes: Integers) -> pl.Series:
+    """Names by code, sharing one copy of each."""
+    return pl.Series(names, dtype=pl.String).gather(pl.Series(codes, dtype=pl.UInt32))
+
+
+def times(values: Integers) -> pl.Expr:
+    """Milliseconds as UTC datetimes."""
+    return pl.lit(pl.Series(values, dtype=pl.Int64)).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
+
+
+def accounts_table(
+    book: Book, money: Money, account: pl.Series, strategy: pl.Series, policy: pl.Series, leverage: Floats
+) -> pl.DataFrame:
+    """The accounts frame; `account`, `strategy`, `policy` and `leverage` have one entry a row of the book."""
+    rows, opened = book.rows, book.opened
+    side = rows.side.astype(np.float64)
+    invested = rows.collateral + rows.top_up
+    with np.errstate(invalid="ignore", divide="ignore"):
+        bankruptcy = rows.entry - side * (rows.margin / rows.quantity)
+        total_return = money.cash_change / invested
+    numbers: dict[str, Floats] = {
+        "entry_price": rows.entry,
+        "quantity": rows.quantity,
+        "margin": rows.margin,
+        "liquidation_price": rows.liquidation_price,
+        "bankruptcy_price": bankruptcy,
+        "exit_price": rows.fill,
+        "pnl": money.pnl,
+        "funding": money.funding,
+        "fees": money.fees,
+        "liquidation_fee": money.liquidation_fee,
+        "surplus": money.surplus,
+        "deficit": money.deficit,
+        "top_up": rows.top_up,
+        "cash_change": money.cash_change,
+        "total_return": total_return,
+        "max_drawdown": money.drawdown,
+        "worst_margin_ratio": rows.worst_ratio,
+    }
+    keep = pl.Series(opened)
+    frame = pl.DataFrame(
+        {
+            "account": account,
+            "strategy": strategy,
+            "policy": policy,
+            "symbol": words(book.symbols, book.symbol),
+            "world": words(book.worlds, book.world),
+            "weight": book.weight,
+            "side": words(("short", "long"), (rows.side > 0).astype(np.int64)),
+            "leverage": leverage,
+            "collateral": rows.collateral,
+            "exit_reason": words(REASONS, rows.reason.astype(np.int64)),
+            "rejection": words(REJECTIONS, rows.rejection.astype(np.int64)),
+            **numbers,
+        }
+    )
+    frame = frame.with_columns(
+        times(book.entry_time).alias("entry_time"),
+        pl.when(keep).then(times(book.exit_time)).alias("exit_time"),
+        pl.when(~keep).then(pl.col("rejection")).alias("rejection"),
+        *[pl.when(keep).then(pl.col(name)).alias(name) for name in numbers],
+        pl.col("account").cum_count().over("account").cast(pl.UInt32).alias("position"),
+    )
+    order = (
+        "account position strategy policy symbol world weight side leverage collateral entry_time entry_price quantity margin "
+        "liquidation_price bankruptcy_price exit_time exit_price exit_reason rejection pnl funding fees liquidation_fee surplus "
+        "deficit top_up cash_change total_return max_drawdown worst_margin_ratio"
+    )
+    return frame.select(order.split())

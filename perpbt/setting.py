@@ -1,0 +1,178 @@
+"""What holds for a whole run: venue, fund, rules and options, checked; and what is noted of each symbol on the way.
+
+In: the options of `simulate` and `backtest`. Out: a `Setting` that goes with the run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+
+from perpbt.config import Duration, FundSpec, Rules
+from perpbt.config.fields import Spec
+from perpbt.engine import Progress, choose_engine, choose_threads
+from perpbt.errors import InputError
+from perpbt.kernels.tables import Floats, Integers
+from perpbt.load import Bars, SymbolBars, load_bars
+from perpbt.settle import FundTerms, OpenInterest
+from perpbt.venue import Venue, load_venue
+
+PRICE_POINTS = 2000  # of the thinned price path a result carries for pictures
+
+
+@dataclass
+class Setting:
+    """What holds for a whole run, and what is noted on the way."""
+
+    venue: Venue
+    rules: Rules
+    terms: FundTerms
+    open_interest: OpenInterest | None
+    crowding: bool
+    engine: str
+    engine_reason: str
+    threads: int | None
+    equity_every: int | None
+    progress: Progress | None
+    notes: list[str] = field(default_factory=list)
+    symbols: dict[str, Any] = field(default_factory=dict)
+    prices: list[pl.DataFrame] = field(default_factory=list)
+    curves: list[tuple[Integers, Integers, Floats]] = field(default_factory=list)  # accounts, times, changes
+    digests: list[tuple[str, str]] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def timed(self, stage: str, since: float) -> float:
+        """Add the seconds since `since` to a stage; returns now."""
+        now = time.perf_counter()
+        self.timings[stage] = self.timings.get(stage, 0.0) + (now - since)
+        return now
+
+
+def make_setting(
+    *,
+    venue: str | Path | Venue,
+    tiers_as: Mapping[str, str] | None,
+    fund: FundSpec | Mapping[str, Any] | None,
+    open_interest: OpenInterest | None,
+    crowding: bool,
+    rules: Rules | Mapping[str, Any] | None,
+    engine: str,
+    threads: int | None,
+    equity_every: str | timedelta | None,
+    progress: Progress | None,
+) -> Setting:
+    """Check the options of a run."""
+    found = load_venue(venue, tiers_as)
+    wanted = checked(FundSpec, fund, "fund")
+    terms = FundTerms(
+        seed=found.fund_seed if wanted.seed is None else wanted.seed,
+        fee_share=found.fund_fee_share if wanted.fee_share is None else wanted.fee_share,
+        pooled=(wanted.scope or found.fund_scope) == "pooled",
+    )
+    name, reason = choose_engine(engine)
+    choose_threads(threads, 0, 0)
+    return Setting(
+        venue=found,
+        rules=checked(Rules, rules, "rules"),
+        terms=terms,
+        open_interest=check_open_interest(open_interest),
+        crowding=crowding,
+        engine=name,
+        engine_reason=reason,
+        threads=threads,
+        equity_every=None if equity_every is None else duration_ms(equity_every, "equity_every"),
+        progress=progress,
+    )
+
+
+Table = TypeVar("Table", bound=Spec)
+
+
+def checked(kind: type[Table], given: Table | Mapping[str, Any] | None, name: str) -> Table:
+    """An option given as its table, as a mapping of its keys, or not at all."""
+    if isinstance(given, kind):
+        return given
+    if given is None or isinstance(given, Mapping):
+        return kind(**(given or {}))
+    raise InputError(f"{name} = {given!r}; allowed: {kind.__name__} or a mapping with keys {', '.join(kind.model_fields)}")
+
+
+def duration_ms(given: str | timedelta, name: str) -> int:
+    """A duration such as "1d" in milliseconds."""
+    try:
+        return int(Duration.parse(given))
+    except ValueError as error:
+        raise InputError(f"{name} = {given!r}: {error}") from error
+
+
+def check_open_interest(wanted: OpenInterest | None) -> OpenInterest | None:
+    """A positive number, one per symbol, or a frame of them."""
+    if isinstance(wanted, pl.DataFrame):
+        lacking = [name for name in ("ts", "open_interest") if name not in wanted.columns]
+        if lacking:
+            raise InputError(f"open_interest: column {lacking[0]!r} missing; found: {', '.join(wanted.columns)}")
+        bad = wanted.filter(~(pl.col("open_interest") > 0) | pl.col("open_interest").is_null())
+        if bad.height:
+            raise InputError(f"open_interest: {bad['open_interest'][0]!r} at {bad['ts'][0]}; allowed: numbers above 0")
+        return wanted
+    values = wanted if isinstance(wanted, Mapping) else {} if wanted is None else {"": wanted}
+    for key, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            place = f"open_interest[{key!r}]" if key else "open_interest"
+            raise InputError(f"{place} = {value!r}; allowed: a number above 0, in quote currency")
+    return wanted
+
+
+def open_bars(bars: Bars | Any) -> Bars:
+    """Bars as loaded, or whatever `load_bars` reads."""
+    return bars if isinstance(bars, Bars) else load_bars(bars)
+
+
+def describe_symbol(setting: Setting, bars: SymbolBars) -> None:
+    """Note what is known and missing of a symbol, and thin its prices for pictures."""
+    name, count = bars.symbol, bars.frame.height
+    if not bars.has_mark:
+        setting.notes.append(f"{name}: no mark price; mark = last on every bar")
+    elif bars.mark_missing:
+        setting.notes.append(f"{name}: mark = last on {bars.mark_missing:,} of {count:,} bars, which have no mark")
+    if not bars.has_funding:
+        setting.notes.append(f"{name}: no funding events; none is charged")
+    if not bars.has_volume:
+        setting.notes.append(f"{name}: no volume; liquidations slip by the flat {setting.venue.slippage:g}")
+    lost = int(bars.missing["bars"].sum())
+    if lost:
+        setting.notes.append(f"{name}: {lost:,} bars missing in {bars.missing.height:,} gaps; positions live on across them")
+    if not setting.venue.has_symbol(name):
+        setting.notes.append(f"{name}: venue {setting.venue.name} lists no tiers for it; its default tiers apply")
+    first, last = bars.frame["ts"][0], bars.frame["ts"][-1]
+    setting.symbols[name] = {
+        "bars": count,
+        "first": first,
+        "last": last,
+        "bar_seconds": bars.bar_ms / 1000,
+        "missing_bars": lost,
+        "mark": "none" if not bars.has_mark else "partial" if bars.mark_missing else "full",
+        "funding_events": bars.funding.height,
+        "volume": bars.has_volume,
+    }
+    step = max(1, -(-count // PRICE_POINTS))
+    setting.prices.append(
+        bars.frame.with_row_index("_bar")
+        .group_by(pl.col("_bar") // step, maintain_order=True)
+        .agg(
+            pl.col("ts").first(),
+            pl.col("symbol").first(),
+            pl.col("open").first(),
+            pl.col("high").max(),
+            pl.col("low").min(),
+            pl.col("close").last(),
+        )
+        .drop("_bar")
+    )
+    setting.digests.append((name, bars.digest()))

@@ -1,0 +1,38 @@
+"""Statistics: the tables of a result → numbers.
+
+In come the accounts table (one row a position), the fund ledger and the policy table, all polars frames; out
+go small polars frames that the report draws and prints. Nothing here simulates, draws, or knows a kernel.
+
+Accounts that share a price path are one observation: every share in these tables describes the paths that
+were run. An interval has to come from other paths or from blocks of time, never from the number of accounts.
+
+Every sum of money or weights is correctly rounded (`exact_sums`), so no number depends on row order, threads
+or chunks.
+"""
+
+from perpbt.statistics.defaults import TOTAL, summarise
+from perpbt.statistics.fund import fund_path, worst_draws
+from perpbt.statistics.grids import combine, grid
+from perpbt.statistics.positions import (
+    exit_reasons,
+    flow_histogram,
+    liquidations_in_time,
+    money_flows,
+    return_quantiles,
+)
+from perpbt.statistics.survival import survival
+
+__all__ = [
+    "TOTAL",
+    "combine",
+    "exit_reasons",
+    "flow_histogram",
+    "fund_path",
+    "grid",
+    "liquidations_in_time",
+    "money_flows",
+    "return_quantiles",
+    "summarise",
+    "survival",
+    "worst_draws",
+]

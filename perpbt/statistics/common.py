@@ -1,0 +1,66 @@
+"""What all statistics share: which rows count, exact sums per group, and the words for exits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import polars as pl
+
+from perpbt.errors import InputError
+
+EXIT_REASONS = (
+    "liquidation",
+    "stop_loss",
+    "trailing_stop",
+    "take_profit",
+    "signal",
+    "time",
+    "end",
+    "rejected",
+)
+
+IS_REJECTED = pl.col("exit_reason") == "rejected"
+IS_LIQUIDATED = pl.col("exit_reason") == "liquidation"
+IS_DEFAULTED = pl.col("deficit") > 0
+HELD = pl.col("exit_time") - pl.col("entry_time")
+EXIT_NOTIONAL = pl.col("quantity") * pl.col("exit_price")
+
+
+def opened(accounts: pl.DataFrame) -> pl.DataFrame:
+    """The positions at risk: all rows but the rejected ones."""
+    return accounts.filter(~IS_REJECTED)
+
+
+def names(by: str | Sequence[str], frame: pl.DataFrame) -> list[str]:
+    """`by` as a list of columns that `frame` has; InputError for a column it lacks."""
+    columns = [by] if isinstance(by, str) else list(by)
+    require(frame, columns, "the table to group")
+    return columns
+
+
+def require(frame: pl.DataFrame, columns: Sequence[str], table: str) -> None:
+    """InputError naming every column of `columns` that `frame` lacks."""
+    lacking = [column for column in columns if column not in frame.columns]
+    if lacking:
+        raise InputError(
+            f"{table} lacks column {', '.join(lacking)}; it has {', '.join(frame.columns) or 'none'}"
+        )
+
+
+def exact_sums(frame: pl.DataFrame, by: Sequence[str], values: Sequence[str]) -> pl.DataFrame:
+    """Sum of each of `values` per group of `by`, correctly rounded (math.fsum), sorted by `by`.
+
+    A floating sum depends on the order of its terms; the exact one does not, so row order, chunks and threads
+    leave no trace. Nulls are left out. Groups are those of `frame`; no row, no group.
+    """
+    grouped = frame.group_by(by).agg(pl.col(values).drop_nulls()).sort(by)
+    return grouped.with_columns(
+        pl.Series(value, [math.fsum(terms) for terms in grouped[value].to_list()], dtype=pl.Float64)
+        for value in values
+    )
+
+
+def ratio(numerator: str, denominator: str) -> pl.Expr:
+    """numerator / denominator, null where the denominator is 0."""
+    return pl.when(pl.col(denominator) != 0).then(pl.col(numerator) / pl.col(denominator))

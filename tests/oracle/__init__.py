@@ -1,0 +1,32 @@
+"""The naive oracle: the rule book read aloud in plain Python; it imports nothing of perpbt.
+
+Section signs (§2, §5 ...) point at the rule book, D1-D13 at the decisions that fill the room it leaves.
+Only `math` is imported; nothing is fast, nothing is clever. Prices and money are quote currency, times are
+integer milliseconds UTC.
+
+What comes in:
+  bar    {"ts", "open", "high", "low", "close", "mark_open", "mark_high", "mark_low", "mark_close",
+         "volume" (float or None), "sigma" (float: ln(high/low) / (2 sqrt(ln 2)), worked out by the
+         caller)}; `bars` is a list of them.
+  venue  {"taker_fee", "maker_fee", "slippage", "liquidation_fee", "close_out_rate", "half_spread",
+         "impact", "max_slippage", "maintenance_on" ("mark" | "entry"), "surplus_to_fund", "fund_seed",
+         "fund_fee_share", "fund_scope" ("symbol" | "pooled"), "tiers": a list of {"floor", "cap", "rate",
+         "max_leverage", "deduction"}}.
+  rules  {"intrabar": "pessimistic" | "optimistic", "take_profit_fill": "limit" | "open",
+         "oversize": "reject" | "clip"}; the first of each is the default.
+  order  {"side" (+1 | -1), "collateral", "leverage"} and optional margin_buffer, stop and take_profit
+         (each None or a level {"kind": "price" | "margin" | "atr" | "column", "value", "series"}),
+         trailing_stop, stop_trigger, trailing_trigger, take_profit_trigger ("last" | "mark"),
+         exit_due (ms), exit_signal (a bool per bar), margin_call ({"action": "top_up", "threshold",
+         "target", "max_calls"} or {"action": "deleverage", "threshold", "fraction", "max_calls"}),
+         wallet (cash before the collateral is taken out of it; default: the collateral, which leaves
+         nothing for top-ups).
+What goes out: a row (dict) per position, keyed by the result's columns, with entry_bar, exit_bar, phase and
+a few figures the fund needs (notional, entry_fee, close_fee, exit_quantity, base, partials, wallet, refill).
+"""
+
+from oracle.account import run_account
+from oracle.fund import settle
+from oracle.position import cumulative_funding, first_bar, run_position, snapped
+
+__all__ = ["cumulative_funding", "first_bar", "run_account", "run_position", "settle", "snapped"]

@@ -1,0 +1,83 @@
+"""One account of door b: signals, sizing, re-entry and the wallet (D11)."""
+
+from __future__ import annotations
+
+import math
+
+from oracle.position import level, run_position
+
+FOR_GOOD = ("notional_above_last_tier", "leverage_above_tier_maximum")
+
+
+def run_account(bars, cf, signals, policy, venue, rules, start_bar):
+    """The positions of one account: signals read at closes from `start_bar` on, filled at the next open.
+
+    `signals`: "long_entry", "long_exit", "short_entry", "short_exit", each a bool per bar. `policy`: an
+    order without side, collateral, exit_due, exit_signal and wallet, and besides capital, compounding,
+    sizing ({"kind": "collateral", "amount"} | {"kind": "equity" | "risk", "fraction"}), max_holding (ms or
+    None), after_stop and after_liquidation ("allowed" | "never"), cool_down (ms), max_trades (None or a
+    number).
+    """
+    rows, wallet, not_before, i = [], policy["capital"], bars[0]["ts"], start_bar
+    while i + 1 < len(bars) and len(rows) != policy.get("max_trades"):
+        side = int(signals["long_entry"][i]) - int(signals["short_entry"][i])  # both at once: neither
+        fill_bar = i + 1
+        if side == 0 or bars[fill_bar]["ts"] < not_before or not levels_known(policy, i):
+            i = i + 1
+            continue
+        if not policy.get("compounding", False):
+            wallet = policy["capital"]
+        if wallet <= 0:
+            break
+        holding = policy.get("max_holding")
+        order = {
+            **policy, "side": side, "wallet": wallet,
+            "collateral": size(policy, side, wallet, bars[fill_bar], venue, fill_bar),
+            "exit_due": None if holding is None else bars[fill_bar]["ts"] + holding,
+            "exit_signal": signals["long_exit"] if side > 0 else signals["short_exit"],
+        }  # fmt: skip
+        row = run_position(bars, cf, order, venue, rules, fill_bar)
+        rows.append({**row, "position": len(rows) + 1})
+        reason, i = row["exit_reason"], row["exit_bar"]
+        if reason == "rejected":
+            if row["rejection"] in FOR_GOOD:
+                break
+            i = fill_bar  # try again at the close of the bar that would not fill
+            continue
+        wallet = row["wallet"]
+        stopped, liquidated = reason in ("stop_loss", "trailing_stop"), reason == "liquidation"
+        if (stopped and policy.get("after_stop") == "never") or reason == "end":
+            break
+        if liquidated and policy.get("after_liquidation") == "never":
+            break
+        if stopped or liquidated:
+            not_before = row["exit_time"] + policy.get("cool_down", 0)
+        if reason in ("time", "signal"):
+            i = i - 1  # out at this open, so what the close before said can be filled at this same open
+    return rows
+
+
+def levels_known(policy, close):
+    """False while an ATR or a column that a stop or target needs is null or NaN at the deciding close."""
+    series = [
+        spec["series"]
+        for spec in (policy.get("stop"), policy.get("take_profit"))
+        if spec and "series" in spec
+    ]
+    return all(values[close] is not None and not math.isnan(values[close]) for values in series)
+
+
+def size(policy, side, wallet, bar, venue, fill_bar):
+    """D11: the collateral of the next trade."""
+    sizing, leverage = policy["sizing"], policy["leverage"]
+    if sizing["kind"] == "collateral":
+        return min(sizing["amount"], wallet)
+    if sizing["kind"] == "equity":
+        return sizing["fraction"] * wallet
+    entry = bar["open"] * (1 + side * venue["slippage"])
+    distance = abs(entry - level(policy["stop"], -side, entry, leverage, fill_bar)) / entry
+    if distance == 0:
+        return wallet
+    notional = (sizing["fraction"] * wallet) / distance
+    buffer = policy.get("margin_buffer") or 0.0
+    return min((notional * ((1 + buffer) + venue["taker_fee"] * leverage)) / leverage, wallet)

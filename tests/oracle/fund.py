@@ -1,0 +1,105 @@
+"""The crowd that falls together and the insurance fund behind it: §6 crowding, §7, D12 and D13."""
+
+from __future__ import annotations
+
+import math
+
+
+def settle(rows, bars, venue, crowding=False, open_interest=None):
+    """D12, D13: (rows with their final fills and weights, the fund's ledger).
+
+    Each row of `rows` also carries "world", "symbol", "weight"; `bars` maps a symbol to its bars. The ledger
+    is a list of {"time", "world", "symbol", "liquidation_fees", "surplus", "fee_share", "deficit",
+    "uncovered", "balance"}, one opening row per fund first; a pooled fund's opening row has the symbol "all".
+    """
+    weights = [row["weight"] for row in rows]
+    if open_interest is not None:
+        weights = scaled_weights(rows, bars, open_interest)
+    rows = [{**row, "weight": weight} for row, weight in zip(rows, weights, strict=True)]
+    if crowding:
+        crowds = {}
+        for row in rows:
+            if row["exit_reason"] == "liquidation":
+                crowds.setdefault(crowd_of(row), []).append(
+                    row["weight"] * row["exit_quantity"] * row["base"]
+                )
+        rows = [
+            {**row, **row["refill"](math.fsum(crowds[crowd_of(row)]))} if crowd_of(row) in crowds else row
+            for row in rows
+        ]
+    return rows, ledger(rows, bars, venue)
+
+
+def crowd_of(row):
+    """Those who fall together: world, symbol, side, bar, phase; None for a row that was not liquidated."""
+    if row["exit_reason"] != "liquidation":
+        return None
+    return row["world"], row["symbol"], row["side"], row["exit_bar"], row["phase"]
+
+
+def scaled_weights(rows, bars, open_interest):
+    """D12: weights times (open interest / the world's mean notional over the bars)."""
+    notionals = {}
+    for row in rows:
+        if row["exit_reason"] == "rejected":
+            continue
+        closes = row["exit_bar"] - row["entry_bar"] + (row["exit_reason"] == "end")
+        mean = row["weight"] * row["notional"] * closes / len(bars[row["symbol"]])
+        notionals.setdefault(row["world"], []).append(mean)
+    result = []
+    for row in rows:
+        mean = math.fsum(notionals.get(row["world"], []))
+        result.append(row["weight"] * (open_interest / mean) if mean > 0 else row["weight"])
+    return result
+
+
+def flows(row, bars, venue):
+    """What a row brings to or takes from the fund: (time, phase, name, money), times its weight."""
+    share, weight, times = venue["fund_fee_share"], row["weight"], [bar["ts"] for bar in bars]
+    out = [(times[row["entry_bar"]], "B", "fee_share", share * row["entry_fee"])]
+    for part in row["partials"]:
+        out.append((times[part["bar"]], "B", "fee_share", share * part["fee"]))
+        out.append((times[part["bar"]], "B", "deficit", part["deficit"]))
+    left = (row["exit_time"], row["phase"])
+    out.append((*left, "fee_share", share * row["close_fee"]))
+    out.append((*left, "liquidation_fees", row["liquidation_fee"]))
+    out.append((*left, "surplus", row["surplus"]))
+    out.append((*left, "deficit", row["close_deficit"]))
+    return [(time, phase, name, weight * money) for time, phase, name, money in out if money != 0]
+
+
+def ledger(rows, bars, venue):
+    """§7: per fund in time order, B before C, all credits, then draws; what is short is shared pro rata."""
+    pooled, result, funds = venue["fund_scope"] == "pooled", [], {}
+    for row in rows:
+        fund = funds.setdefault((row["world"], "all" if pooled else row["symbol"]), [])
+        if row["exit_reason"] != "rejected":
+            fund.extend((row["symbol"], *flow) for flow in flows(row, bars[row["symbol"]], venue))
+    for (world, name), fund in sorted(funds.items()):
+        balance = venue["fund_seed"]
+        start = min(bars[symbol][0]["ts"] for symbol in (bars if pooled else [name]))
+        result.append(ledger_row(start, world, name, [], {}, balance))
+        for time in sorted({flow[1] for flow in fund}):
+            now = [flow for flow in fund if flow[1] == time]
+            uncovered = {}
+            for phase in ("B", "C"):
+                credits = math.fsum(f[4] for f in now if f[2] == phase and f[3] != "deficit")
+                draws = [f for f in now if f[2] == phase and f[3] == "deficit"]
+                drawn = math.fsum(f[4] for f in draws)
+                balance = balance + credits
+                paid = min(balance, drawn)
+                balance = balance - paid
+                for symbol, *_, deficit in draws:
+                    uncovered.setdefault(symbol, []).append((drawn - paid) * (deficit / drawn))
+            for symbol in sorted({flow[0] for flow in now}):
+                mine = [flow for flow in now if flow[0] == symbol]
+                result.append(ledger_row(time, world, symbol, mine, uncovered, balance))
+    return result
+
+
+def ledger_row(time, world, symbol, now, uncovered, balance):
+    """One row of the ledger."""
+    row = {"time": time, "world": world, "symbol": symbol}
+    for name in ("liquidation_fees", "surplus", "fee_share", "deficit"):
+        row[name] = math.fsum(flow[4] for flow in now if flow[3] == name)
+    return {**row, "uncovered": math.fsum(uncovered.get(symbol, [])), "balance": balance}

@@ -1,0 +1,403 @@
+"""One position from its opening to its exit: §1-§6 and D1-D10. The arguments' shapes: see `oracle`."""
+
+from __future__ import annotations
+
+import math
+
+NUMBERS = (
+    "entry_price", "quantity", "margin", "liquidation_price", "bankruptcy_price", "exit_price", "pnl",
+    "funding", "fees", "liquidation_fee", "surplus", "deficit", "top_up", "cash_change", "total_return",
+    "max_drawdown", "worst_margin_ratio",
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- funding (§1)
+def snapped(stamp):
+    """§1: a stamp that misses a whole minute by less than 5 s is that minute."""
+    minute = (stamp + 30_000) // 60_000 * 60_000
+    return minute if abs(stamp - minute) < 5_000 else stamp
+
+
+def first_bar(bars, time):
+    """The first bar with ts >= time, or None."""
+    return next((i for i, bar in enumerate(bars) if bar["ts"] >= time), None)
+
+
+def cumulative_funding(bars, events, price="mark_open"):
+    """§1: CF at each bar. `events`: (time, rate) pairs; one with no bar at or after it is never charged."""
+    rates = [[] for _ in bars]
+    for time, rate in sorted(((snapped(u), f) for u, f in events), key=lambda event: event[0]):
+        i = first_bar(bars, time)
+        if i is not None:
+            rates[i].append(rate)
+    total, result = 0.0, []
+    for bar, due in zip(bars, rates, strict=True):
+        for rate in due:
+            total = total + bar[price] * rate
+        result.append(total)
+    return result
+
+
+# ----------------------------------------------------------------------------------------------- margin (§4)
+def maintenance(notional, venue):
+    """MM(N) = max_k (N mmr_k - cum_k)."""
+    return max(notional * tier["rate"] - tier["deduction"] for tier in venue["tiers"])
+
+
+def equity(p, price, cf):
+    """E_i(P) = m + q (P - entry) - q (CF_i - CF_e)."""
+    q = p["side"] * p["quantity"]
+    return (p["margin"] + q * (price - p["entry"])) - q * (cf - p["cf_entry"])
+
+
+def required(p, price, venue):
+    """What E must stay above: maintenance on mark (or entry) notional, plus the close-out rate (D9)."""
+    reference = p["entry"] if venue["maintenance_on"] == "entry" else price
+    return maintenance(p["quantity"] * reference, venue) + venue["close_out_rate"] * (p["quantity"] * price)
+
+
+def margin_ratio(p, price, cf, venue):
+    """D9: required over equity; liquidation is at 1, infinite once the equity is gone."""
+    left = equity(p, price, cf)
+    return required(p, price, venue) / left if left > 0 else math.inf
+
+
+def liquidation_lines(p, venue):
+    """§4: the constants (r_k, K_k) of the position; one line if maintenance is on the entry notional (D3)."""
+    extra = venue["close_out_rate"]
+    if venue["maintenance_on"] == "entry":
+        tiers = [(extra, -maintenance(p["quantity"] * p["entry"], venue))]
+    else:
+        tiers = [(tier["rate"] + extra, tier["deduction"]) for tier in venue["tiers"]]
+    start = p["entry"] - p["cf_entry"]
+    if p["side"] > 0:
+        return [(r, start - (p["margin"] + cum) / p["quantity"]) for r, cum in tiers]
+    return [(r, start + (p["margin"] + cum) / p["quantity"]) for r, cum in tiers]
+
+
+def is_liquidated(p, price, cf, venue):
+    """§4: A_i <= K for some tier (long), A_i >= K (short), rounded in this very order."""
+    if p["side"] > 0:
+        return any((price * (1 - r)) - cf <= k for r, k in liquidation_lines(p, venue))
+    return any((price * (1 + r)) - cf >= k for r, k in liquidation_lines(p, venue))
+
+
+def liquidation_price(p, cf, venue):
+    """§4: (K + CF_i) / (1 -+ r_k), the highest over the tiers for a long, the lowest for a short."""
+    if p["side"] > 0:
+        return max((k + cf) / (1 - r) for r, k in liquidation_lines(p, venue))
+    return min((k + cf) / (1 + r) for r, k in liquidation_lines(p, venue))
+
+
+# ---------------------------------------------------------------------------------------------- opening (§3)
+def level(spec, direction, entry, leverage, entry_bar):
+    """§5, D2: the price of a stop (direction -s) or of a take-profit (direction +s), or None."""
+    if spec is None:
+        return None
+    if spec["kind"] == "price":
+        return entry * (1 + direction * spec["value"])
+    if spec["kind"] == "margin":
+        return entry * (1 + direction * (spec["value"] / leverage))
+    known = spec["series"][entry_bar - 1]  # what the close before the fill showed
+    return entry + direction * (spec["value"] * known) if spec["kind"] == "atr" else known
+
+
+def open_position(bar, cf, order, venue, rules, entry_bar):
+    """§3, D1: (position, None), or (None, why it is rejected)."""
+    s, leverage, fee_rate = order["side"], order["leverage"], venue["taker_fee"]
+    buffer = order.get("margin_buffer") or 0.0
+    entry = bar["open"] * (1 + s * venue["slippage"])
+    collateral = order["collateral"]
+    notional = (collateral * leverage) / ((1 + buffer) + fee_rate * leverage)
+    last_cap = venue["tiers"][-1]["cap"]
+    oversized = notional > last_cap
+    if oversized and rules.get("oversize", "reject") == "reject":
+        return None, "notional_above_last_tier"
+    if oversized:
+        notional = last_cap
+    margin = ((1 + buffer) * notional) / leverage
+    fee = fee_rate * notional
+    if oversized:
+        collateral = margin + fee  # the rest was never needed
+    tier = next(tier for tier in venue["tiers"] if tier["floor"] < notional <= tier["cap"])
+    if leverage > tier["max_leverage"]:
+        return None, "leverage_above_tier_maximum"
+    stop = level(order.get("stop"), -s, entry, leverage, entry_bar)
+    target = level(order.get("take_profit"), +s, entry, leverage, entry_bar)
+    if (stop is not None and s * (entry - stop) <= 0) or (target is not None and s * (target - entry) <= 0):
+        return None, "stop_beyond_entry"
+    stop_trigger = order.get("stop_trigger") or "last"
+    p = {
+        "side": s, "leverage": leverage, "collateral": collateral, "entry": entry, "cf_entry": cf,
+        "notional": notional, "margin": margin, "quantity": notional / entry, "entry_fee": fee,
+        "stop": stop, "target": target, "trailing": order.get("trailing_stop"), "extreme": entry,
+        "stop_trigger": stop_trigger,
+        "trailing_trigger": order.get("trailing_trigger") or stop_trigger,
+        "target_trigger": order.get("take_profit_trigger") or "last",
+        "wallet": order.get("wallet", collateral) - collateral, "top_up": 0.0, "calls": 0,
+        "released": 0.0, "partials": [], "peak": collateral, "drawdown": 0.0,
+    }  # fmt: skip
+    if is_liquidated(p, bar["mark_open"], cf, venue):
+        return None, "liquidated_at_entry"
+    return p, None
+
+
+# ------------------------------------------------------------------------ inside one bar (§2) and fills (§5)
+def on(bar, trigger, name):
+    """A price of the bar on its trigger series."""
+    return bar[name] if trigger == "last" else bar["mark_" + name]
+
+
+def trailing_stop(p):
+    """§5: extreme (1 - s x)."""
+    return p["extreme"] * (1 - p["side"] * p["trailing"])
+
+
+def stretch(p, price):
+    """The trailing extreme takes in a price: the best so far for the position's side."""
+    p["extreme"] = max(p["extreme"], price) if p["side"] > 0 else min(p["extreme"], price)
+
+
+def against(p, price, threshold):
+    """Has `price` reached the threshold from the good side (falling for a long)?"""
+    return price <= threshold if p["side"] > 0 else price >= threshold
+
+
+def in_favour(p, price, threshold):
+    """Has `price` reached the target (rising for a long)?"""
+    return price >= threshold if p["side"] > 0 else price <= threshold
+
+
+def exit_at_open(p, bar, cf, venue, rules, time_due, signal_due):
+    """§2 B: (reason, base, is it a limit fill) or None, in the order of the page."""
+    opened = bar["open"]
+    if is_liquidated(p, bar["mark_open"], cf, venue):
+        return "liquidation", opened, False
+    if p["stop"] is not None and against(p, on(bar, p["stop_trigger"], "open"), p["stop"]):
+        return "stop_loss", opened, False
+    if p["trailing"] is not None and against(p, on(bar, p["trailing_trigger"], "open"), trailing_stop(p)):
+        return "trailing_stop", opened, False
+    if p["target"] is not None and in_favour(p, on(bar, p["target_trigger"], "open"), p["target"]):
+        if p["target_trigger"] == "mark":
+            return "take_profit", opened, False
+        jump = rules.get("take_profit_fill", "limit") == "open"
+        return "take_profit", opened if jump else p["target"], True
+    if time_due:
+        return "time", opened, False
+    if signal_due:
+        return "signal", opened, False
+    return None
+
+
+def adverse_exit(p, bar, cf, venue):
+    """§2 C: of the adverse thresholds crossed the one met first; ties: liquidation, stop, trailing."""
+    s = p["side"]
+    worst = "low" if s > 0 else "high"
+    crossed = []
+    if is_liquidated(p, bar["mark_" + worst], cf, venue):
+        crossed.append((liquidation_price(p, cf, venue), "liquidation"))
+    if p["stop"] is not None and against(p, on(bar, p["stop_trigger"], worst), p["stop"]):
+        crossed.append((p["stop"], "stop_loss"))
+    if p["trailing"] is not None and against(p, on(bar, p["trailing_trigger"], worst), trailing_stop(p)):
+        crossed.append((trailing_stop(p), "trailing_stop"))
+    if not crossed:
+        return None
+    threshold, reason = crossed[0]
+    for price, name in crossed[1:]:
+        if (s > 0 and price > threshold) or (s < 0 and price < threshold):
+            threshold, reason = price, name
+    base = min(threshold, bar["open"]) if s > 0 else max(threshold, bar["open"])  # never better than the open
+    return reason, clipped(base, bar), False
+
+
+def favourable_exit(p, bar):
+    """§2 C, §5: the take-profit inside the range; on last a limit fill, on mark a market exit."""
+    best = "high" if p["side"] > 0 else "low"
+    if p["target"] is None or not in_favour(p, on(bar, p["target_trigger"], best), p["target"]):
+        return None
+    if p["target_trigger"] == "mark":
+        return "take_profit", clipped(p["target"], bar), False
+    return "take_profit", p["target"], True
+
+
+def clipped(price, bar):
+    """A fill is a price that traded."""
+    return min(max(price, bar["low"]), bar["high"])
+
+
+def exit_in_range(p, bar, cf, venue, rules):
+    """§2 C: adverse before favourable, unless the run is optimistic."""
+    if rules.get("intrabar", "pessimistic") == "optimistic":
+        return favourable_exit(p, bar) or adverse_exit(p, bar, cf, venue)
+    return adverse_exit(p, bar, cf, venue) or favourable_exit(p, bar)
+
+
+def slippage_of(reason, bar, closed_notional, venue):
+    """§6, D6: flat for orders; half-spread + Y sigma sqrt(V / T) for a liquidation in a bar with turnover."""
+    turnover = bar["volume"] * bar["close"] if bar["volume"] is not None else 0.0
+    if reason != "liquidation" or not turnover > 0:
+        return venue["slippage"]
+    impact = (venue["impact"] * bar["sigma"]) * math.sqrt(closed_notional / turnover)
+    return min(venue["half_spread"] + impact, venue["max_slippage"])
+
+
+# -------------------------------------------------------------------------------------------- waterfall (§6)
+def waterfall(side, margin, quantity, entry, funding_per_unit, fill, reason, fee_rate, venue):
+    """§6, D7: who gets what is left of `margin` once `quantity` is closed at `fill`."""
+    q = side * quantity
+    left = (margin - q * funding_per_unit) + q * (fill - entry)
+    out = {"pnl": q * (fill - entry), "funding": -(q * funding_per_unit)}
+    out.update(fee=0.0, liquidation_fee=0.0, surplus=0.0, deficit=0.0, back=0.0)
+    if left <= 0:
+        return {**out, "deficit": -left}
+    if reason == "end":
+        return {**out, "back": left}
+    out["fee"] = min(fee_rate * (quantity * fill), left)
+    rest = left - out["fee"]
+    if reason == "liquidation":
+        out["liquidation_fee"] = min(venue["liquidation_fee"] * (quantity * fill), rest)
+        rest = rest - out["liquidation_fee"]
+        out["surplus"] = venue["surplus_to_fund"] * rest
+        rest = rest - out["surplus"]
+    out["back"] = rest
+    return out
+
+
+# ---------------------------------------------------------------------------------------- margin calls (D10)
+def margin_order(p, call, bar, cf, venue):
+    """§2 D: read at the close, done at the next open: ("top_up", money), ("deleverage", fraction), None."""
+    if call is None or p["calls"] >= call["max_calls"]:
+        return None
+    left = equity(p, bar["mark_close"], cf)
+    need = required(p, bar["mark_close"], venue)
+    if not (left > 0 and need / left >= call["threshold"]):
+        return None
+    if call["action"] == "deleverage":
+        return "deleverage", call["fraction"]
+    amount = min(need / call["target"] - left, p["wallet"])
+    return ("top_up", amount) if amount > 0 else None
+
+
+def execute(p, action, size, i, bar, cf, venue):
+    """§2 B, last sentence: a top-up adds to m; closing a fraction leaves m (1 - g) and Q (1 - g)."""
+    p["calls"] += 1
+    if action == "top_up":
+        p["margin"] = p["margin"] + size
+        p["wallet"] = p["wallet"] - size
+        p["top_up"] = p["top_up"] + size
+        p["peak"] = p["peak"] + size  # own money added is not a gain (D8)
+        return
+    fill = bar["open"] * (1 - p["side"] * venue["slippage"])
+    margin, quantity, moved = p["margin"] * size, p["quantity"] * size, cf - p["cf_entry"]
+    part = waterfall(
+        p["side"], margin, quantity, p["entry"], moved, fill, "deleverage", venue["taker_fee"], venue
+    )
+    p["partials"].append({**part, "bar": i})
+    p["released"] = p["released"] + part["back"]
+    p["wallet"] = p["wallet"] + part["back"]
+    p["margin"] = p["margin"] * (1 - size)
+    p["quantity"] = p["quantity"] * (1 - size)
+
+
+def see_value(p, value):
+    """D8: the running peak and the deepest fall below it."""
+    p["peak"] = max(p["peak"], value)
+    p["drawdown"] = max(p["drawdown"], (p["peak"] - value) / p["peak"])
+
+
+# ---------------------------------------------------------------------------------------------- one position
+def run_position(bars, cf, order, venue, rules, entry_bar, crowd_notional=None):
+    """One position from its opening at `bars[entry_bar]` (None: no such bar) to its exit, §2-§6.
+
+    `crowd_notional` is what its world liquidates beside it (§6 `crowding`); None: its own Q x base.
+    """
+    if entry_bar is None:
+        return rejected(order, "no_bar", None)
+    p, why = open_position(bars[entry_bar], cf[entry_bar], order, venue, rules, entry_bar)
+    if p is None:
+        return rejected(order, why, entry_bar)
+    at_entry = {
+        "entry_price": p["entry"], "quantity": p["quantity"], "margin": p["margin"],
+        "liquidation_price": liquidation_price(p, cf[entry_bar], venue),
+        "bankruptcy_price": p["entry"] - p["side"] * (p["margin"] / p["quantity"]),
+    }  # fmt: skip
+    worst_ratio = margin_ratio(p, bars[entry_bar]["mark_open"], cf[entry_bar], venue)
+    adverse_extreme = "mark_low" if p["side"] > 0 else "mark_high"
+    pending, left, phase, ratio_at_open, i = None, None, None, 0.0, entry_bar
+    for i in range(entry_bar, len(bars)):
+        bar = bars[i]
+        # A: cf[i] already holds the funding charged at this open.
+        stretch(p, on(bar, p["trailing_trigger"], "open"))
+        if i > entry_bar:  # B: only for a position carried in
+            ratio_at_open = margin_ratio(p, bar["mark_open"], cf[i], venue)
+            time_due = order.get("exit_due") is not None and bar["ts"] >= order["exit_due"]
+            signal_due = order.get("exit_signal") is not None and order["exit_signal"][i - 1]
+            left, phase = exit_at_open(p, bar, cf[i], venue, rules, time_due, signal_due), "B"
+            if left:
+                break
+            if pending:
+                execute(p, *pending, i, bar, cf[i], venue)
+        left, phase = exit_in_range(p, bar, cf[i], venue, rules), "C"
+        if left:
+            break
+        # D: the close.
+        worst_ratio = max(worst_ratio, margin_ratio(p, bar[adverse_extreme], cf[i], venue))
+        stretch(p, on(bar, p["trailing_trigger"], "high" if p["side"] > 0 else "low"))
+        see_value(p, p["released"] + equity(p, bar["mark_close"], cf[i]))
+        pending = margin_order(p, order.get("margin_call"), bar, cf[i], venue)
+    return closed(p, at_entry, bars, cf, venue, (entry_bar, i), left, phase, crowd_notional) | {
+        "worst_margin_ratio": worst_at_exit(worst_ratio, ratio_at_open, left, phase),
+        "refill": lambda crowd: run_position(bars, cf, order, venue, rules, entry_bar, crowd),
+    }
+
+
+def worst_at_exit(worst, at_open, left, phase):
+    """D9: the exit bar shows the ratio at its open only, and 1 if it liquidated the position in its range."""
+    if left is None:
+        return worst
+    return max(worst, at_open, 1.0 if left[0] == "liquidation" and phase == "C" else 0.0)
+
+
+def closed(p, at_entry, bars, cf, venue, span, left, phase, crowd_notional):
+    """§5, §6: the fill of the last closing, its waterfall, and the row of the whole position."""
+    entry_bar, i = span
+    bar = bars[i]
+    reason, base, is_limit = left or ("end", bar["mark_close"], False)
+    fill = base
+    if reason != "end" and not is_limit:
+        volume = p["quantity"] * base if crowd_notional is None else crowd_notional
+        fill = base * (1 - p["side"] * slippage_of(reason, bar, volume, venue))
+    fee_rate = venue["maker_fee"] if is_limit else venue["taker_fee"]
+    moved = cf[i] - p["cf_entry"]
+    last = waterfall(p["side"], p["margin"], p["quantity"], p["entry"], moved, fill, reason, fee_rate, venue)
+    see_value(p, p["released"] + last["back"])
+    parts, invested = p["partials"], p["collateral"] + p["top_up"]
+    cash_change = (p["released"] + last["back"]) - invested
+    return {
+        "side": p["side"], "leverage": p["leverage"], "collateral": p["collateral"], **at_entry,
+        "entry_time": bars[entry_bar]["ts"], "exit_time": bar["ts"], "entry_bar": entry_bar, "exit_bar": i,
+        "phase": phase, "exit_price": fill, "exit_reason": reason, "rejection": None,
+        "pnl": total(0.0, parts, last, "pnl"), "funding": total(0.0, parts, last, "funding"),
+        "fees": total(p["entry_fee"], parts, last, "fee"), "liquidation_fee": last["liquidation_fee"],
+        "surplus": last["surplus"], "deficit": total(0.0, parts, last, "deficit"), "top_up": p["top_up"],
+        "cash_change": cash_change, "total_return": cash_change / invested, "max_drawdown": p["drawdown"],
+        "notional": p["notional"], "entry_fee": p["entry_fee"], "close_fee": last["fee"],
+        "close_deficit": last["deficit"], "exit_quantity": p["quantity"], "base": base, "partials": parts,
+        "wallet": p["wallet"] + last["back"],
+    }  # fmt: skip
+
+
+def total(start, parts, last, name):
+    """Money of the partial closings in time order, then of the last one."""
+    for part in [*parts, last]:
+        start = start + part[name]
+    return start
+
+
+def rejected(order, why, entry_bar):
+    """A row that says why there is no position."""
+    row = dict.fromkeys(NUMBERS)
+    row.update(side=order["side"], leverage=order["leverage"], collateral=order["collateral"])
+    row.update(exit_reason="rejected", rejection=why, entry_bar=entry_bar, exit_bar=None, phase=None)
+    row.update(entry_time=None, exit_time=None, wallet=order.get("wallet"))
+    return row
