@@ -49,8 +49,9 @@ class Book:
 
 @dataclass(frozen=True)
 class SymbolPart:
-    """One symbol's outcome, with what is needed later of its bars."""
+    """What the engine returned for (some accounts of) one symbol, with what is needed later of its bars."""
 
+    symbol: int  # index into the run's symbols
     market_times: Integers
     outcome: Outcome
     rates: Rates
@@ -64,6 +65,7 @@ class SymbolPart:
 
 
 def symbol_part(
+    symbol: int,
     market: Market,
     outcome: Outcome,
     rates: Rates,
@@ -78,6 +80,7 @@ def symbol_part(
     lane = outcome.rows.lane
     exits = np.minimum(outcome.rows.exit_bar, market.time.size - 1)
     return SymbolPart(
+        symbol,
         market.time,
         outcome,
         rates,
@@ -92,14 +95,15 @@ def symbol_part(
 
 
 def make_book(symbols: tuple[str, ...], worlds: tuple[str, ...], parts: list[SymbolPart]) -> Book:
-    """Put the symbols together, in the order of their names, and release the parts."""
+    """Put the parts together."""
     symbol, entry_time, exit_time, closes, call_time = [], [], [], [], []
     call_parts, offset = [], 0
-    for index, part in enumerate(parts):
+    by_symbol = {part.symbol: part for part in parts}
+    for part in parts:
         rows, times = part.outcome.rows, part.market_times
         found = rows.rejection != 1  # NO_BAR has no bar to take a time from
         entry = np.where(found, times[np.minimum(rows.entry_bar, times.size - 1)], part.requested_time)
-        symbol.append(np.full(rows.lane.size, index))
+        symbol.append(np.full(rows.lane.size, part.symbol))
         entry_time.append(entry)
         exit_time.append(np.where(found, times[np.minimum(rows.exit_bar, times.size - 1)], entry))
         closes.append(np.where(rows.phase == CLOSE, rows.exit_bar + 1, rows.exit_bar) - rows.entry_bar)
@@ -123,8 +127,8 @@ def make_book(symbols: tuple[str, ...], worlds: tuple[str, ...], parts: list[Sym
         entry_time=np.concatenate(entry_time),
         exit_time=np.concatenate(exit_time),
         closes=np.concatenate(closes),
-        bars=np.array([part.market_times.size for part in parts]),
-        rates=tuple(part.rates for part in parts),
+        bars=np.array([by_symbol[k].market_times.size for k in range(len(symbols))]),
+        rates=tuple(by_symbol[k].rates for k in range(len(symbols))),
         exit_volatility=joined("exit_volatility"),
         exit_turnover=joined("exit_turnover"),
         first_time=min((int(part.market_times[0]) for part in parts), default=0),

@@ -35,7 +35,8 @@ def run_symbol(
     plans: Plans,
     signals: Signals,
     lanes: Lanes,
-    symbol: str,
+    symbol: int,
+    name: str,
     *,
     account: Integers,
     plan: Integers,
@@ -45,15 +46,15 @@ def run_symbol(
 ) -> SymbolPart:
     """One symbol through the engine; per-lane arrays say what each lane belongs to."""
     since = time.perf_counter()
-    rates = rates_for(setting.venue, symbol, setting.rules)
+    rates = rates_for(setting.venue, name, setting.rules)
     threads = choose_threads(setting.threads, lanes.plan.size, market.time.size)
     outcome = run_lanes(
-        market, rates, plans, signals, lanes, threads=threads, progress=setting.progress, label=symbol
+        market, rates, plans, signals, lanes, threads=threads, progress=setting.progress, label=name
     )
     sample_equity(setting, market, outcome, account)
     setting.timed("kernels", since)
     return symbol_part(
-        market, outcome, rates, account=account, plan=plan, world=world, weight=weight, requested_time=requested_time
+        symbol, market, outcome, rates, account=account, plan=plan, world=world, weight=weight, requested_time=requested_time
     )
 
 
@@ -165,7 +166,7 @@ def simulate(
     names = tuple(sorted(table["symbol"].unique()))
     setting.timed("accounts", since)
     parts = []
-    for symbol in names:
+    for index, symbol in enumerate(names):
         since = time.perf_counter()
         own = table.filter(pl.col("symbol") == symbol)
         collected = loaded.collect(symbol)
@@ -177,7 +178,7 @@ def simulate(
         row = own["_row"].to_numpy().astype(np.int64)
         parts.append(
             run_symbol(
-                setting, market, given_plans(own), no_signals(market.time.size), given_lanes(own, market), symbol,
+                setting, market, given_plans(own), no_signals(market.time.size), given_lanes(own, market), index, symbol,
                 account=row,
                 plan=row,
                 world=np.searchsorted(np.array(worlds), own["world"].to_numpy()).astype(np.int64),

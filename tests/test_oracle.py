@@ -578,8 +578,8 @@ def test_crowding_makes_fills_worse_together():
 
 
 def test_a_crowd_has_one_side_and_one_phase():
-    # bar 1 opens at 90.5, beyond the 90.909 of leverage 10 (B), then falls past the 89.79 of leverage 9 and rises
-    # past the 108.9 of the short (both C)
+    # bar 1 opens at 90.5, beyond the 90.909 of leverage 10 (B), then falls past the 89.79 of leverage 9 and
+    # rises past the 108.9 of the short (both C)
     bars = history(QUIET, (90.5, 109, 89, 95))
     bars[1] |= {"volume": 100.0, "sigma": 0.02}
     orders = ((0, LONG), (0, LONG | {"leverage": 9.0}), (0, SHORT))

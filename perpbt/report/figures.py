@@ -32,45 +32,6 @@ from numpy.typing import NDArray
 
 from perpbt.report import words
 
-RAMP = LinearSegmentedColormap.from_list("leverage", ["#3d5fd0", "#8b4fd6", "#cf4591", "#ee7338", "#dca00b"])
-HARM = LinearSegmentedColormap.from_list("harm", ["#f4f1ea", "#f9cfa4", "#f08a4b", "#c9411f", "#7c1508"])
-LOSS_GAIN = LinearSegmentedColormap.from_list(
-    "loss_gain", ["#a63a0b", "#f0a873", "#f4f1ea", "#86b8dc", "#125a93"]
-)
-SURPLUS, DEFICIT, UNCOVERED = "#0072b2", "#d55e00", "#7c1508"
-REASON_COLOURS = {
-    "liquidation": "#d55e00",
-    "stop_loss": "#0072b2",
-    "trailing_stop": "#56b4e9",
-    "take_profit": "#009e73",
-    "signal": "#cc79a7",
-    "time": "#9aa5b1",
-    "end": "#c9d0d6",
-    "rejected": "#e6c229",
-}
-_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
-_TIME_TICKS = (
-    *((60_000, "1 min"), (600_000, "10 min"), (_HOUR_MS, "1 h"), (6 * _HOUR_MS, "6 h"), (_DAY_MS, "1 d")),
-    *((7 * _DAY_MS, "1 week"), (30 * _DAY_MS, "30 d"), (182 * _DAY_MS, "½ year"), (730 * _DAY_MS, "2 years")),
-)
-
-
-def style() -> AbstractContextManager[None]:
-    """The package's matplotlib style, for a `with` block; the caller's settings come back after it."""
-    return matplotlib.style.context(str(files("perpbt.report") / "perpbt.mplstyle"))
-
-
-def ramp(number: int) -> list[str]:
-    """`number` colours in order (blue to amber), for values that have one; readable on light and dark."""
-    return [to_hex(RAMP(place)) for place in np.linspace(0.0, 1.0, max(number, 2))][:number]
-
-
-def nothing(ax: Axes, sentence: str) -> Axes:
-    """A picture of nothing to show."""
-    ax.set_axis_off()
-    ax.text(0.5, 0.5, sentence, ha="center", va="center", transform=ax.transAxes, style="italic")
-    return ax
-
 
 def heat_map(
     table: pl.DataFrame,
@@ -130,155 +91,6 @@ def _cell(
     ax.text(x, y, number, ha="center", va="center", fontsize=8, color="#000000" if light else "#ffffff")
 
 
-def fund_balances(
-    path: pl.DataFrame,
-    ax: Axes,
-    *,
-    labels: Mapping[str, str],
-    colours: Mapping[str, str],
-    dashed: Collection[str] = (),
-) -> Axes:
-    """Fund balance over time, a step line a world, from `fund_path`; `labels` in drawing order.
-
-    `colours` and `dashed` are by world too. Logarithmic when balances span more than a factor 30, with 0 at the
-    bottom if a fund ran dry.
-    """
-    for world, label in labels.items():
-        own = _thinned(path.filter(pl.col("world") == world))
-        dash = "--" if world in dashed else "-"
-        times, balances = own["time"].to_numpy(), own["balance"].to_numpy()
-        ax.step(times, balances, where="post", label=label, color=colours[world], linestyle=dash)
-    _money_axis(ax, path["balance"].to_numpy())
-    ax.set(ylabel="balance", title="Insurance fund balance")
-    return ax
-
-
-def _thinned(path: pl.DataFrame, windows: int = 350) -> pl.DataFrame:
-    """At most four rows a window: its first, lowest, highest and last balance, so that no draw is lost."""
-    if path.height <= 4 * windows:
-        return path
-    cuts = pl.int_range(pl.len()) * windows // pl.len()
-    kept = (pl.col("balance").arg_min(), pl.col("balance").arg_max())
-    picked = path.group_by(cuts.alias("cut"), maintain_order=True).agg(
-        pl.col("time", "balance").gather(
-            pl.concat_list(pl.lit(0), *kept, pl.len() - 1).explode().unique().sort()
-        )
-    )
-    return picked.explode("time", "balance").sort("time")
-
-
-def _money_axis(ax: Axes, values: NDArray[np.float64]) -> None:
-    """Compact money labels, and a logarithmic axis when it is needed."""
-    positive = values[values > 0]
-    low, high = (np.quantile(positive, 0.05), positive.max()) if positive.size else (1.0, 1.0)
-    if high <= 30 * low:
-        ax.set_ylim(bottom=0.0)
-    elif positive.size == values.size:
-        ax.set_yscale("log")
-    else:
-        ax.set_yscale("symlog", linthresh=10.0 ** np.floor(np.log10(low)))
-        ax.set_ylim(bottom=0.0)
-    if high > 30 * low:
-        ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.axis_money(value)))
-
-
-def fund_draws(path: pl.DataFrame, ax: Axes, *, windows: int = 240, named: int = 3) -> Axes:
-    """Deficits drawn from the funds of `path` in equal windows of time, and what of them stayed uncovered.
-
-    Both are summed over the worlds of `path`. The `named` largest windows carry their date.
-    """
-    drawn = path.filter(pl.col("deficit") > 0)
-    if drawn.is_empty():
-        return nothing(ax, "no deficit was drawn from these funds")
-    span = _date_numbers(path["time"])
-    first, last = span.min(), span.max()
-    edges = np.linspace(first, max(last, first + 1e-3), windows + 1)
-    stamps = _date_numbers(drawn["time"])
-    deficit = np.histogram(stamps, edges, weights=drawn["deficit"].to_numpy())[0]
-    uncovered = np.histogram(stamps, edges, weights=drawn["uncovered"].to_numpy())[0]
-    width = 1.6 * (edges[1] - edges[0])
-    ax.bar(edges[:-1], deficit, width, align="edge", color=DEFICIT, linewidth=0, label="deficit")
-    if uncovered.any():
-        ax.bar(
-            edges[:-1], uncovered, width, align="edge", color=UNCOVERED, linewidth=0, label="of it uncovered"
-        )
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.axis_money(value)))
-    _name_peaks(ax, edges, deficit, stamps, drawn, named)
-    window = words.duration(timedelta(days=float(edges[1] - edges[0])))
-    ax.set(ylabel=f"per {window}", title="Deficits drawn from the fund, summed over the funds above")
-    return ax
-
-
-def _name_peaks(
-    ax: Axes,
-    edges: NDArray[np.float64],
-    heights: NDArray[np.float64],
-    stamps: NDArray[np.float64],
-    drawn: pl.DataFrame,
-    named: int,
-) -> None:
-    """The dates of the largest bars, kept apart from each other."""
-    apart = (edges[-1] - edges[0]) / 9
-    chosen: list[int] = []
-    for place in np.argsort(-heights, kind="stable"):
-        if (
-            heights[place] > 0
-            and len(chosen) < named
-            and all(abs(edges[place] - edges[c]) > apart for c in chosen)
-        ):
-            chosen.append(int(place))
-    for place in chosen:
-        inside = (stamps >= edges[place]) & (stamps <= edges[place + 1])
-        worst = drawn.filter(pl.Series(inside)).sort("deficit", "time").row(-1, named=True)["time"]
-        assert isinstance(worst, datetime)
-        where = (edges[place], heights[place])
-        ax.annotate(
-            f"{worst.day} {worst:%b %Y}",
-            where,
-            (3, 2),
-            textcoords="offset points",
-            fontsize=8,
-            annotation_clip=False,
-        )
-    ax.margins(y=0.2)
-
-
-def price_paths(prices: pl.DataFrame, ax: Axes, *, symbols: Sequence[str] | None = None) -> Axes:
-    """Closes of each symbol, first close = 100, logarithmic, a line a symbol."""
-    for symbol in symbols if symbols is not None else prices["symbol"].unique().sort().to_list():
-        own = prices.filter(pl.col("symbol") == symbol).sort("ts")
-        own = own.gather_every(max(1, own.height // 700))
-        if own.height:
-            close = own["close"].to_numpy()
-            ax.plot(own["ts"].to_numpy(), 100.0 * close / close[0], linewidth=1.0, label=symbol)
-    ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-    ax.yaxis.set_minor_formatter(
-        FuncFormatter(lambda value, _: f"{value:,.6g}" if _leads(value, 2, 5) else "")
-    )
-    ax.set(ylabel="first close = 100", title="Price")
-    return ax
-
-
-def _leads(value: float, *digits: int) -> bool:
-    """Whether a positive number starts with one of `digits`."""
-    return value > 0 and round(value / 10.0 ** np.floor(np.log10(value))) in digits
-
-
-def _date_numbers(times: pl.Series) -> NDArray[np.float64]:
-    """Matplotlib's numbers for times."""
-    return np.asarray(dates.date2num(times.to_numpy()), np.float64)  # type: ignore[no-untyped-call]
-
-
-def date_axis(ax: Axes) -> Axes:
-    """Short dates along the time axis."""
-    locator = dates.AutoDateLocator(minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
-    ax.xaxis.set_major_locator(locator)
-    ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-    return ax
-
-
 def survival_curves(table: pl.DataFrame, ax: Axes) -> Axes:
     """`survival`'s curves, a line a group, against time since entry (logarithmic)."""
     group = table.columns[0]
@@ -296,7 +108,7 @@ def survival_curves(table: pl.DataFrame, ax: Axes) -> Axes:
             own["survival"].to_numpy(),
             where="post",
             color=colour,
-            label=_group(group, key),
+            label=group_label(group, key),
         )
     ax.set_xscale("log")
     ticks = [(at, name) for at, name in _TIME_TICKS if start <= at <= end]
@@ -307,10 +119,6 @@ def survival_curves(table: pl.DataFrame, ax: Axes) -> Axes:
     ax.set_title(f"Survival until liquidation by {group}")
     ax.legend(title=group, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
-
-
-def _group(name: str, value: object) -> str:
-    return f"{words.label(value)}×" if name == "leverage" else words.label(value)
 
 
 def return_fan(table: pl.DataFrame, ax: Axes) -> Axes:
@@ -331,21 +139,10 @@ def return_fan(table: pl.DataFrame, ax: Axes) -> Axes:
     if table["quantile_95"].max() > 5.0:  # type: ignore[operator]
         ax.set_yscale("symlog", linthresh=1.0)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:,.0f} %".replace("-", "−")))
-    _categories(ax, "x", group, table[group].to_list() if x.dtype.kind == "i" else [table[group][0]])
+    categories(ax, "x", group, table[group].to_list() if x.dtype.kind == "i" else [table[group][0]])
     ax.set(ylabel="total return of a position", title=f"Returns by {group}")
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
-
-
-def _categories(ax: Axes, axis: str, group: str, values: Sequence[object]) -> None:
-    """Group values as equally spaced ticks of one axis."""
-    ticks, names = range(len(values)), [_group(group, value) for value in values]
-    if axis == "x":
-        ax.set_xticks(ticks, names)
-        ax.set_xlabel(group)
-    else:
-        ax.set_yticks(ticks, names)
-        ax.set_ylabel(group)
 
 
 def exit_reason_bars(table: pl.DataFrame, ax: Axes) -> Axes:
@@ -361,7 +158,7 @@ def exit_reason_bars(table: pl.DataFrame, ax: Axes) -> Axes:
             ax.barh(range(len(keys)), widths, left=filled, color=colour, height=0.78, linewidth=0, label=name)
             _name_bars(ax, filled, widths, colour)
             filled += widths
-    _categories(ax, "y", group, keys)
+    categories(ax, "y", group, keys)
     ax.set(xlim=(0.0, 1.0), title=f"How positions ended, by {group}", xlabel="share of positions")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
     ax.grid(False)
@@ -443,14 +240,14 @@ def liquidation_map(table: pl.DataFrame, ax: Axes) -> Axes:
     if table.is_empty():
         return nothing(ax, "no position was liquidated")
     keys = table[group].unique(maintain_order=True).to_list()
-    steps = np.diff(np.unique(_date_numbers(table["time"])))
+    steps = np.diff(np.unique(date_numbers(table["time"])))
     width = float(steps.min()) if steps.size else 1.0
     norm = LogNorm(float(table["share"].min() or 1e-6), float(table["share"].max() or 1.0))  # type: ignore[arg-type]
     for row, key in enumerate(keys):
         own = table.filter(pl.col(group).eq_missing(key))
         colours = HARM(0.12 + 0.88 * np.asarray(norm(own["share"].to_numpy())))
         ax.bar(
-            _date_numbers(own["time"]),
+            date_numbers(own["time"]),
             0.86,
             width,
             row - 0.43,
@@ -458,7 +255,7 @@ def liquidation_map(table: pl.DataFrame, ax: Axes) -> Axes:
             color=colours,
             linewidth=0,
         )
-    _categories(ax, "y", group, keys)
+    categories(ax, "y", group, keys)
     ax.set_ylim(-0.55, len(keys) - 0.45)
     ax.grid(False)
     scale = matplotlib.cm.ScalarMappable(

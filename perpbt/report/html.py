@@ -15,7 +15,10 @@ from perpbt.report import figures, pictures, prose, tables
 from perpbt.report.embed import Picture
 from perpbt.report.tables import Table
 
-TOLD = ("data", "venue", "rules", "world", "fund", "notes", "symbols", "title", "description", "spec")
+TOLD = (
+    *("title", "description", "data", "symbols", "venue", "rules", "open_interest", "crowding", "fund", "notes"),
+    *("world", "spec"),
+)
 """Metadata that has its place in the page; the rest is listed under the run."""
 
 
@@ -29,6 +32,7 @@ class Section:
     pictures: list[Picture] = field(default_factory=list)
     tables: list[Table | None] = field(default_factory=list)
     points: list[str] = field(default_factory=list)
+    points_title: str = ""
     warning: str = ""
     folded: str = ""
     """Title of the fold the tables are behind; empty: in the open."""
@@ -90,23 +94,14 @@ def _sections(result: Any) -> list[Section]:
         "What was run",
         sentences=prose.what_was_run(result),
         points=prose.assumptions(result),
-        tables=[
-            tables.provenance_table(metadata),
-            tables.facts_table("Symbols.", prose.part(metadata, "symbols")),
-        ],
-        folded="Venue parameters with sources, and symbols",
+        points_title="Assumptions",
+        tables=[tables.provenance_table(metadata), tables.symbol_table(metadata)],
+        folded="Venue parameters with their sources, and symbols",
     )
+    after = [_rejections(result), _machine(metadata)]
     if not prose.total(result).get("positions"):
-        return [run, _rejections(result), _machine(metadata)]
-    return [
-        run,
-        _grids(result),
-        _defaults(result),
-        _fund(result),
-        *_positions(result),
-        _rejections(result),
-        _machine(metadata),
-    ]
+        return [run, *after]
+    return [run, _grids(result), _defaults(result), _fund(result), *_positions(result), *after]
 
 
 def _grids(result: Any) -> Section:
@@ -115,9 +110,9 @@ def _grids(result: Any) -> Section:
 
 def _defaults(result: Any) -> Section:
     sentences = [
-        "PD: defaults over opened positions. EAD: mean notional at the exit of a default. LGD: deficit over that notional. "
-        "Expected loss = PD × EAD × LGD, quote currency a position. Sums are quote currency; rows of several worlds add "
-        "their sums and average their shares by positions. statistics.parquet has every strategy, policy and symbol."
+        "PD: defaults over opened positions. EAD: mean notional at the exit of a default. LGD: deficit over that "
+        "notional. Expected loss = PD × EAD × LGD, in quote currency per position. Rows of several worlds add their "
+        "sums and average their shares by positions; statistics.parquet has every strategy, policy and symbol."
     ]
     rows = [
         tables.group_table(result, "strategy"),

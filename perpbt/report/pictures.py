@@ -23,12 +23,13 @@ OUTSIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
 
 @dataclass(frozen=True)
 class FundView:
-    """The worlds of one picture of funds: `labels` and `colours` by world, `title` of the legend, `note` for the caption."""
+    """The worlds of one picture of funds, with labels and colours; legend title; note for the caption."""
 
     labels: dict[str, str]
     colours: dict[str, str]
     title: str
     note: str
+    dashed: tuple[str, ...] = ()
 
 
 def by_leverage(accounts: pl.DataFrame) -> tuple[pl.DataFrame, str]:
@@ -49,29 +50,23 @@ def grid_pictures(result: Any) -> list[Picture]:
             "liquidated_share",
             "share",
             "Liquidated, % of positions",
-            "the share of positions that were liquidated",
+            "share of positions that were liquidated",
         ),
-        (
-            "defaulted_share",
-            "share",
-            "Defaulted, % of positions",
-            "the share of positions that ended below zero",
-        ),
+        ("defaulted_share", "share", "Defaulted, % of positions", "share of positions that ended below zero"),
         (
             "net_fund_flow",
             "money",
             "Net flow into the fund, quote currency",
-            "what the fund gained less deficits",
+            "fees and surplus less deficits",
         ),
+        ("mean_return", "return", "Mean return, % of collateral", "mean total return of positions"),
     )
     pictures = []
     for value, unit, title, meaning in named:
         table = statistics.grid(result.statistics, result.policies, value)
         figure = _figure((HALF[0], max(2.4, 1.1 + 0.36 * table.height)))
         figures.heat_map(table, figure.subplots(), title=title, unit=unit)
-        caption = (
-            f"{meaning[0].upper()}{meaning[1:]}, by leverage and stop loss, over all strategies and symbols."
-        )
+        caption = f"{meaning.capitalize()}, by leverage and stop loss, over all strategies and symbols."
         alt = f"Heat map of leverage against stop loss: {meaning}."
         pictures.append(picture(figure, value.replace("_", "-"), caption, alt))
     return pictures
@@ -86,7 +81,7 @@ def fund_pictures(result: Any) -> list[Picture]:
         path = statistics.fund_path(result.fund, list(view.labels))
         figure = _figure(WIDE)
         balance, draws, price = figure.subplots(3, 1, sharex=True, height_ratios=[2.0, 1.1, 1.3])
-        figures.fund_balances(path, balance, labels=view.labels, colours=view.colours)
+        figures.fund_balances(path, balance, labels=view.labels, colours=view.colours, dashed=view.dashed)
         balance.legend(title=view.title, **OUTSIDE)
         figures.fund_draws(path, draws)
         figures.price_paths(result.prices, price, symbols=drawn_symbols(result))
@@ -100,7 +95,7 @@ def fund_pictures(result: Any) -> list[Picture]:
 
 
 def fund_views(result: Any) -> list[FundView]:
-    """One view a strategy, largest deficits first; accounts without policies share one view of the worlds hit most."""
+    """One view a strategy, largest deficits first; without policies one view of the worlds hit most."""
     ranked = exact_sums(result.fund, ("world",), ("deficit",)).sort(
         "deficit", "world", descending=[True, False]
     )
@@ -131,7 +126,7 @@ def _plain_view(ranked: pl.DataFrame) -> FundView:
 
 
 def _strategy_view(worlds: pl.DataFrame, strategy: str, left_out: str) -> FundView:
-    """A line a leverage for the widest stop there is (none, where there is one), and the worst world beside them."""
+    """A line a leverage for its widest stop (none, if there is one), and the worst of the other worlds."""
     widest = worlds.with_columns(
         width=pl.when(pl.col("stop_kind") == "none").then(np.inf).otherwise("stop_value")
     )
@@ -145,13 +140,11 @@ def _strategy_view(worlds: pl.DataFrame, strategy: str, left_out: str) -> FundVi
     worst = others.sort("deficit", "policy", descending=[True, False]).head(1)
     for world, leverage, stop in worst.select("world", "leverage", "stop").iter_rows():
         labels[world], colours[world] = f"{leverage:g}×, stop {stop}", "#009e73"
-    stops = words.listing(
-        "no stop" if stop == "none" else stop for stop in lines["stop"].unique(maintain_order=True)
-    )
-    note = f"Strategy {_short(strategy, 60)}: one fund a leverage, stop loss {stops}"
-    note = note.replace("stop loss no stop", "without stop loss")
-    note += ", and the fund with the largest deficits among the other policies." if worst.height else "."
-    return FundView(labels, colours, "leverage", note + left_out)
+    stops = lines["stop"].unique(maintain_order=True).to_list()
+    stop = "without stop loss" if stops == ["none"] else f"stop loss {words.listing(stops)}"
+    note = f"Strategy {_short(strategy, 60)}: one fund per leverage, {stop}"
+    note += "; dashed, the fund with the largest deficits of its other policies." if worst.height else "."
+    return FundView(labels, colours, "leverage", note + left_out, tuple(worst["world"]))
 
 
 def drawn_symbols(result: Any) -> list[str]:
@@ -168,9 +161,9 @@ def exit_pictures(accounts: pl.DataFrame) -> list[Picture]:
     """Exit reasons by leverage, and when positions were liquidated."""
     shown, grouped = by_leverage(accounts)
     reasons = statistics.exit_reasons(shown)
-    bars = _figure((HALF[0], max(2.2, 1.2 + 0.3 * reasons["leverage"].n_unique())))
+    size = (HALF[0], max(2.2, 1.2 + 0.3 * reasons["leverage"].n_unique()))
+    bars, when = _figure(size), _figure(size)
     figures.exit_reason_bars(reasons, bars.subplots())
-    when = _figure(bars.get_size_inches())
     figures.liquidation_map(statistics.liquidations_in_time(shown), when.subplots())
     return [
         picture(
@@ -182,7 +175,7 @@ def exit_pictures(accounts: pl.DataFrame) -> list[Picture]:
         picture(
             when,
             "liquidation-map",
-            f"When positions were liquidated; darker means a larger share of the leverage's positions.{grouped}",
+            f"Liquidations in time; the darker, the larger a share of a leverage's positions.{grouped}",
             "Heat map of liquidations over time by leverage.",
         ),
     ]
@@ -205,7 +198,7 @@ def outcome_pictures(accounts: pl.DataFrame) -> list[Picture]:
         picture(
             fan,
             "returns",
-            f"Total return of positions after all costs, as a fraction of collateral.{grouped}",
+            f"Total return of positions after all costs, relative to their collateral.{grouped}",
             "Fan of quantiles of the return by leverage, with median and mean.",
         ),
     ]

@@ -1,14 +1,15 @@
 """The report's sentences: what was run, under which assumptions, and what came out.
 
-Metadata is read by these keys, each optional, at its top or under "spec": `data` (source, start, end, bar,
-…), `symbols`, `venue` (a name, or its fields with `provenance`), `rules` (intrabar, take_profit_fill,
-oversize, funding_price), `world` (open_interest, crowding), `fund` (seed, scope, fee_share), `notes`
-(sentences). What is not stated is not claimed.
+Metadata is read by these keys, each optional, at its top or else under "spec": `title`, `description`, `data`
+(path), `symbols` (by symbol: first, last, bar_seconds, …), `venue` (a name, or its fields with `provenance`),
+`rules` (intrabar, take_profit_fill, oversize, funding_price), `open_interest`, `crowding`, `fund` (seed,
+scope, fee_share), `notes` (sentences). What is not stated is not claimed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import polars as pl
@@ -18,9 +19,9 @@ from perpbt.report import words
 from perpbt.statistics import TOTAL
 
 ONE_PATH = (
-    "Accounts that share a price path are one observation: these shares describe the price history that was run, and "
-    "their number of accounts says nothing about their accuracy. For an interval run other histories, or resample "
-    "blocks of time."
+    "Accounts that share a price path are one observation: these shares describe the price history that was run, "
+    "and the number of accounts says nothing about their accuracy. For an interval run other histories, or "
+    "resample blocks of time."
 )
 RULES = {
     (
@@ -38,18 +39,19 @@ RULES = {
     (
         "funding_price",
         "mark",
-    ): "Funding is charged on the mark price at the open of the first bar at or after its time.",
+    ): "Funding is charged on the mark price, at the first open at or after its time.",
     (
         "funding_price",
         "index",
-    ): "Funding is charged on the index price at the open of the first bar at or after its time.",
+    ): "Funding is charged on the index price, at the first open at or after its time.",
 }
 STANDING = (
-    "Positions have isolated margin; liquidation tests the mark price, against maintenance margin by the venue's tiers.",
-    "Stops, trailing stops and liquidations fill at their threshold or the last open if that is worse, inside the range "
-    "that traded, less slippage.",
+    "Positions have isolated margin. Liquidation tests the mark price against maintenance margin by the venue's "
+    "tiers.",
+    "Stops, trailing stops and liquidations fill at their threshold, or at the last open if that is worse, inside "
+    "the range that traded, less slippage.",
     "Signals and margin calls are read at a close and executed at the next open; nothing sees a later bar.",
-    "A trader loses the margin and no more: what is below zero after an exit is a deficit of the fund (a default). "
+    "A trader loses the margin and no more: what is below zero after an exit is a deficit of the fund, a default. "
     "Liquidated is not yet bankrupt.",
     "A position still open at the end of the data is marked at the last mark price, without fees.",
 )
@@ -70,98 +72,101 @@ def part(metadata: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def what_was_run(result: Any) -> list[str]:
     """Data, venue, strategies and policies in words."""
-    data, sentences = part(result.metadata, "data"), []
     symbols = result.accounts["symbol"].unique().sort().to_list()
-    source = f" from {data['source']}" if data.get("source") else ""
-    bar = f"{data['bar']} bars" if data.get("bar") else "Bars"
-    sentences.append(f"{bar} of {words.listing(symbols)}{source}{_period(result, data)}.")
+    strategies = result.accounts["strategy"].unique().sort().to_list()
+    sentences = [_data(result, symbols)]
     venue = stated(result.metadata, "venue")
     if venue:
         name = (venue.get("title") or venue.get("name")) if isinstance(venue, Mapping) else venue
         sentences.append(f"Venue: {name}.")
-    strategies = result.accounts["strategy"].unique().sort().to_list()
     what = "Strategy" if len(strategies) == 1 else "Strategies"
-    sentences.append(f"{what}: {words.listing(strategies)}.")
-    sentences.append(_policies(result))
-    return sentences
+    return [*sentences, f"{what}: {words.listing(strategies)}.", _policies(result)]
 
 
-def _period(result: Any, data: Mapping[str, Any]) -> str:
-    """The period of the data as stated, else of the positions."""
-    if data.get("start") and data.get("end"):
-        return f", {_day(data['start'])} to {_day(data['end'])} (UTC)"
-    held = statistics_period(result.accounts)
-    return f", positions from {held[0]} to {held[1]} (UTC)" if held else ""
+def _data(result: Any, symbols: list[str]) -> str:
+    """Bars, symbols, source and period."""
+    described = [entry for entry in part(result.metadata, "symbols").values() if isinstance(entry, Mapping)]
+    sizes = sorted({float(entry["bar_seconds"]) for entry in described if entry.get("bar_seconds")})
+    bars = (
+        f"{words.listing(words.duration(timedelta(seconds=size)) for size in sizes)} bars"
+        if sizes
+        else "Bars"
+    )
+    path = part(result.metadata, "data").get("path")
+    source = f" from {words.plain(path)}" if path else ""
+    return f"{bars} of {words.listing(symbols)}{source}{_period(result.accounts, described)}."
 
 
-def _day(stamp: object) -> str:
-    """An ISO stamp without its seconds and zone."""
-    return str(stamp).replace("T", " ").removesuffix("Z").removesuffix("+00:00")[:16].removesuffix(" 00:00")
+def _period(accounts: pl.DataFrame, described: list[Mapping[str, Any]]) -> str:
+    """The period of the data as stated, else that of the positions."""
+    first = [str(entry["first"]) for entry in described if entry.get("first")]
+    last = [str(entry["last"]) for entry in described if entry.get("last")]
+    if first and last:
+        return f", {_day(min(first))} to {_day(max(last))} (UTC)"
+    begin, end = accounts.select(pl.col("entry_time").min(), pl.col("exit_time").max()).row(0)
+    return f", positions from {words.moment(begin)} to {words.moment(end)} (UTC)" if end else ""
 
 
-def statistics_period(accounts: pl.DataFrame) -> tuple[str, str] | None:
-    """First entry and last exit in words; None without positions."""
-    opened = accounts.filter(pl.col("exit_reason") != "rejected")
-    if opened.is_empty():
-        return None
-    first, last = opened.select(pl.col("entry_time").min(), pl.col("exit_time").max()).row(0)
-    return words.moment(first), words.moment(last)
+def _day(stamp: str) -> str:
+    """An ISO stamp without seconds and zone, and without a time at midnight."""
+    return stamp.replace("T", " ")[:16].removesuffix(" 00:00")
 
 
 def _policies(result: Any) -> str:
-    """How many policies, and what varies between them."""
+    """How many policies, what varies between them, and what all have."""
     policies = result.policies
     if policies.is_empty():
         return "Accounts were given one by one, without a grid of policies: there are no heat maps."
-    fields = [name for name in policies.columns if name not in ("policy", "stop_kind", "stop_value")]
-    varying = [name for name in fields if policies[name].n_unique() > 1]
-    parts = [
-        f"{name.replace('_', ' ')} {words.listing((words.label(v) for v in policies[name].unique(maintain_order=True)), 12)}"
-        for name in varying
-    ]
-    same = [
-        f"{name.replace('_', ' ')} {words.label(policies[name][0])}"
-        for name in fields
-        if name not in varying and policies[name][0] not in (None, "none", False, "false", 0.0)
-    ]
-    grid = f"{words.plural(policies.height, 'policy').replace('policys', 'policies')}"
-    return (
-        f"{grid}{': ' + '; '.join(parts) if parts else ''}{'. In all: ' + ', '.join(same) if same else ''}."
-    )
+    varying, common = [], []
+    for name in policies.columns:
+        if name in ("policy", "stop_kind", "stop_value"):
+            continue
+        values = [words.label(value) for value in policies[name].unique(maintain_order=True)]
+        title = name.replace("_", " ")
+        if len(values) > 1:
+            varying.append(f"{title} {words.listing(values, 12)}")
+        elif values[0].lower() not in ("none", "false", "0"):
+            common.append(f"{title} {values[0]}")
+    number = "One policy" if policies.height == 1 else f"{policies.height:,} policies"
+    grid = f"{number}: {'; '.join(varying)}." if varying else f"{number}."
+    return f"{grid} In all of them: {', '.join(common)}." if common else grid
 
 
 def assumptions(result: Any) -> list[str]:
     """What the numbers rest on, a sentence each."""
     metadata = result.metadata
-    rules, world, fund = (part(metadata, key) for key in ("rules", "world", "fund"))
-    chosen = [text for (key, value), text in RULES.items() if rules.get(key) == value]
-    sentences = [*STANDING, *chosen, _meeting(result)]
-    if "crowding" in world:
+    rules, fund = part(metadata, "rules"), part(metadata, "fund")
+    sentences = [*STANDING, *(text for (key, value), text in RULES.items() if rules.get(key) == value)]
+    sentences.append(_meeting(result))
+    crowding, interest = (_of_world(metadata, key) for key in ("crowding", "open_interest"))
+    if crowding is not None:
         sentences.append(
-            "Crowding is on: what a world liquidates in the same symbol, side and bar shares one impact, so fills worsen together."
-            if world["crowding"]
-            else "Crowding is off: every liquidation has the impact of its own size alone."
+            "Crowding is on: what a world liquidates in one symbol, side and bar shares one market impact."
+            if crowding
+            else "Crowding is off: every liquidation has the market impact of its own size alone."
         )
-    if world.get("open_interest") is not None:
-        interest = world["open_interest"]
+    if interest is not None:
         amount = words.money(interest) if isinstance(interest, int | float) else words.plain(interest)
-        sentences.append(f"Every world is scaled to a mean open interest of {amount} quote currency.")
-    known = [
-        f"{key.replace('_', ' ')} {words.plain(fund[key])}"
-        for key in ("seed", "scope", "fee_share")
-        if fund.get(key) is not None
+        sentences.append(f"Every world is scaled to a mean open interest of {amount} (quote currency).")
+    terms = [
+        f"{key.replace('_', ' ')} {words.plain(value)}" for key, value in fund.items() if value is not None
     ]
-    if known:
-        sentences.append(f"Insurance fund: {', '.join(known)}.")
-    return sentences
+    return [*sentences, f"Insurance fund: {', '.join(terms)}."] if terms else sentences
+
+
+def _of_world(metadata: Mapping[str, Any], key: str) -> Any:
+    """Crowding or open interest: at the top of the metadata, or in the table `world` of a specification."""
+    found = stated(metadata, key)
+    return part(metadata, "world").get(key) if found is None else found
 
 
 def _meeting(result: Any) -> str:
     """Who shares a fund and a crowd."""
-    if not result.policies.is_empty():
-        return "Every strategy × policy is a world of its own, with its own fund and crowd: they are alternatives."
     number = result.accounts["world"].n_unique()
-    return f"Accounts of a world share its fund and crowd; there {'is' if number == 1 else 'are'} {words.plural(number, 'world')}."
+    if not result.policies.is_empty() and number > 1:
+        return "Every strategy × policy is a world of its own, with its own fund and crowd: they are alternatives."
+    worlds = "all are in one world" if number == 1 else f"there are {number:,} worlds"
+    return f"Accounts of a world share its fund and crowd; {worlds}."
 
 
 def notes(metadata: Mapping[str, Any]) -> list[str]:
@@ -171,12 +176,11 @@ def notes(metadata: Mapping[str, Any]) -> list[str]:
 
 
 def total(result: Any) -> dict[str, Any]:
-    """All positions of the run put together: counts, sums and shares of `statistics.combine`; empty without rows."""
+    """All positions of the run together, as one row of `statistics.combine`; empty without rows."""
     rows = result.statistics.filter((pl.col("symbol") != TOTAL) & (pl.col("strategy") != TOTAL))
     if rows.is_empty():
         return {}
-    table = statistics.combine(rows.with_columns(everything=pl.lit(TOTAL)), "everything")
-    return table.row(0, named=True)
+    return statistics.combine(rows.with_columns(everything=pl.lit(TOTAL)), "everything").row(0, named=True)
 
 
 def headline(result: Any) -> list[str]:
@@ -184,46 +188,39 @@ def headline(result: Any) -> list[str]:
     row = total(result)
     if not row or not row["positions"]:
         rejected = row.get("rejected", 0)
-        return [
-            f"No position was opened: {words.count(rejected)} orders were rejected."
-            if rejected
-            else "No accounts."
-        ]
-    accounts = result.accounts["account"].n_unique()
+        return [f"No position was opened; orders rejected: {words.count(rejected)}."]
+    accounts = words.plural(result.accounts["account"].n_unique(), "account")
+    more = f" ({words.count(row['rejected'])} more were rejected)" if row["rejected"] else ""
     sentences = [
-        f"{words.plural(accounts, 'account')} held {words.plural(row['positions'], 'position')}"
-        + (f" ({words.count(row['rejected'])} more were rejected)." if row["rejected"] else "."),
+        f"{accounts} opened {words.plural(row['positions'], 'position')}{more}.",
         f"{words.count(row['liquidated'])} ({words.share(row['liquidated_share'])}) were liquidated and "
         f"{words.count(row['defaulted'])} ({words.share(row['defaulted_share'])}) ended below zero.",
     ]
     if row["defaulted"]:
-        sentences.append(
-            f"Defaults left deficits of {words.money(row['deficit'])}, {words.share(row['lgd'])} of the notional in default"
-            f"; {_uncovered(row['uncovered'])}."
+        covered = (
+            f"{words.money(row['uncovered'])} of it met an empty fund" if row["uncovered"] else "all covered"
         )
+        sentences.append(f"Defaults left a deficit of {words.money(row['deficit'])}, {covered}.")
+    gains = words.money(row["net_fund_flow"] + row["deficit"])
     sentences.append(
-        f"The funds took in {words.money(row['net_fund_flow'] + row['deficit'])} from liquidation fees, surplus and "
-        f"their share of fees: a net flow of {words.money(row['net_fund_flow'])}."
+        f"Funds were credited {gains} from liquidation fees, surplus and their share of trading fees: less deficits, "
+        f"a net flow of {words.money(row['net_fund_flow'])}."
     )
     return [*sentences, *_funds(result.fund)]
 
 
-def _uncovered(amount: float) -> str:
-    return f"{words.money(amount)} of them met an empty fund" if amount else "the funds covered all of them"
-
-
 def _funds(fund: pl.DataFrame) -> list[str]:
     """How many funds ran dry, and the worst day."""
-    if fund.is_empty():
-        return []
-    dry = fund.filter(pl.col("uncovered") > 0)["world"].n_unique()
-    worlds = fund["world"].n_unique()
-    sentences = [f"{dry:,} of {worlds:,} worlds saw a fund run dry."] if dry and worlds > 1 else []
     worst = statistics.worst_draws(fund, limit=1)
-    if worst.height:
-        row = worst.row(0, named=True)
-        sentences.append(f"The worst day was {words.moment(row['time'])}, in {row['symbol']} above all.")
-    return sentences
+    if worst.is_empty():
+        return []
+    dry, worlds = fund.filter(pl.col("uncovered") > 0)["world"].n_unique(), fund["world"].n_unique()
+    sentences = [f"In {dry:,} of {worlds:,} worlds a fund ran dry."] if dry and worlds > 1 else []
+    row = worst.row(0, named=True)
+    return [
+        *sentences,
+        f"The day of the largest deficits was {words.moment(row['time'])}, most in {row['symbol']}.",
+    ]
 
 
 def figures_in_brief(result: Any) -> list[tuple[str, str]]:
@@ -237,7 +234,7 @@ def figures_in_brief(result: Any) -> list[tuple[str, str]]:
         ("defaulted (PD)", words.share(row["pd"])),
         ("exposure at default", words.money(row["ead"])),
         ("loss given default", words.share(row["lgd"])),
-        ("expected loss a position", words.money(row["expected_loss"])),
+        ("expected loss, a position", words.money(row["expected_loss"])),
         ("deficit", words.money(row["deficit"])),
         ("uncovered", words.money(row["uncovered"])),
         ("net fund flow", words.money(row["net_fund_flow"])),

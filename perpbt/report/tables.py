@@ -10,6 +10,7 @@ import polars as pl
 
 from perpbt import statistics
 from perpbt.report import words
+from perpbt.report.prose import part
 from perpbt.statistics import TOTAL
 
 MOST_ROWS = 80
@@ -107,7 +108,7 @@ def draw_table(result: Any) -> Table | None:
         _column("deficit, all funds", "deficit", words.money),
         _column("uncovered, all funds", "uncovered", words.money),
     )
-    caption = "The days of the largest deficits. Funds of different worlds are alternatives: read sums as a ranking."
+    caption = "The days of the largest deficits. Worlds are alternatives: read sums over funds as a ranking."
     return _table(caption, columns, draws.iter_rows(named=True), texts=3)
 
 
@@ -125,7 +126,7 @@ def money_table(result: Any) -> Table:
         _column("deficit not paid", "deficit", words.money),
         _column("traders' result", "cash_change", words.money),
     )
-    caption = "Traders' result = price PnL + funding − fees − liquidation fees − surplus + deficit they did not pay."
+    caption = "Traders' result = price PnL + funding − fees − liquidation fees − surplus + deficit not paid."
     return _table(caption, columns, flows.iter_rows(named=True))
 
 
@@ -157,6 +158,18 @@ def provenance_table(metadata: Mapping[str, Any]) -> Table | None:
         )
     )
     return _table("Venue parameters, their sources and the dates they held.", columns, rows, texts=4)
+
+
+def symbol_table(metadata: Mapping[str, Any]) -> Table | None:
+    """What is known of each symbol's data, a row a symbol; None where nothing is."""
+    symbols = part(metadata, "symbols")
+    known = {str(symbol): entry for symbol, entry in symbols.items() if isinstance(entry, Mapping)}
+    names = list(dict.fromkeys(name for entry in known.values() for name in entry))
+    if not names:
+        return None
+    columns = [_column(name.replace("_", " "), name, words.plain) for name in names]
+    rows = ({"symbol": symbol} | {name: entry.get(name) for name in names} for symbol, entry in known.items())
+    return _table("Data of each symbol.", (_column("symbol", "symbol", str), *columns), rows)
 
 
 def facts_table(caption: str, facts: Mapping[str, Any]) -> Table | None:

@@ -1,0 +1,96 @@
+"""What all figures share: the style, colours with a meaning, and axes of times and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from importlib.resources import files
+
+import matplotlib.style
+import numpy as np
+import polars as pl
+from matplotlib import dates
+from matplotlib.axes import Axes
+from matplotlib.colors import (
+    Colormap,
+    LinearSegmentedColormap,
+    LogNorm,
+    Normalize,
+    PowerNorm,
+    SymLogNorm,
+    to_hex,
+)
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.typing import ColorType
+from numpy.typing import NDArray
+
+from perpbt.report import words
+
+RAMP = LinearSegmentedColormap.from_list("leverage", ["#3d5fd0", "#8b4fd6", "#cf4591", "#ee7338", "#dca00b"])
+HARM = LinearSegmentedColormap.from_list("harm", ["#f4f1ea", "#f9cfa4", "#f08a4b", "#c9411f", "#7c1508"])
+LOSS_GAIN = LinearSegmentedColormap.from_list(
+    "loss_gain", ["#a63a0b", "#f0a873", "#f4f1ea", "#86b8dc", "#125a93"]
+)
+SURPLUS, DEFICIT, UNCOVERED = "#0072b2", "#d55e00", "#7c1508"
+REASON_COLOURS = {
+    "liquidation": "#d55e00",
+    "stop_loss": "#0072b2",
+    "trailing_stop": "#56b4e9",
+    "take_profit": "#009e73",
+    "signal": "#cc79a7",
+    "time": "#9aa5b1",
+    "end": "#c9d0d6",
+    "rejected": "#e6c229",
+}
+_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
+_TIME_TICKS = (
+    *((60_000, "1 min"), (600_000, "10 min"), (_HOUR_MS, "1 h"), (6 * _HOUR_MS, "6 h"), (_DAY_MS, "1 d")),
+    *((7 * _DAY_MS, "1 week"), (30 * _DAY_MS, "30 d"), (182 * _DAY_MS, "½ year"), (730 * _DAY_MS, "2 years")),
+)
+
+
+def style() -> AbstractContextManager[None]:
+    """The package's matplotlib style, for a `with` block; the caller's settings come back after it."""
+    return matplotlib.style.context(str(files("perpbt.report") / "perpbt.mplstyle"))
+
+
+def ramp(number: int) -> list[str]:
+    """`number` colours in order (blue to amber), for values that have one; readable on light and dark."""
+    return [to_hex(RAMP(place)) for place in np.linspace(0.0, 1.0, max(number, 2))][:number]
+
+
+def nothing(ax: Axes, sentence: str) -> Axes:
+    """A picture of nothing to show."""
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, sentence, ha="center", va="center", transform=ax.transAxes, style="italic")
+    return ax
+
+
+def date_numbers(times: pl.Series) -> NDArray[np.float64]:
+    """Matplotlib's numbers for times."""
+    return np.asarray(dates.date2num(times.to_numpy()), np.float64)  # type: ignore[no-untyped-call]
+
+
+def date_axis(ax: Axes) -> Axes:
+    """Short dates along the time axis."""
+    locator = dates.AutoDateLocator(minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
+    ax.xaxis.set_major_locator(locator)
+    ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    return ax
+
+
+def categories(ax: Axes, axis: str, group: str, values: Sequence[object]) -> None:
+    """Group values as equally spaced ticks of one axis."""
+    ticks, names = range(len(values)), [group_label(group, value) for value in values]
+    if axis == "x":
+        ax.set_xticks(ticks, names)
+        ax.set_xlabel(group)
+    else:
+        ax.set_yticks(ticks, names)
+        ax.set_ylabel(group)
+
+
+def group_label(name: str, value: object) -> str:
+    return f"{words.label(value)}×" if name == "leverage" else words.label(value)
