@@ -145,7 +145,7 @@ def check_values(frame: pl.DataFrame, symbols: Sequence[str], source: str) -> No
         limit = "above 0, and below 1 where the level lies under the entry"
         rules.append((name, ~((pl.col(name) > 0) & pl.col(name).is_finite()), limit))
         rules.append((name, below_zero_price & (pl.col(name) >= 1), limit))
-    rules.append(("exit_time", pl.col("exit_time") <= pl.col("entry_time"), "after entry_time"))
+    rules.append(("exit_time", pl.col("exit_time") < pl.col("entry_time"), "not before entry_time"))
     for name, wrong, allowed in rules:
         at = frame.select(wrong.fill_null(False).arg_true()).to_series()
         if len(at):

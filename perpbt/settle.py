@@ -66,7 +66,6 @@ def scale_to_open_interest(book: Book, wanted: OpenInterest) -> None:
     The mean is over bar closes. A number is for the whole world; a mapping states it per symbol; a frame (`ts`, optional `symbol`,
     `open_interest`) also scales each position by open interest at its entry relative to the series' mean.
     """
-    notional = book.rows.notional * book.closes / book.bars[book.symbol]
     per_symbol = isinstance(wanted, Mapping) or (isinstance(wanted, pl.DataFrame) and "symbol" in wanted.columns)
     target = np.zeros(book.weight.size)
     if isinstance(wanted, pl.DataFrame):
@@ -85,7 +84,7 @@ def scale_to_open_interest(book: Book, wanted: OpenInterest) -> None:
         target = np.array([float(wanted[symbol]) for symbol in book.symbols])[book.symbol]
     else:
         target[:] = float(wanted)
-    held = np.where(book.opened, book.weight * notional, 0.0)
+    held = np.where(book.opened, book.weight * book.rows.notional * book.closes / book.bars[book.symbol], 0.0)
     keys = [book.world, book.symbol] if per_symbol else [book.world]
     _, sums, member = group_sums(keys, held)
     mean_notional = sums[member]
@@ -115,9 +114,12 @@ def fill_with_crowd(book: Book) -> int:
     return int(np.bincount(member).max())
 
 
-def partial_sums(book: Book, column: Floats) -> Floats:
-    """Sum of a column of margin orders per position."""
-    return np.bincount(book.calls.row, weights=column, minlength=book.rows.lane.size)
+def with_calls(book: Book, start: Floats, column: Floats, final: Floats) -> Floats:
+    """A total per position in the order money moved: at the opening, at each deleveraging, at the exit."""
+    total = start.copy()
+    sold = book.calls.action == DELEVERAGE
+    np.add.at(total, book.calls.row[sold], column[sold])
+    return total + final
 
 
 @dataclass(frozen=True)
@@ -137,19 +139,15 @@ class Money:
 def add_up(book: Book) -> Money:
     """Totals per position, checked: what traders, venue and fund got is what the price and funding gave (MODEL §8)."""
     rows, calls = book.rows, book.calls
-    sold = calls.action == DELEVERAGE
-    partial = {
-        name: partial_sums(book, np.where(sold, getattr(calls, name), 0.0))
-        for name in ("pnl", "funding", "fee", "deficit")
-    }
+    none = np.zeros(rows.lane.size)
     back = rows.released + rows.back
     money = Money(
-        pnl=rows.pnl + partial["pnl"],
-        funding=rows.funding + partial["funding"],
-        fees=(rows.open_fee + rows.close_fee) + partial["fee"],
+        pnl=with_calls(book, none, calls.pnl, rows.pnl),
+        funding=with_calls(book, none, calls.funding, rows.funding),
+        fees=with_calls(book, rows.open_fee, calls.fee, rows.close_fee),
         liquidation_fee=rows.liquidation_fee,
         surplus=rows.surplus,
-        deficit=rows.deficit + partial["deficit"],
+        deficit=with_calls(book, none, calls.deficit, rows.deficit),
         cash_change=back - (rows.collateral + rows.top_up),
         drawdown=final_drawdown(book, back),
     )

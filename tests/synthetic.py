@@ -231,7 +231,7 @@ def table(rows: Sequence[dict[str, object]]) -> pl.DataFrame:
     """Rows of `row` as an accounts table with its types."""
     times = {name: pl.Datetime("ms", "UTC") for name in ("entry_time", "exit_time")}
     words = dict.fromkeys(
-        ("account", "strategy", "policy", "symbol", "world", "side", "rejection"), pl.String
+        ("account", "strategy", "policy", "symbol", "world", "side", "exit_reason", "rejection"), pl.String
     )
     numbers = {name: pl.Float64 for name, value in row().items() if isinstance(value, float)}
     schema = {name: (times | words | numbers).get(name) for name in row()}

@@ -92,15 +92,13 @@ def open_position(
     collateral = collateral_for(rates, plans, p, wallet, entry, stop)
     notional = (collateral * leverage) / (buffered + rates.taker_fee * leverage)
     rejection = ACCEPTED
-    if notional > rates.cap[-1]:
-        if rates.clip:
-            notional = rates.cap[-1]
-        else:
-            rejection = ABOVE_LAST_TIER
+    above = notional > rates.cap[-1]
+    if above and rates.clip:
+        notional = rates.cap[-1]
+    elif above:
+        rejection = ABOVE_LAST_TIER
     margin = (buffered * notional) / leverage
     fee = rates.taker_fee * notional
-    if rates.clip and notional == rates.cap[-1]:
-        collateral = margin + fee
     quantity = notional / entry
     if rejection == ACCEPTED and leverage > rates.max_leverage[tier_of(rates, notional)]:
         rejection = ABOVE_MAXIMUM_LEVERAGE
@@ -117,4 +115,6 @@ def open_position(
     )  # fmt: skip
     if rejection == ACCEPTED and liquidated(rates, position, market.mark_open[bar], funding):
         rejection = LIQUIDATED_AT_ENTRY
+    if above and rejection == ACCEPTED:
+        collateral = margin + fee  # what the cut order needs; the rest stays in the wallet
     return Opening(rejection, position, collateral, notional, fee)

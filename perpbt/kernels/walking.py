@@ -318,8 +318,9 @@ def carry_out(
         )
     calls.margin_after[at] = changed.margin
     calls.quantity_after[at] = changed.quantity
+    # The lowest value seen was one without the money added: the next value is the lowest since.
     return changed, Path(
-        path.extreme, peak, path.trough, path.drawdown, path.worst_ratio, released, added, wallet,
+        path.extreme, peak, peak, path.drawdown, path.worst_ratio, released, added, wallet,
         path.calls + 1, NO_CALL, 0.0,
     )  # fmt: skip
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime, timedelta
 from importlib.resources import files
 
 import matplotlib.style
@@ -13,17 +12,9 @@ import polars as pl
 from matplotlib import dates
 from matplotlib.axes import Axes
 from matplotlib.colors import (
-    Colormap,
     LinearSegmentedColormap,
-    LogNorm,
-    Normalize,
-    PowerNorm,
-    SymLogNorm,
     to_hex,
 )
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, NullLocator
-from matplotlib.typing import ColorType
 from numpy.typing import NDArray
 
 from perpbt.report import words
@@ -33,22 +24,7 @@ HARM = LinearSegmentedColormap.from_list("harm", ["#f4f1ea", "#f9cfa4", "#f08a4b
 LOSS_GAIN = LinearSegmentedColormap.from_list(
     "loss_gain", ["#a63a0b", "#f0a873", "#f4f1ea", "#86b8dc", "#125a93"]
 )
-SURPLUS, DEFICIT, UNCOVERED = "#0072b2", "#d55e00", "#7c1508"
-REASON_COLOURS = {
-    "liquidation": "#d55e00",
-    "stop_loss": "#0072b2",
-    "trailing_stop": "#56b4e9",
-    "take_profit": "#009e73",
-    "signal": "#cc79a7",
-    "time": "#9aa5b1",
-    "end": "#c9d0d6",
-    "rejected": "#e6c229",
-}
-_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
-_TIME_TICKS = (
-    *((60_000, "1 min"), (600_000, "10 min"), (_HOUR_MS, "1 h"), (6 * _HOUR_MS, "6 h"), (_DAY_MS, "1 d")),
-    *((7 * _DAY_MS, "1 week"), (30 * _DAY_MS, "30 d"), (182 * _DAY_MS, "½ year"), (730 * _DAY_MS, "2 years")),
-)
+SURPLUS, DEFICIT = "#0072b2", "#d55e00"
 
 
 def style() -> AbstractContextManager[None]:

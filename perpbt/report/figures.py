@@ -6,15 +6,11 @@ backend. Money is in quote currency throughout. An empty table draws a sentence 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
-from datetime import datetime, timedelta
-from importlib.resources import files
+from collections.abc import Callable
 
 import matplotlib.style
 import numpy as np
 import polars as pl
-from matplotlib import dates
 from matplotlib.axes import Axes
 from matplotlib.colors import (
     Colormap,
@@ -23,7 +19,6 @@ from matplotlib.colors import (
     Normalize,
     PowerNorm,
     SymLogNorm,
-    to_hex,
 )
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullLocator
@@ -31,6 +26,51 @@ from matplotlib.typing import ColorType
 from numpy.typing import NDArray
 
 from perpbt.report import words
+from perpbt.report.drawing import (
+    DEFICIT,
+    HARM,
+    LOSS_GAIN,
+    SURPLUS,
+    categories,
+    date_axis,
+    date_numbers,
+    group_label,
+    nothing,
+    ramp,
+    style,
+)
+from perpbt.report.fund_figures import fund_balances, fund_draws, price_paths
+
+__all__ = [
+    "date_axis",
+    "exit_reason_bars",
+    "flow_bars",
+    "flow_tail",
+    "fund_balances",
+    "fund_draws",
+    "heat_map",
+    "liquidation_map",
+    "price_paths",
+    "ramp",
+    "return_fan",
+    "style",
+    "survival_curves",
+]
+REASON_COLOURS = {
+    "liquidation": "#d55e00",
+    "stop_loss": "#0072b2",
+    "trailing_stop": "#56b4e9",
+    "take_profit": "#009e73",
+    "signal": "#cc79a7",
+    "time": "#9aa5b1",
+    "end": "#c9d0d6",
+    "rejected": "#e6c229",
+}
+_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
+_TIME_TICKS = (
+    *((60_000, "1 min"), (600_000, "10 min"), (_HOUR_MS, "1 h"), (6 * _HOUR_MS, "6 h"), (_DAY_MS, "1 d")),
+    *((7 * _DAY_MS, "1 week"), (30 * _DAY_MS, "30 d"), (182 * _DAY_MS, "½ year"), (730 * _DAY_MS, "2 years")),
+)
 
 
 def heat_map(
@@ -42,7 +82,7 @@ def heat_map(
     rows: str = "stop loss",
     columns: str = "leverage",
 ) -> Axes:
-    """`grid`'s table as annotated cells; `unit` "share" (light to dark), "return" or "money" (diverging at 0).
+    """`grid`'s table as annotated cells; `unit` "share" (light to dark), "return" or "money" (diverging).
 
     A null cell is hatched. Colours are stretched near 0, the numbers in the cells are exact to three digits.
     """

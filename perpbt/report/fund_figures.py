@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from importlib.resources import files
 
-import matplotlib.style
 import numpy as np
 import polars as pl
-from matplotlib import dates
 from matplotlib.axes import Axes
-from matplotlib.colors import (
-    Colormap,
-    LinearSegmentedColormap,
-    LogNorm,
-    Normalize,
-    PowerNorm,
-    SymLogNorm,
-    to_hex,
-)
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullLocator
-from matplotlib.typing import ColorType
 from numpy.typing import NDArray
 
 from perpbt.report import words
+from perpbt.report.drawing import DEFICIT, date_numbers, nothing
+
+UNCOVERED = "#7c1508"
 
 
 def fund_balances(

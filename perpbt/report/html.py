@@ -14,9 +14,21 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from perpbt.report import figures, pictures, prose, tables
 from perpbt.report.embed import Picture
 from perpbt.report.tables import Table
+from perpbt.statistics.common import IS_REJECTED
 
 TOLD = (
-    *("title", "description", "data", "symbols", "venue", "rules", "open_interest", "crowding", "fund", "notes"),
+    *(
+        "title",
+        "description",
+        "data",
+        "symbols",
+        "venue",
+        "rules",
+        "open_interest",
+        "crowding",
+        "fund",
+        "notes",
+    ),
     *("world", "spec"),
 )
 """Metadata that has its place in the page; the rest is listed under the run."""
@@ -95,7 +107,7 @@ def _sections(result: Any) -> list[Section]:
         sentences=prose.what_was_run(result),
         points=prose.assumptions(result),
         points_title="Assumptions",
-        tables=[tables.provenance_table(metadata), tables.symbol_table(metadata)],
+        tables=[tables.venue_table(metadata), tables.symbol_table(metadata)],
         folded="Venue parameters with their sources, and symbols",
     )
     after = [_rejections(result), _machine(metadata)]
@@ -110,9 +122,10 @@ def _grids(result: Any) -> Section:
 
 def _defaults(result: Any) -> Section:
     sentences = [
-        "PD: defaults over opened positions. EAD: mean notional at the exit of a default. LGD: deficit over that "
-        "notional. Expected loss = PD × EAD × LGD, in quote currency per position. Rows of several worlds add their "
-        "sums and average their shares by positions; statistics.parquet has every strategy, policy and symbol."
+        "PD: defaults over opened positions. EAD: mean notional at the exit of a default. LGD: deficit over "
+        "that notional. Expected loss = PD × EAD × LGD, in quote currency a position. Rows of many worlds "
+        "add their sums and average their shares by positions; statistics.parquet has every strategy, policy "
+        "and symbol."
     ]
     rows = [
         tables.group_table(result, "strategy"),
@@ -148,7 +161,7 @@ def _positions(result: Any) -> list[Section]:
 
 def _rejections(result: Any) -> Section:
     """Why orders were rejected."""
-    rejected = result.accounts.filter(result.accounts["exit_reason"] == "rejected")
+    rejected = result.accounts.filter(IS_REJECTED)
     counts = rejected.group_by("rejection").len().sort("len", "rejection", descending=[True, False])
     points = [f"{str(reason).replace('_', ' ')}: {number:,}" for reason, number in counts.iter_rows()]
     return Section("rejected", "Rejected orders", points=points)

@@ -19,10 +19,11 @@ from perpbt.report import words
 from perpbt.statistics import TOTAL
 
 ONE_PATH = (
-    "Accounts that share a price path are one observation: these shares describe the price history that was run, "
-    "and the number of accounts says nothing about their accuracy. For an interval run other histories, or "
-    "resample blocks of time."
+    "Accounts that share a price path are one observation: these shares describe the price history that was "
+    "run, and the number of accounts says nothing about their accuracy. For an interval run other histories "
+    "or resample blocks of time."
 )
+_CHARGED = "at the first open at or after its time."
 RULES = {
     (
         "intrabar",
@@ -36,23 +37,17 @@ RULES = {
     ("take_profit_fill", "open"): "A take-profit that the open jumps over fills at the open.",
     ("oversize", "reject"): "A position above the last tier of the venue is rejected.",
     ("oversize", "clip"): "A position above the last tier of the venue is cut to it.",
-    (
-        "funding_price",
-        "mark",
-    ): "Funding is charged on the mark price, at the first open at or after its time.",
-    (
-        "funding_price",
-        "index",
-    ): "Funding is charged on the index price, at the first open at or after its time.",
+    ("funding_price", "mark"): f"Funding is charged on the mark price, {_CHARGED}",
+    ("funding_price", "index"): f"Funding is charged on the index price, {_CHARGED}",
 }
 STANDING = (
-    "Positions have isolated margin. Liquidation tests the mark price against maintenance margin by the venue's "
-    "tiers.",
-    "Stops, trailing stops and liquidations fill at their threshold, or at the last open if that is worse, inside "
-    "the range that traded, less slippage.",
+    "Positions have isolated margin. Liquidation tests the mark price against maintenance margin by the "
+    "tiers of the venue.",
+    "Stops, trailing stops and liquidations fill at their threshold, or at the last open if that is worse, "
+    "inside the range that traded, less slippage.",
     "Signals and margin calls are read at a close and executed at the next open; nothing sees a later bar.",
-    "A trader loses the margin and no more: what is below zero after an exit is a deficit of the fund, a default. "
-    "Liquidated is not yet bankrupt.",
+    "A trader loses the margin and no more: what is below zero after an exit is a deficit of the fund, a "
+    "default. Liquidated is not yet bankrupt.",
     "A position still open at the end of the data is marked at the last mark price, without fees.",
 )
 
@@ -164,7 +159,7 @@ def _meeting(result: Any) -> str:
     """Who shares a fund and a crowd."""
     number = result.accounts["world"].n_unique()
     if not result.policies.is_empty() and number > 1:
-        return "Every strategy × policy is a world of its own, with its own fund and crowd: they are alternatives."
+        return "Every strategy × policy is a world of its own with a fund and a crowd: they are alternatives."
     worlds = "all are in one world" if number == 1 else f"there are {number:,} worlds"
     return f"Accounts of a world share its fund and crowd; {worlds}."
 
@@ -202,9 +197,11 @@ def headline(result: Any) -> list[str]:
         )
         sentences.append(f"Defaults left a deficit of {words.money(row['deficit'])}, {covered}.")
     gains = words.money(row["net_fund_flow"] + row["deficit"])
+    worlds = result.accounts["world"].n_unique()
+    funds = f"Over all {worlds:,} worlds, funds" if worlds > 1 else "The fund"
     sentences.append(
-        f"Funds were credited {gains} from liquidation fees, surplus and their share of trading fees: less deficits, "
-        f"a net flow of {words.money(row['net_fund_flow'])}."
+        f"{funds} took in {gains} from liquidation fees, surplus and a share of trading fees: less "
+        f"deficits, a net flow of {words.money(row['net_fund_flow'])}."
     )
     return [*sentences, *_funds(result.fund)]
 

@@ -130,34 +130,29 @@ def money_table(result: Any) -> Table:
     return _table(caption, columns, flows.iter_rows(named=True))
 
 
-def provenance_table(metadata: Mapping[str, Any]) -> Table | None:
-    """Values of the venue with source and date; None where the venue states none."""
-    venue = metadata.get("venue")
-    sources = venue.get("provenance") if isinstance(venue, Mapping) else None
-    if not isinstance(venue, Mapping) or not sources:
-        return None
-    rows = [
-        {
-            "field": str(key).replace("_", " "),
-            "value": words.plain(venue[key])
-            if key in venue and not isinstance(venue[key], Mapping)
-            else "table",
-            "as_of": words.plain(source.get("as_of")),
-            "source": "; ".join(str(source[part]) for part in ("source", "note") if source.get(part)),
-        }
-        for key, source in sources.items()
-        if isinstance(source, Mapping)
-    ]
-    columns = tuple(
-        _column(title, name, str)
-        for title, name in (
-            ("parameter", "field"),
-            ("value", "value"),
-            ("as of", "as_of"),
-            ("source", "source"),
+def venue_table(metadata: Mapping[str, Any]) -> Table | None:
+    """Parameters of the venue with source and date where stated; None where only its name is known."""
+    venue = part(metadata, "venue")
+    sources = venue.get("provenance") or {}
+    values = {
+        name: value for name, value in venue.items() if name not in ("name", "title", "tiers", "provenance")
+    }
+    rows = []
+    for name in dict.fromkeys((*values, *sources)):
+        source = sources.get(name) or {}
+        told = "; ".join(str(source[key]) for key in ("source", "note") if source.get(key))
+        value = words.plain(values[name]) if name in values else "table"
+        rows.append(
+            {"name": name.replace("_", " "), "value": value, "as_of": source.get("as_of"), "source": told}
         )
+    columns = (
+        _column("parameter", "name", str),
+        _column("value", "value", str),
+        _column("as of", "as_of", words.plain),
+        _column("source", "source", str),
     )
-    return _table("Venue parameters, their sources and the dates they held.", columns, rows, texts=4)
+    caption = "Venue parameters, with their sources and the dates they held."
+    return _table(caption, columns, rows, texts=4) if rows else None
 
 
 def symbol_table(metadata: Mapping[str, Any]) -> Table | None:
