@@ -59,8 +59,7 @@ class Result:
         Everything is written beside it first and put in place by renaming, so a directory is either whole or absent.
         """
         target = Path(directory)
-        if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "run.json").is_file())):
-            raise InputError(f"{target}: exists and is not the result of an earlier run; allowed: a new or empty directory")
+        check_target(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
@@ -80,6 +79,16 @@ class Result:
         finally:
             shutil.rmtree(aside, ignore_errors=True)  # already gone after a rename
         return target
+
+
+def check_target(target: Path) -> None:
+    """A result may be written to a new or empty directory, or over that of an earlier run; never over anything else."""
+    if not target.exists() and not target.is_symlink():
+        return
+    if not target.is_dir() or (any(target.iterdir()) and not (target / "run.json").is_file()):
+        raise InputError(
+            f"{target}: exists and is not the result of an earlier run; allowed: a new or empty directory"
+        )
 
 
 def put_in_place(aside: Path, target: Path) -> None:

@@ -235,6 +235,11 @@ class RunSpec(Spec):
 
     _folder: Path | None = PrivateAttr(default=None)
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder the specification was read from."""
+        return self._folder
+
     @model_validator(mode="after")
     def _labels_differ(self) -> RunSpec:
         for label, count in Counter(strategy.label for strategy in self.strategy).items():

@@ -54,11 +54,11 @@ def exact_sums(frame: pl.DataFrame, by: Sequence[str], values: Sequence[str]) ->
     A floating sum depends on the order of its terms; the exact one does not, so row order, chunks and threads
     leave no trace. Nulls are left out. Groups are those of `frame`; no row, no group.
     """
-    grouped = frame.group_by(by).agg(pl.col(values).drop_nulls()).sort(by)
+    grouped = frame.group_by(by).agg(pl.col(values).drop_nulls())
     return grouped.with_columns(
-        pl.Series(value, [math.fsum(terms) for terms in grouped[value].to_list()], dtype=pl.Float64)
+        pl.Series(value, [math.fsum(terms.to_list()) for terms in grouped[value]], dtype=pl.Float64)
         for value in values
-    )
+    ).sort(by)
 
 
 def ratio(numerator: str, denominator: str) -> pl.Expr:

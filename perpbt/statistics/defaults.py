@@ -103,7 +103,7 @@ def _base_sums(positions: pl.DataFrame, fund: pl.DataFrame) -> pl.DataFrame:
 def _fee_shares(weighted: pl.DataFrame, fund: pl.DataFrame) -> pl.DataFrame:
     """The ledger's trading-fee share by KEYS: a constant share of fees, so pro rata to the fees paid."""
     flow = exact_sums(fund.filter(pl.col("fee_share") != 0), ("world", "symbol"), ("fee_share",))
-    claims = weighted.filter(pl.col("fees") != 0).rename({"fees": "claim"})
+    claims = weighted.select(*KEYS, "world", claim="fees").filter(pl.col("claim") != 0)
     return exact_sums(_attribute(flow, claims, "fee_share", ("world", "symbol")), KEYS, ("fee_share",))
 
 
@@ -115,7 +115,7 @@ def _uncovered(weighted: pl.DataFrame, fund: pl.DataFrame) -> pl.DataFrame:
     """
     place, moment = ("world", "symbol"), ("world", "symbol", "time")
     flow = exact_sums(fund.filter(pl.col("uncovered") != 0), moment, ("uncovered",))
-    claims = weighted.filter(pl.col("deficit") > 0).rename({"deficit": "claim", "exit_time": "time"})
+    claims = weighted.select(*KEYS, "world", time="exit_time", claim="deficit").filter(pl.col("claim") > 0)
     claims = claims.with_columns(pl.col("time").cast(flow.schema["time"]))
     dated = flow.join(claims, on=moment, how="semi", nulls_equal=True)
     undated = flow.join(claims, on=moment, how="anti", nulls_equal=True)

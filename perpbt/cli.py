@@ -1,0 +1,199 @@
+"""The command line: run, validate, strategies, venues.
+
+In: arguments. Out: tables on standard output, progress and errors on standard error, and an exit code: 0 done, 1 the run failed,
+2 something given was wrong. What a command does not need is not imported: help and `validate` stay fast.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import perpbt
+from perpbt.errors import PerpbtError
+
+if TYPE_CHECKING:
+    from perpbt.result import Result
+
+app = typer.Typer(
+    name="perpbt",
+    help=(
+        "Backtest perpetual futures for many accounts at once: funding, stops, liquidation, and the insurance fund behind them.\n\n"
+        "A run is a TOML file: data, venue, strategies, and a grid of policies. Start with the shipped study:\n\n"
+        "    perpbt run leverage_vs_stop\n\n"
+        "then look at your own prices and run it on them:\n\n"
+        "    perpbt validate my_bars.parquet\n\n"
+        "    perpbt run leverage_vs_stop --data my_bars.parquet --out runs/mine\n\n"
+    ),
+    epilog="Exit codes: 0 done, 1 the run failed, 2 something given was wrong.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        typer.echo(f"perpbt {perpbt.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Perpetual futures, many accounts at once."""
+
+
+def progress_printer(quiet: bool) -> Any:
+    """A progress bar on standard error for a person; nothing when quiet or piped."""
+    from contextlib import nullcontext
+
+    if quiet or not sys.stderr.isatty():
+        return nullcontext(None)
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    class Shown(Progress):
+        def __enter__(self) -> Callable[[str, int, int], None]:  # type: ignore[override]
+            super().__enter__()
+            tasks: dict[str, Any] = {}
+
+            def report(label: str, done: int, total: int) -> None:
+                if label not in tasks or self.tasks[tasks[label]].finished:
+                    tasks[label] = self.add_task(label, total=total)
+                self.update(tasks[label], completed=done)
+
+            return report
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} of {task.total:,} accounts"))
+    return Shown(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+
+
+@app.command()
+def run(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A run specification: a TOML file, or the name of a shipped one.")],
+    data: Annotated[str | None, typer.Option(help="Prices to use instead of the specification's: file, glob, folder or dataset.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; default runs/NAME. Replaced if it holds an earlier run.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as policy.leverage=[5,20]; repeatable.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; default all cores. Never changes a result.")] = None,
+    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Run a study and write its tables and report.
+
+    The folder gets accounts.parquet (a row a position), fund.parquet (the insurance fund over time), statistics.parquet,
+    policies.parquet, run.json (specification, hashes, versions, timings) and report.html.
+
+    Examples:
+
+        perpbt run leverage_vs_stop
+
+        perpbt run leverage_vs_stop --data bars.parquet --set offsets=200 --set world.open_interest=5e8
+
+        perpbt run my_study.toml --out runs/tight --set policy.stop_loss=0.01
+    """
+    from perpbt.config import load_spec
+    from perpbt.result import check_target
+    from perpbt.running import run_spec
+
+    overrides = list(settings or [])
+    if threads is not None:
+        overrides.append(f"threads={threads}")
+    loaded = load_spec(spec, overrides, data=data)
+    folder = out if out is not None else Path("runs") / loaded.name
+    check_target(folder)  # before hours of work, not after
+    with progress_printer(quiet) as progress:
+        result = run_spec(loaded, progress=progress)
+    result.write(folder, report=report, accounts=loaded.output.accounts)
+    if not quiet:
+        print_summary(result, folder, report)
+
+
+def print_summary(result: Result, folder: Path, report: bool) -> None:
+    """The tables a person wants to see at once."""
+    from perpbt.summary import render
+
+    typer.echo(render(result))
+    typer.echo(f"\nResults in {folder}{'/ — open ' + str(folder / 'report.html') if report else '/'}")
+
+
+@app.command()
+def validate(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Prices: a file, glob, folder or shipped dataset.")],
+    symbols: Annotated[list[str] | None, typer.Option("--symbol", help="Only this symbol; repeatable.")] = None,
+    start: Annotated[str | None, typer.Option(help="First moment, such as 2020-03-01 (UTC).")] = None,
+    end: Annotated[str | None, typer.Option(help="First moment not used (UTC).")] = None,
+    funding: Annotated[str | None, typer.Option(help="A funding file of its own.")] = None,
+) -> None:
+    """Check prices and print what is in them; exits with 2 if anything is wrong.
+
+    Example:
+
+        perpbt validate sample
+    """
+    from perpbt.load import describe, load_bars
+
+    found = describe(load_bars(path, symbols=symbols, start=start, end=end, funding=funding))
+    typer.echo(found.render())
+    if not found.ok:
+        raise typer.Exit(2)
+
+
+@app.command()
+def strategies(name: Annotated[str | None, typer.Argument(help="Show one strategy in full.")] = None) -> None:
+    """List the strategies found by name, or explain one."""
+    from perpbt.strategy import find_strategy, list_strategies
+
+    if name is None:
+        found = list_strategies()
+        width = max((len(one.name) for one in found), default=0)
+        for one in found:
+            typer.echo(f"{one.name:<{width}}  {one.summary}")
+        typer.echo("\nperpbt strategies NAME explains one. A file of your own works by its path.")
+        return
+    one = find_strategy(name)
+    typer.echo(f"{one.name} ({one.path})\n\n{one.doc.strip()}\n\nParameters:")
+    for parameter in one.parameters.values():
+        typer.echo(f"  {parameter.name}: {parameter.text} = {parameter.default!r}")
+
+
+@app.command()
+def venues(name: Annotated[str | None, typer.Argument(help="Show one venue in full.")] = None) -> None:
+    """List the venues found by name, or print one with the source of every number."""
+    from perpbt.venue import list_venues, load_venue
+
+    if name is not None:
+        typer.echo(load_venue(name).describe())
+        return
+    found = [load_venue(one) for one in list_venues()]
+    width = max((len(one.name) for one in found), default=0)
+    for one in found:
+        typer.echo(f"{one.name:<{width}}  {one.title}")
+    typer.echo("\nperpbt venues NAME prints one. A TOML file of your own works by its path.")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except PerpbtError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; nothing was written", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""A run from its specification: load, backtest, and say what ran on what.
+
+In: a `RunSpec`. Out: a `Result` whose metadata holds the specification and the hashes of spec, data and code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+import perpbt
+from perpbt.backtesting import backtest
+from perpbt.config import RunSpec
+from perpbt.engine import Progress
+from perpbt.errors import InputError
+from perpbt.load import load_bars
+from perpbt.result import Result
+from perpbt.settle import OpenInterest
+from perpbt.venue import load_venue
+
+
+def code_sha256() -> str:
+    """sha256 of every source file of the package, venue files included."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.suffix in (".py", ".toml", ".j2", ".mplstyle"):
+            digest.update(path.relative_to(root).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def read_open_interest(spec: RunSpec) -> OpenInterest | None:
+    """The open interest of the specification; a path is read as a frame."""
+    wanted = spec.world.open_interest
+    if not isinstance(wanted, str):
+        return wanted
+    path = spec.resolve(wanted)
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise InputError(f"world.open_interest = {wanted!r}: no readable Parquet file ({error})") from error
+
+
+def run_spec(spec: RunSpec, *, progress: Progress | None = None) -> Result:
+    """Run a specification. Raises `InputError` for whatever in it, its data or its strategies is wrong."""
+    venue_name = spec.resolve(spec.venue.name)
+    venue = load_venue(venue_name)
+    changes = spec.venue.overrides()
+    funding = spec.data.funding
+    bars = load_bars(
+        spec.resolve(spec.data.path),
+        symbols=spec.data.symbols,
+        start=spec.data.start,
+        end=spec.data.end,
+        funding=None if funding is None else spec.resolve(funding),
+    )
+    result = backtest(
+        bars,
+        list(spec.strategy),
+        spec.policy,
+        offsets=spec.offsets,
+        venue=venue.replace(**changes) if changes else venue,
+        tiers_as={symbol: other for symbol, other in spec.venue.tiers_as.items() if symbol in bars.symbols},
+        fund=spec.fund,
+        open_interest=read_open_interest(spec),
+        crowding=spec.world.crowding,
+        rules=spec.rules,
+        engine=spec.engine,
+        threads=spec.threads,
+        equity_every=spec.output.equity_every,
+        progress=progress,
+        strategy_folder=spec.folder,
+    )
+    describe_run(result, spec, bars.source)
+    return result
+
+
+def describe_run(result: Result, spec: RunSpec, source: str) -> None:
+    """Put the specification and the identity of the run first in its metadata."""
+    code, identity = code_sha256(), spec.identity()
+    data = result.metadata["data_sha256"]
+    head: dict[str, Any] = {
+        "name": spec.name,
+        "title": spec.title,
+        "description": spec.description.strip(),
+        "perpbt": perpbt.__version__,
+        "run_sha256": hashlib.sha256(f"{identity} {data} {code}".encode()).hexdigest(),
+        "spec_sha256": identity,
+        "data_sha256": data,
+        "code_sha256": code,
+        "data": source,
+        "spec": spec.canonical(),
+    }
+    result.metadata = {**head, **{key: value for key, value in result.metadata.items() if key not in head}}

@@ -1,0 +1,103 @@
+"""The few tables of a result that a terminal shows.
+
+In: a `Result`. Out: plain text, at most 110 columns wide for the usual grids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import polars as pl
+
+from perpbt.result import Result
+from perpbt.statistics import TOTAL, exit_reasons, grid, worst_draws
+
+GRIDS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("liquidated_share", "Liquidated, share of positions", lambda value: f"{value:.1%}"),
+    ("defaulted_share", "Defaulted (left a deficit), share of positions", lambda value: f"{value:.1%}"),
+    ("net_fund_flow", "Net fund flow: fees + surplus - deficit, summed over worlds", lambda value: money(value)),
+)
+
+
+def money(value: float | None) -> str:
+    """An amount in few characters: 1.2M, -340k."""
+    if value is None:
+        return "-"
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}" if abs(value) < 1000 * size else f"{value / size:,.0f}{unit}"
+    return f"{value:.3g}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns: the first to the left, the others to the right."""
+    widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
+    lines = []
+    for row in [head, *rows]:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def render(result: Result) -> str:
+    """What was run, how positions ended, the leverage x stop grids, and when the fund was drawn on."""
+    blocks = [headline(result), reasons(result)]
+    if result.policies.height:
+        for value, title, shown in GRIDS:
+            blocks.append(f"{title}, by stop (rows) and leverage\n{grid_text(result, value, shown)}")
+    blocks += [draws(result), notes(result)]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def headline(result: Result) -> str:
+    """One paragraph: how much ran, on what, how long it took."""
+    total = result.statistics.filter(
+        (pl.col("strategy") == TOTAL) & (pl.col("policy") == TOTAL) & (pl.col("symbol") == TOTAL)
+    ).row(0, named=True)
+    spans = result.metadata["symbols"].values()
+    first, last = min(span["first"] for span in spans), max(span["last"] for span in spans)
+    seconds = result.metadata["timings_seconds"]["total"]
+    return (
+        f"{result.metadata.get('title') or result.metadata.get('name') or 'Run'}: {total['accounts']:,} accounts, "
+        f"{total['positions']:,} positions on {', '.join(result.metadata['symbols'])}, "
+        f"{first:%Y-%m-%d} to {last:%Y-%m-%d}, venue {result.metadata['venue']['name']}, {seconds:.1f} s.\n"
+        f"{total['liquidated']:,} liquidated, {total['defaulted']:,} left a deficit; fund flows over {result.metadata['worlds']} worlds: "
+        f"deficits {money(total['deficit'])}, of which uncovered {money(total['uncovered'])}."
+    )
+
+
+def reasons(result: Result) -> str:
+    """Shares of exit reasons per leverage."""
+    found = exit_reasons(result.accounts)
+    names = found["exit_reason"].unique(maintain_order=True).to_list()
+    share = {(row["leverage"], row["exit_reason"]): row["share"] for row in found.iter_rows(named=True)}
+    levels = sorted(found["leverage"].unique().to_list())
+    rows = [[name, *(f"{share.get((level, name), 0.0):.1%}" for level in levels)] for name in names]
+    return "How positions ended, by leverage\n" + table(["", *(f"{level:g}x" for level in levels)], rows)
+
+
+def grid_text(result: Result, value: str, shown: Callable[[float], str]) -> str:
+    """One statistic by stop and leverage."""
+    cells = grid(result.statistics, result.policies, value)
+    rows = [[str(row[0]), *("-" if cell is None else shown(cell) for cell in row[1:])] for row in cells.iter_rows()]
+    return table(["stop", *(f"{name}x" for name in cells.columns[1:])], rows)
+
+
+def draws(result: Result) -> str:
+    """The days that cost the fund most."""
+    found = worst_draws(result.fund, limit=5)
+    if not found.height:
+        return "The insurance fund was never drawn on."
+    rows = [
+        [f"{row['time']:%Y-%m-%d}", row["symbol"], str(row["worlds"]), money(row["deficit"]), money(row["uncovered"])]
+        for row in found.iter_rows(named=True)
+    ]
+    return "Days of the largest draws on the fund, summed over worlds\n" + table(
+        ["day", "most on", "worlds", "deficit", "uncovered"], rows
+    )
+
+
+def notes(result: Result) -> str:
+    """What the data lacked and what was assumed."""
+    lines = [f"  - {note}" for note in result.metadata["notes"]]
+    return "Notes\n" + "\n".join(lines) if lines else ""
