@@ -1,6 +1,7 @@
 """Accounts as a table: a row a position, checked before anything runs.
 
-In: a frame or a Parquet file in the columns of `COLUMNS`. Out: the same rows with every optional column present. Faults are told
+In: a frame or a Parquet file in the columns of `COLUMNS`. Out: the same rows with every optional column
+present. Faults are told
 with the column, the row (0-based) and the value.
 """
 
@@ -40,7 +41,11 @@ def read_accounts(accounts: pl.DataFrame | pl.LazyFrame | str | Path, symbols: S
     source, frame = open_accounts(accounts)
     check_columns(frame, source)
     frame = frame.with_columns(
-        *[pl.lit(None, dtype=kind).alias(name) for name, kind in OPTIONAL.items() if name not in frame.columns]
+        *[
+            pl.lit(None, dtype=kind).alias(name)
+            for name, kind in OPTIONAL.items()
+            if name not in frame.columns
+        ]
     )
     frame = cast_columns(frame, source)
     check_values(frame, symbols, source)
@@ -129,16 +134,18 @@ def cast_time(column: pl.Series, source: str) -> pl.Series:
 
 def check_values(frame: pl.DataFrame, symbols: Sequence[str], source: str) -> None:
     """Every value in its range; the first that is not, by column, is told."""
-    rules: list[tuple[str, pl.Expr, str]] = [
-        (name, pl.col(name).is_null(), "a value") for name in REQUIRED
-    ]
+    rules: list[tuple[str, pl.Expr, str]] = [(name, pl.col(name).is_null(), "a value") for name in REQUIRED]
     rules.append(("symbol", ~pl.col("symbol").is_in(list(symbols)), f"one of {', '.join(symbols)}"))
     for name, words in WORDS.items():
         rules.append((name, ~pl.col(name).is_in(list(words)), " or ".join(words)))
     for name in ("collateral", "leverage", "weight"):
         rules.append((name, ~((pl.col(name) > 0) & pl.col(name).is_finite()), "a finite number above 0"))
     rules.append(
-        ("margin_buffer", ~((pl.col("margin_buffer") >= 0) & pl.col("margin_buffer").is_finite()), "0 or more")
+        (
+            "margin_buffer",
+            ~((pl.col("margin_buffer") >= 0) & pl.col("margin_buffer").is_finite()),
+            "0 or more",
+        )
     )
     for name in ("stop_loss", "take_profit", "trailing_stop"):
         below_zero_price = pl.col("side") == ("short" if name == "take_profit" else "long")

@@ -1,6 +1,7 @@
 """Door two: a strategy's signals traded under a grid of policies.
 
-In: bars, strategies, policies, start offsets, a venue. Every strategy x policy x symbol x start is an account. Out: a `Result`.
+In: bars, strategies, policies, start offsets, a venue. Every strategy x policy x symbol x start is an
+account. Out: a `Result`.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from perpbt.book import make_book
+from perpbt.book import SymbolPart, make_book
 from perpbt.conclude import conclude, equity_table
 from perpbt.config import (
     AtrDistance,
     ColumnLevel,
+    Deleverage,
+    Duration,
     FundSpec,
     Offsets,
     Policy,
     Rules,
+    TopUp,
+    TurnoverInterest,
     as_policies,
 )
 from perpbt.engine import Progress
@@ -74,6 +79,11 @@ def policy_plans(policies: Sequence[Policy]) -> Plans:
     def sizing_value(sizing: Any) -> float:
         return float(sizing.amount if sizing.kind == "collateral" else sizing.fraction)
 
+    def call_value(call: TopUp | Deleverage | None) -> float:
+        if call is None:
+            return 0.0
+        return call.target if isinstance(call, TopUp) else call.fraction
+
     calls = [policy.margin_call for policy in policies]
     return Plans(
         leverage=number([policy.leverage for policy in policies]),
@@ -95,7 +105,7 @@ def policy_plans(policies: Sequence[Policy]) -> Plans:
         max_holding=whole([-1 if policy.max_holding is None else int(policy.max_holding) for policy in policies]),
         call_action=code([CALLS.index(call.action if call else "none") for call in calls]),
         call_threshold=number([call.threshold if call else 0.0 for call in calls]),
-        call_value=number([call.target if call and call.action == "top_up" else call.fraction if call else 0.0 for call in calls]),
+        call_value=number([call_value(call) for call in calls]),
         call_count=whole([call.max_calls if call else 0 for call in calls]),
         never_after_stop=code([policy.reentry.after_stop == "never" for policy in policies]),
         never_after_liquidation=code([policy.reentry.after_liquidation == "never" for policy in policies]),
@@ -121,8 +131,14 @@ def signal_lanes(plans: Plans, policies: int, starts: Integers) -> Lanes:
 
 
 def refuse_coupled(setting: Setting, policies: Sequence[Policy]) -> None:
-    """A crowd's fill decides what a liquidated trader gets back; where that sizes a later trade, accounts would have to meet in time."""
-    if setting.crowding and setting.venue.surplus_to_fund < 1.0 and any(policy.compounding for policy in policies):
+    """A crowd's fill decides what a liquidated trader gets back; where that sizes a later trade, accounts
+    would have to meet in time.
+    """
+    if (
+        setting.crowding
+        and setting.venue.surplus_to_fund < 1.0
+        and any(policy.compounding for policy in policies)
+    ):
         raise InputError(
             f"crowding with compounding policies on venue {setting.venue.name}, which gives back "
             f"{1 - setting.venue.surplus_to_fund:.0%} of a surplus: allowed with surplus_to_fund = 1, without crowding, "
@@ -136,7 +152,7 @@ def read_offsets(offsets: int | str | Offsets | Mapping[str, Any]) -> Offsets:
         return offsets
     if isinstance(offsets, Mapping):
         return Offsets(**offsets)
-    return Offsets(every=offsets) if isinstance(offsets, str) else Offsets(count=offsets)  # type: ignore[arg-type]
+    return Offsets(every=offsets) if isinstance(offsets, str) else Offsets(count=offsets)
 
 
 def backtest(
@@ -148,29 +164,35 @@ def backtest(
     venue: str | Path | Venue = "binance_um",
     tiers_as: Mapping[str, str] | None = None,
     fund: FundSpec | Mapping[str, Any] | None = None,
-    open_interest: OpenInterest | None = None,
+    open_interest: OpenInterest | TurnoverInterest | None = None,
     crowding: bool = False,
     rules: Rules | Mapping[str, Any] | None = None,
     engine: str = "auto",
     threads: int | None = None,
-    equity_every: str | timedelta | None = None,
+    equity_every: str | timedelta | Duration | None = None,
     progress: Progress | None = None,
     strategy_folder: Path | None = None,
 ) -> Result:
-    """Trade one or more strategies under a grid of policies; every strategy x policy x symbol x start offset is an account.
+    """Trade one or more strategies under a grid of policies; every strategy x policy x symbol x start
+    offset is an account.
 
     Args:
         bars: what `load_bars` returns or reads.
-        strategy: a name, a path, a function of keyword parameters that returns {"long_entry": expression, ...}, a mapping with name
+        strategy: a name, a path, a function of keyword parameters that returns {"long_entry": expression,
+        ...}, a mapping with name
             and params, or a list of these. Signals are read at a close and filled at the next open.
-        policies: a `Policy`, a `PolicyGrid`, a mapping whose values may be lists of alternatives, or a list of these; default: one
+        policies: a `Policy`, a `PolicyGrid`, a mapping whose values may be lists of alternatives, or a
+        list of these; default: one
             policy without leverage.
-        offsets: accounts per strategy, policy and symbol: how many starts, spread evenly over the bars, or one every "1d". Each has
+        offsets: accounts per strategy, policy and symbol: how many starts, spread evenly over the bars, or
+        one every "1d". Each has
             the weight 1 / starts.
-        The other options are those of `simulate`. Each strategy x policy is a world of its own, with its own fund and crowd.
+        The other options are those of `simulate`. Each strategy x policy is a world of its own, with its
+        own fund and crowd.
 
     Raises:
-        InputError: data, strategy, policies or options are wrong, or a signal looks ahead. RunError: money was not conserved.
+        InputError: data, strategy, policies or options are wrong, or a signal looks ahead. RunError: money
+        was not conserved.
     """
     started = time.perf_counter()
     setting = make_setting(
@@ -183,7 +205,8 @@ def backtest(
     loaded, starting = open_bars(bars), read_offsets(offsets)
     plans, (windows, columns) = policy_plans(chosen), series_names(chosen)
     names, many = loaded.symbols, len(chosen)
-    parts, keys = [], []
+    parts: list[SymbolPart] = []
+    keys: list[Integers] = []
     for index, symbol in enumerate(names):
         since = time.perf_counter()
         collected = loaded.collect(symbol)
@@ -203,7 +226,9 @@ def backtest(
             lanes = signal_lanes(plans, many, starts)
             world = number * many + lanes.plan
             # sorts as strategy, policy, symbol, start
-            key = (world * len(names) + index) * (int(market.time.size) + 1) + np.tile(np.arange(starts.size), many)
+            key = (world * len(names) + index) * (int(market.time.size) + 1) + np.tile(
+                np.arange(starts.size), many
+            )
             parts.append(
                 run_symbol(
                     setting, market, plans, signals, lanes, index, symbol,
@@ -219,7 +244,7 @@ def backtest(
 
 
 def finish(
-    setting: Setting, parts: list[Any], keys: list[Integers], names: tuple[str, ...], bound: Sequence[Any],
+    setting: Setting, parts: list[SymbolPart], keys: list[Integers], names: tuple[str, ...], bound: Sequence[Any],
     policies: Sequence[Policy], plans: Plans, started: float,
 ) -> Result:  # fmt: skip
     """Number the accounts by strategy, policy, symbol and start, and conclude the run."""
@@ -227,7 +252,7 @@ def finish(
     worlds = tuple(f"{one.label} | {policy.label}" for one in bound for policy in policies)
     book = make_book(names, worlds, parts)
     parts.clear()
-    lane_world = np.concatenate([key for key in keys])
+    lane_world = np.concatenate(list(keys))
     rank = np.empty(lane_world.size, dtype=np.int64)
     rank[np.argsort(lane_world, kind="stable")] = np.arange(lane_world.size)
     numbers = pl.Series(rank, dtype=pl.Int64)
@@ -249,7 +274,12 @@ def finish(
         started=started,
     )
     result.metadata["strategies"] = [
-        {"label": one.label, "name": one.strategy.name, "params": dict(one.params), "sha256": one.strategy.sha256}
+        {
+            "label": one.label,
+            "name": one.strategy.name,
+            "params": dict(one.params),
+            "sha256": one.strategy.sha256,
+        }
         for one in bound
     ]
     result.metadata["accounts"] = int(lane_world.size)

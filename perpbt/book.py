@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from perpbt.engine import Outcome, join_calls, join_rows
 from perpbt.kernels.tables import ACCEPTED, CLOSE, LIQUIDATION, Calls, Floats, Integers, Market, Rates, Rows
@@ -34,12 +35,14 @@ class Book:
     exit_volatility: Floats
     exit_turnover: Floats
     first_time: int
-    call_time: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # one entry a margin order
+    call_time: Integers = field(
+        default_factory=lambda: np.zeros(0, dtype=np.int64)
+    )  # one entry a margin order
 
     @property
-    def opened(self) -> np.ndarray:
+    def opened(self) -> npt.NDArray[np.bool_]:
         """Positions that were not refused."""
-        return self.rows.rejection == ACCEPTED
+        return np.asarray(self.rows.rejection == ACCEPTED)
 
     @property
     def liquidated(self) -> Integers:

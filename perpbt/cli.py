@@ -1,6 +1,7 @@
 """The command line: run, validate, strategies, venues.
 
-In: arguments. Out: tables on standard output, progress and errors on standard error, and an exit code: 0 done, 1 the run failed,
+In: arguments. Out: tables on standard output, progress and errors on standard error, and an exit code: 0
+done, 1 the run failed,
 2 something given was wrong. What a command does not need is not imported: help and `validate` stay fast.
 """
 
@@ -74,25 +75,46 @@ def progress_printer(quiet: bool) -> Any:
 
             return report
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} of {task.total:,} accounts"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,} of {task.total:,} accounts"),
+    )
     return Shown(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
 
 
 @app.command()
 def run(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A run specification: a TOML file, or the name of a shipped one.")],
-    data: Annotated[str | None, typer.Option(help="Prices to use instead of the specification's: file, glob, folder or dataset.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results; default runs/NAME. Replaced if it holds an earlier run.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as policy.leverage=[5,20]; repeatable.")
+    spec: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPEC", help="A run specification: a TOML file, or the name of a shipped one."
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Prices to use instead of the specification's: file, glob, folder or dataset."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; default all cores. Never changes a result.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the results; default runs/NAME. Replaced if it holds an earlier run."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a key, such as policy.leverage=[5,20]; repeatable."
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads; default all cores. Never changes a result.")
+    ] = None,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Run a study and write its tables and report.
 
-    The folder gets accounts.parquet (a row a position), fund.parquet (the insurance fund over time), statistics.parquet,
+    The folder gets accounts.parquet (a row a position), fund.parquet (the insurance fund over time),
+    statistics.parquet,
     policies.parquet, run.json (specification, hashes, versions, timings) and report.html.
 
     Examples:
@@ -130,8 +152,12 @@ def print_summary(result: Result, folder: Path, report: bool) -> None:
 
 @app.command()
 def validate(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="Prices: a file, glob, folder or shipped dataset.")],
-    symbols: Annotated[list[str] | None, typer.Option("--symbol", help="Only this symbol; repeatable.")] = None,
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="Prices: a file, glob, folder or shipped dataset.")
+    ],
+    symbols: Annotated[
+        list[str] | None, typer.Option("--symbol", help="Only this symbol; repeatable.")
+    ] = None,
     start: Annotated[str | None, typer.Option(help="First moment, such as 2020-03-01 (UTC).")] = None,
     end: Annotated[str | None, typer.Option(help="First moment not used (UTC).")] = None,
     funding: Annotated[str | None, typer.Option(help="A funding file of its own.")] = None,

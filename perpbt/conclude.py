@@ -24,6 +24,8 @@ from perpbt.setting import Setting
 from perpbt.settle import add_up, check_run, fill_with_crowd, ledger, scale_to_open_interest
 from perpbt.statistics import summarise
 
+FEW_POSITIONS = 10
+
 
 def sample_equity(setting: Setting, market: Market, outcome: Outcome, account: Integers) -> None:
     """Equity changes of this symbol's accounts at the last close before each multiple of the sampling step."""
@@ -39,7 +41,9 @@ def sample_equity(setting: Setting, market: Market, outcome: Outcome, account: I
 
 
 def equity_table(setting: Setting, accounts: pl.Series, start: Floats) -> pl.DataFrame | None:
-    """The equity curves asked for: a row per account and sampling time, `start` being each account's money at first."""
+    """The equity curves asked for: a row per account and sampling time, `start` being each account's money
+    at first.
+    """
     if setting.equity_every is None:
         return None
     frames = []
@@ -70,8 +74,9 @@ def conclude(
 ) -> Result:
     """Settle the book, check that money is conserved, and make the tables."""
     since = time.perf_counter()
-    if setting.open_interest is not None:
-        scale_to_open_interest(book, setting.open_interest)
+    interest = setting.stated_interest()
+    if interest is not None:
+        note_blocks(setting, scale_to_open_interest(book, interest))
     crowd = fill_with_crowd(book) if setting.crowding else 0
     money = add_up(book)
     fund = ledger(book, setting.terms)
@@ -83,7 +88,9 @@ def conclude(
     setting.timed("statistics", since)
     refused = int((~book.opened).sum())
     if refused:
-        setting.notes.append(f"{refused:,} of {book.opened.size:,} orders were refused; see the column rejection")
+        setting.notes.append(
+            f"{refused:,} of {book.opened.size:,} orders were refused; see the column rejection"
+        )
     setting.timings["total"] = time.perf_counter() - started
     return Result(
         accounts=accounts,
@@ -96,9 +103,17 @@ def conclude(
     )
 
 
+def note_blocks(setting: Setting, fewest: float) -> None:
+    """Say so where few positions carry the open interest: each then moves as one large block."""
+    if fewest < FEW_POSITIONS:
+        setting.notes.append(
+            f"open interest is carried by as few as {fewest:.2g} positions at a time (mean of the thinnest world), so that "
+            "one liquidation there is a large block; more start offsets or longer holding make crowds smoother"
+        )
+
+
 def metadata(setting: Setting, book: Book, totals: dict[str, float], crowd: int) -> dict[str, Any]:
     """What a reader must know to judge and repeat the run; plain values that JSON can hold."""
-    interest = setting.open_interest
     digest = "".join(f"{name} {text}\n" for name, text in sorted(setting.digests))
     return {
         "engine": setting.engine,
@@ -110,7 +125,7 @@ def metadata(setting: Setting, book: Book, totals: dict[str, float], crowd: int)
             "fee_share": setting.terms.fee_share,
             "scope": "pooled" if setting.terms.pooled else "symbol",
         },
-        "open_interest": f"{interest.height} rows" if isinstance(interest, pl.DataFrame) else interest,
+        "open_interest": setting.interest_words(),
         "crowding": setting.crowding,
         "largest_crowd": crowd,
         "notes": setting.notes,

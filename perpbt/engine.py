@@ -1,6 +1,7 @@
 """Driving the kernels: lanes in chunks, pages of rows, threads.
 
-In: one symbol's arrays and lanes. Out: the rows of all positions, in the order of lanes, and the margin orders carried out.
+In: one symbol's arrays and lanes. Out: the rows of all positions, in the order of lanes, and the margin
+orders carried out.
 Every lane writes its own rows, so the result does not depend on chunks or threads.
 """
 
@@ -66,10 +67,19 @@ def join_calls(parts: list[Calls]) -> Calls:
 
 
 def run_chunk(
-    market: Market, rates: Rates, plans: Plans, signals: Signals, lanes: Lanes, first: int, last: int, slots: int
+    market: Market,
+    rates: Rates,
+    plans: Plans,
+    signals: Signals,
+    lanes: Lanes,
+    first: int,
+    last: int,
+    slots: int,
 ) -> Outcome:
     """Lanes [first, last) to their end."""
-    single = bool(np.all((lanes.fixed_side[first:last] != 0) | (plans.max_trades[lanes.plan[first:last]] == 1)))
+    single = bool(
+        np.all((lanes.fixed_side[first:last] != 0) | (plans.max_trades[lanes.plan[first:last]] == 1))
+    )
     page = 1 if single else PAGE
     row_parts: list[Rows] = []
     call_parts: list[Calls] = []

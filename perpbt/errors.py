@@ -1,4 +1,6 @@
-"""What perpbt raises. Every message names the place (file, column, row or key), the value and the allowed range."""
+"""What perpbt raises. Every message names the place (file, column, row or key), the value and the allowed
+range.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""What a run returns: tables of accounts, fund, statistics and policies, and the metadata that says how they came about.
+"""What a run returns: tables of accounts, fund, statistics and policies, and the metadata that says how
+they came about.
 
-In: a settled book. Out: polars frames with the columns listed at `Result`, and files written aside and renamed.
+In: a settled book. Out: polars frames with the columns listed at `Result`, and files written aside and
+renamed.
 """
 
 from __future__ import annotations
@@ -26,15 +28,20 @@ from perpbt.settle import Money
 class Result:
     """The outcome of `simulate` or `backtest`. Money in quote currency, times UTC.
 
-    `accounts`: a row a position: account position strategy policy symbol world weight side leverage collateral entry_time entry_price
-    quantity margin liquidation_price bankruptcy_price (both as of entry) exit_time exit_price exit_reason rejection pnl (of the price,
-    before costs) funding (received > 0) fees liquidation_fee surplus (to the fund) deficit top_up cash_change total_return
-    max_drawdown (fraction of peak equity) worst_margin_ratio (requirement / equity; 1 is liquidation, infinite: opened beyond
+    `accounts`: a row a position: account position strategy policy symbol world weight side leverage
+    collateral entry_time entry_price
+    quantity margin liquidation_price bankruptcy_price (both as of entry) exit_time exit_price exit_reason
+    rejection pnl (of the price,
+    before costs) funding (received > 0) fees liquidation_fee surplus (to the fund) deficit top_up
+    cash_change total_return
+    max_drawdown (fraction of peak equity) worst_margin_ratio (requirement / equity; 1 is liquidation,
+    infinite: opened beyond
     bankruptcy). Rejected orders have nulls from entry_price on. For every row
     cash_change + fees + liquidation_fee + surplus - deficit = pnl + funding.
     `fund`: the ledger: time world symbol liquidation_fees surplus fee_share deficit uncovered balance.
     `statistics`: a row per strategy, policy and symbol, and totals named "all".
-    `policies`: what each policy label stands for. `equity`: time account equity, if asked for. `prices`: a thinned price path per symbol.
+    `policies`: what each policy label stands for. `equity`: time account equity, if asked for. `prices`: a
+    thinned price path per symbol.
     """
 
     accounts: pl.DataFrame
@@ -54,9 +61,11 @@ class Result:
         return Path(path)
 
     def write(self, directory: str | Path, *, report: bool = True, accounts: bool = True) -> Path:
-        """Write all tables, run.json and report.html into a new `directory`, or replace one this method wrote before.
+        """Write all tables, run.json and report.html into a new `directory`, or replace one this method
+        wrote before.
 
-        Everything is written beside it first and put in place by renaming, so a directory is either whole or absent.
+        Everything is written beside it first and put in place by renaming, so a directory is either whole
+        or absent.
         """
         target = Path(directory)
         check_target(target)
@@ -82,7 +91,9 @@ class Result:
 
 
 def check_target(target: Path) -> None:
-    """A result may be written to a new or empty directory, or over that of an earlier run; never over anything else."""
+    """A result may be written to a new or empty directory, or over that of an earlier run; never over
+    anything else.
+    """
     if not target.exists() and not target.is_symlink():
         return
     if not target.is_dir() or (any(target.iterdir()) and not (target / "run.json").is_file()):

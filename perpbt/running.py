@@ -13,7 +13,7 @@ import polars as pl
 
 import perpbt
 from perpbt.backtesting import backtest
-from perpbt.config import RunSpec
+from perpbt.config import RunSpec, TurnoverInterest
 from perpbt.engine import Progress
 from perpbt.errors import InputError
 from perpbt.load import load_bars
@@ -33,7 +33,7 @@ def code_sha256() -> str:
     return digest.hexdigest()
 
 
-def read_open_interest(spec: RunSpec) -> OpenInterest | None:
+def read_open_interest(spec: RunSpec) -> OpenInterest | TurnoverInterest | None:
     """The open interest of the specification; a path is read as a frame."""
     wanted = spec.world.open_interest
     if not isinstance(wanted, str):

@@ -1,4 +1,5 @@
-"""What holds for a whole run: venue, fund, rules and options, checked; and what is noted of each symbol on the way.
+"""What holds for a whole run: venue, fund, rules and options, checked; and what is noted of each symbol on
+the way.
 
 In: the options of `simulate` and `backtest`. Out: a `Setting` that goes with the run.
 """
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from perpbt.config import Duration, FundSpec, Rules
+from perpbt.config import Duration, FundSpec, Rules, TurnoverInterest
 from perpbt.config.fields import Spec
 from perpbt.engine import Progress, choose_engine, choose_threads
 from perpbt.errors import InputError
@@ -33,7 +34,7 @@ class Setting:
     venue: Venue
     rules: Rules
     terms: FundTerms
-    open_interest: OpenInterest | None
+    open_interest: OpenInterest | TurnoverInterest | None
     crowding: bool
     engine: str
     engine_reason: str
@@ -46,6 +47,7 @@ class Setting:
     curves: list[tuple[Integers, Integers, Floats]] = field(default_factory=list)  # accounts, times, changes
     digests: list[tuple[str, str]] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+    interest: list[pl.DataFrame] = field(default_factory=list)  # of each symbol, where it goes with turnover
 
     def timed(self, stage: str, since: float) -> float:
         """Add the seconds since `since` to a stage; returns now."""
@@ -53,18 +55,47 @@ class Setting:
         self.timings[stage] = self.timings.get(stage, 0.0) + (now - since)
         return now
 
+    def stated_interest(self) -> OpenInterest | None:
+        """Open interest to scale to, once all symbols are known."""
+        return (
+            pl.concat(self.interest)
+            if isinstance(self.open_interest, TurnoverInterest)
+            else self.open_interest
+        )
+
+    def interest_words(self) -> float | dict[str, float] | str | None:
+        """Open interest as metadata tell it."""
+        wanted = self.open_interest
+        if isinstance(wanted, TurnoverInterest):
+            return f"{wanted.days_of_turnover:g} days of turnover, mean of {wanted.window} before"
+        if isinstance(wanted, pl.DataFrame):
+            return f"a series of {wanted.height:,} values"
+        return dict(wanted) if isinstance(wanted, Mapping) else wanted
+
+
+def turnover_interest(bars: SymbolBars, wanted: TurnoverInterest) -> pl.DataFrame:
+    """Open interest of one symbol that goes with its turnover; at each bar from bars before and with it."""
+    if not bars.has_volume:
+        raise InputError(f"open_interest.days_of_turnover needs volume; {bars.symbol} has none")
+    a_day = wanted.days_of_turnover * 86_400_000 / max(bars.bar_ms, 1)
+    turnover = (pl.col("volume").fill_null(0.0) * pl.col("close")).rolling_mean_by(
+        "ts", f"{int(wanted.window)}ms"
+    )
+    series = bars.frame.select("ts", "symbol", (turnover * a_day).alias("open_interest"))
+    return series.filter(pl.col("open_interest") > 0)
+
 
 def make_setting(
     *,
     venue: str | Path | Venue,
     tiers_as: Mapping[str, str] | None,
     fund: FundSpec | Mapping[str, Any] | None,
-    open_interest: OpenInterest | None,
+    open_interest: OpenInterest | TurnoverInterest | None,
     crowding: bool,
     rules: Rules | Mapping[str, Any] | None,
     engine: str,
     threads: int | None,
-    equity_every: str | timedelta | None,
+    equity_every: str | timedelta | Duration | None,
     progress: Progress | None,
 ) -> Setting:
     """Check the options of a run."""
@@ -100,10 +131,12 @@ def checked(kind: type[Table], given: Table | Mapping[str, Any] | None, name: st
         return given
     if given is None or isinstance(given, Mapping):
         return kind(**(given or {}))
-    raise InputError(f"{name} = {given!r}; allowed: {kind.__name__} or a mapping with keys {', '.join(kind.model_fields)}")
+    raise InputError(
+        f"{name} = {given!r}; allowed: {kind.__name__} or a mapping with keys {', '.join(kind.model_fields)}"
+    )
 
 
-def duration_ms(given: str | timedelta, name: str) -> int:
+def duration_ms(given: str | timedelta | Duration, name: str) -> int:
     """A duration such as "1d" in milliseconds."""
     try:
         return int(Duration.parse(given))
@@ -111,15 +144,25 @@ def duration_ms(given: str | timedelta, name: str) -> int:
         raise InputError(f"{name} = {given!r}: {error}") from error
 
 
-def check_open_interest(wanted: OpenInterest | None) -> OpenInterest | None:
-    """A positive number, one per symbol, or a frame of them."""
+def check_open_interest(
+    wanted: OpenInterest | TurnoverInterest | None,
+) -> OpenInterest | TurnoverInterest | None:
+    """A positive number, one per symbol, a frame of them, or days of turnover."""
+    if isinstance(wanted, TurnoverInterest):
+        return wanted
+    if isinstance(wanted, Mapping) and "days_of_turnover" in wanted:
+        return TurnoverInterest(**wanted)
     if isinstance(wanted, pl.DataFrame):
         lacking = [name for name in ("ts", "open_interest") if name not in wanted.columns]
         if lacking:
-            raise InputError(f"open_interest: column {lacking[0]!r} missing; found: {', '.join(wanted.columns)}")
+            raise InputError(
+                f"open_interest: column {lacking[0]!r} missing; found: {', '.join(wanted.columns)}"
+            )
         bad = wanted.filter(~(pl.col("open_interest") > 0) | pl.col("open_interest").is_null())
         if bad.height:
-            raise InputError(f"open_interest: {bad['open_interest'][0]!r} at {bad['ts'][0]}; allowed: numbers above 0")
+            raise InputError(
+                f"open_interest: {bad['open_interest'][0]!r} at {bad['ts'][0]}; allowed: numbers above 0"
+            )
         return wanted
     values = wanted if isinstance(wanted, Mapping) else {} if wanted is None else {"": wanted}
     for key, value in values.items():
@@ -140,16 +183,22 @@ def describe_symbol(setting: Setting, bars: SymbolBars) -> None:
     if not bars.has_mark:
         setting.notes.append(f"{name}: no mark price; mark = last on every bar")
     elif bars.mark_missing:
-        setting.notes.append(f"{name}: mark = last on {bars.mark_missing:,} of {count:,} bars, which have no mark")
+        setting.notes.append(
+            f"{name}: mark = last on {bars.mark_missing:,} of {count:,} bars, which have no mark"
+        )
     if not bars.has_funding:
         setting.notes.append(f"{name}: no funding events; none is charged")
     if not bars.has_volume:
         setting.notes.append(f"{name}: no volume; liquidations slip by the flat {setting.venue.slippage:g}")
     lost = int(bars.missing["bars"].sum())
     if lost:
-        setting.notes.append(f"{name}: {lost:,} bars missing in {bars.missing.height:,} gaps; positions live on across them")
+        setting.notes.append(
+            f"{name}: {lost:,} bars missing in {bars.missing.height:,} gaps; positions live on across them"
+        )
     if not setting.venue.has_symbol(name):
-        setting.notes.append(f"{name}: venue {setting.venue.name} lists no tiers for it; its default tiers apply")
+        setting.notes.append(
+            f"{name}: venue {setting.venue.name} lists no tiers for it; its default tiers apply"
+        )
     first, last = bars.frame["ts"][0], bars.frame["ts"][-1]
     setting.symbols[name] = {
         "bars": count,
@@ -176,3 +225,5 @@ def describe_symbol(setting: Setting, bars: SymbolBars) -> None:
         .drop("_bar")
     )
     setting.digests.append((name, bars.digest()))
+    if isinstance(setting.open_interest, TurnoverInterest):
+        setting.interest.append(turnover_interest(bars, setting.open_interest))

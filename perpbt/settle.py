@@ -1,6 +1,7 @@
 """Settling: open interest, crowds, the insurance fund, and the conservation of money (MODEL §6-§8).
 
-In: the book of a run. Out: the same book with liquidations filled against their crowd, and the fund's ledger. Sums over accounts
+In: the book of a run. Out: the same book with liquidations filled against their crowd, and the fund's
+ledger. Sums over accounts
 are exact, so nothing depends on their order.
 """
 
@@ -24,7 +25,9 @@ TOLERANCE = 1e-12  # of gross flows
 
 @dataclass(frozen=True)
 class FundTerms:
-    """The fund of every world: opening balance in quote currency, share of trading fees, and whether symbols share one."""
+    """The fund of every world: opening balance in quote currency, share of trading fees, and whether
+    symbols share one.
+    """
 
     seed: float
     fee_share: float
@@ -32,7 +35,9 @@ class FundTerms:
 
 
 def grouped(keys: list[Integers]) -> tuple[Integers, Integers]:
-    """A stable order that sorts by `keys`, first key first, and where each group of equal keys starts in it (plus the end)."""
+    """A stable order that sorts by `keys`, first key first, and where each group of equal keys starts in
+    it (plus the end).
+    """
     order = np.lexsort(keys[::-1]).astype(np.int64)
     changed = np.zeros(order.size, dtype=bool)
     changed[:1] = True
@@ -43,7 +48,9 @@ def grouped(keys: list[Integers]) -> tuple[Integers, Integers]:
 
 
 def group_sums(keys: list[Integers], values: Floats) -> tuple[Integers, Floats, Integers]:
-    """For each group of equal keys: index of its first member, exact sum of values; and each member's group."""
+    """For each group of equal keys: index of its first member, exact sum of values; and each member's
+    group.
+    """
     order, starts = grouped(keys)
     sums = exact_sums(np.ascontiguousarray(values[order]), starts)
     member = np.empty(order.size, dtype=np.int64)
@@ -60,13 +67,17 @@ def interest_at(series: pl.DataFrame, times: Integers) -> Floats:
     return np.asarray(values[np.maximum(at, 0)], dtype=np.float64)
 
 
-def scale_to_open_interest(book: Book, wanted: OpenInterest) -> None:
+def scale_to_open_interest(book: Book, wanted: OpenInterest) -> float:
     """Scale weights so that each world's mean total notional is the stated open interest (MODEL §7).
 
-    The mean is over bar closes. A number is for the whole world; a mapping states it per symbol; a frame (`ts`, optional `symbol`,
+    The mean is over bar closes. A number is for the whole world; a mapping states it per symbol; a frame
+    (`ts`, optional `symbol`,
     `open_interest`) also scales each position by open interest at its entry relative to the series' mean.
+    Returns how many positions carry the open interest at a time, on average, where they are fewest.
     """
-    per_symbol = isinstance(wanted, Mapping) or (isinstance(wanted, pl.DataFrame) and "symbol" in wanted.columns)
+    per_symbol = isinstance(wanted, Mapping) or (
+        isinstance(wanted, pl.DataFrame) and "symbol" in wanted.columns
+    )
     target = np.zeros(book.weight.size)
     if isinstance(wanted, pl.DataFrame):
         for index, symbol in enumerate(book.symbols):
@@ -80,7 +91,9 @@ def scale_to_open_interest(book: Book, wanted: OpenInterest) -> None:
     elif isinstance(wanted, Mapping):
         lacking = [symbol for symbol in book.symbols if symbol not in wanted]
         if lacking:
-            raise InputError(f"open_interest has no value for symbol {lacking[0]}; it has {', '.join(wanted)}")
+            raise InputError(
+                f"open_interest has no value for symbol {lacking[0]}; it has {', '.join(wanted)}"
+            )
         target = np.array([float(wanted[symbol]) for symbol in book.symbols])[book.symbol]
     else:
         target[:] = float(wanted)
@@ -91,10 +104,14 @@ def scale_to_open_interest(book: Book, wanted: OpenInterest) -> None:
     factor = np.ones(target.size)
     np.divide(target, mean_notional, out=factor, where=mean_notional > 0)
     book.weight *= factor
+    open_at_a_time = group_sums(keys, np.where(book.opened, book.closes / book.bars[book.symbol], 0.0))[1]
+    return float(open_at_a_time[open_at_a_time > 0].min(initial=np.inf))
 
 
 def fill_with_crowd(book: Book) -> int:
-    """Fill every liquidation against all its world liquidates in that symbol, side, bar and phase. Returns the largest crowd."""
+    """Fill every liquidation against all its world liquidates in that symbol, side, bar and phase. Returns
+    the largest crowd.
+    """
     rows, picked = book.rows, book.liquidated
     if picked.size == 0:
         return 0
@@ -137,7 +154,9 @@ class Money:
 
 
 def add_up(book: Book) -> Money:
-    """Totals per position, checked: what traders, venue and fund got is what the price and funding gave (MODEL §8)."""
+    """Totals per position, checked: what traders, venue and fund got is what the price and funding gave
+    (MODEL §8).
+    """
     rows, calls = book.rows, book.calls
     none = np.zeros(rows.lane.size)
     back = rows.released + rows.back
@@ -154,7 +173,9 @@ def add_up(book: Book) -> Money:
     opened = book.opened
     came = ((money.cash_change + money.fees) + money.liquidation_fee) + money.surplus - money.deficit
     gave = money.pnl + money.funding
-    gross = sum(np.abs(part) for part in (back, rows.collateral, rows.top_up, money.pnl, money.funding, money.fees))
+    gross = sum(
+        np.abs(part) for part in (back, rows.collateral, rows.top_up, money.pnl, money.funding, money.fees)
+    )
     broken = np.flatnonzero(opened & ~(np.abs(came - gave) <= TOLERANCE * (gross + money.deficit)))
     if broken.size:
         k = broken[0]
@@ -177,7 +198,9 @@ LEDGER = ("liquidation_fees", "surplus", "fee_share", "deficit")
 
 
 def flows(book: Book, terms: FundTerms) -> dict[str, np.ndarray]:
-    """Every payment to or from a fund, one entry each: when (time, phase), whose (world, symbol), and the amounts."""
+    """Every payment to or from a fund, one entry each: when (time, phase), whose (world, symbol), and the
+    amounts.
+    """
     rows, calls, opened = book.rows, book.calls, book.opened
     none = np.zeros(rows.lane.size)
     share = terms.fee_share * book.weight
@@ -186,7 +209,8 @@ def flows(book: Book, terms: FundTerms) -> dict[str, np.ndarray]:
     nothing = np.zeros(sold.size)
     openings = np.flatnonzero(opened & (rows.open_fee > 0.0) & (terms.fee_share > 0.0))
     closings = np.flatnonzero(
-        opened & ((rows.close_fee * terms.fee_share + rows.liquidation_fee + rows.surplus + rows.deficit) > 0.0)
+        opened
+        & ((rows.close_fee * terms.fee_share + rows.liquidation_fee + rows.surplus + rows.deficit) > 0.0)
     )
     at_exit = np.where(rows.phase[closings] == CLOSE, RANGE, rows.phase[closings])
     return {
@@ -199,7 +223,11 @@ def flows(book: Book, terms: FundTerms) -> dict[str, np.ndarray]:
         ),
         "surplus": np.concatenate([none[openings], (book.weight * rows.surplus)[closings], nothing]),
         "fee_share": np.concatenate(
-            [(share * rows.open_fee)[openings], (share * rows.close_fee)[closings], share[of] * calls.fee[sold]]
+            [
+                (share * rows.open_fee)[openings],
+                (share * rows.close_fee)[closings],
+                share[of] * calls.fee[sold],
+            ]
         ),
         "deficit": np.concatenate(
             [none[openings], (book.weight * rows.deficit)[closings], book.weight[of] * calls.deficit[sold]]
@@ -208,10 +236,13 @@ def flows(book: Book, terms: FundTerms) -> dict[str, np.ndarray]:
 
 
 def ledger(book: Book, terms: FundTerms) -> pl.DataFrame:
-    """The funds over time (MODEL §7): a row per time, world and symbol with flows, and an opening row for every fund.
+    """The funds over time (MODEL §7): a row per time, world and symbol with flows, and an opening row for
+    every fund.
 
-    Columns: time, world, symbol, liquidation_fees, surplus, fee_share, deficit, uncovered, balance; money in quote currency, scaled by
-    weights. Inside a bar the open comes before the range, and in each credits before draws; `balance` is the fund's after that bar.
+    Columns: time, world, symbol, liquidation_fees, surplus, fee_share, deficit, uncovered, balance; money
+    in quote currency, scaled by
+    weights. Inside a bar the open comes before the range, and in each credits before draws; `balance` is
+    the fund's after that bar.
     """
     events = flows(book, terms)
     symbols = len(book.symbols)
@@ -249,14 +280,18 @@ def ledger_rows(events: dict[str, np.ndarray]) -> tuple[Integers, dict[str, np.n
 
 
 def with_openings(book: Book, terms: FundTerms, columns: dict[str, np.ndarray]) -> pl.DataFrame:
-    """The ledger as a frame, with a row at the first bar for each fund; a pool's opening row has the symbol "all"."""
+    """The ledger as a frame, with a row at the first bar for each fund; a pool's opening row has the
+    symbol "all".
+    """
     worlds, symbols = pl.Series(book.worlds, dtype=pl.String), pl.Series(book.symbols, dtype=pl.String)
     body = pl.DataFrame(
         {
             "time": pl.Series(columns["time"], dtype=pl.Int64),
             "world": worlds.gather(pl.Series(columns["world"], dtype=pl.UInt32)),
             "symbol": symbols.gather(pl.Series(columns["symbol"], dtype=pl.UInt32)),
-            **{name: pl.Series(columns[name], dtype=pl.Float64) for name in (*LEDGER, "uncovered", "balance")},
+            **{
+                name: pl.Series(columns[name], dtype=pl.Float64) for name in (*LEDGER, "uncovered", "balance")
+            },
         }
     )
     names = ["all"] if terms.pooled else list(book.symbols)
@@ -264,7 +299,8 @@ def with_openings(book: Book, terms: FundTerms, columns: dict[str, np.ndarray]) 
     head = pl.DataFrame(
         openings, schema={"time": pl.Int64, "world": pl.String, "symbol": pl.String}, orient="row"
     ).with_columns(
-        *[pl.lit(0.0).alias(name) for name in (*LEDGER, "uncovered")], pl.lit(float(terms.seed)).alias("balance")
+        *[pl.lit(0.0).alias(name) for name in (*LEDGER, "uncovered")],
+        pl.lit(float(terms.seed)).alias("balance"),
     )
     return pl.concat([head, body]).sort("time", "world", maintain_order=True).with_columns(
         pl.col("time").cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")

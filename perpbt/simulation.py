@@ -17,7 +17,7 @@ import polars as pl
 from perpbt.accounts import read_accounts
 from perpbt.book import SymbolPart, make_book, symbol_part
 from perpbt.conclude import conclude, equity_table, sample_equity
-from perpbt.config import FundSpec, Rules
+from perpbt.config import Duration, FundSpec, Rules, TurnoverInterest
 from perpbt.engine import Progress, choose_threads, run_lanes
 from perpbt.kernels.accounts import Lanes
 from perpbt.kernels.tables import COLLATERAL, NONE, PRICE, Floats, Integers, Market, Plans, Signals
@@ -54,7 +54,15 @@ def run_symbol(
     sample_equity(setting, market, outcome, account)
     setting.timed("kernels", since)
     return symbol_part(
-        symbol, market, outcome, rates, account=account, plan=plan, world=world, weight=weight, requested_time=requested_time
+        symbol,
+        market,
+        outcome,
+        rates,
+        account=account,
+        plan=plan,
+        world=world,
+        weight=weight,
+        requested_time=requested_time,
     )
 
 
@@ -126,26 +134,31 @@ def simulate(
     venue: str | Path | Venue = "binance_um",
     tiers_as: Mapping[str, str] | None = None,
     fund: FundSpec | Mapping[str, Any] | None = None,
-    open_interest: OpenInterest | None = None,
+    open_interest: OpenInterest | TurnoverInterest | None = None,
     crowding: bool = False,
     rules: Rules | Mapping[str, Any] | None = None,
     engine: str = "auto",
     threads: int | None = None,
-    equity_every: str | timedelta | None = None,
+    equity_every: str | timedelta | Duration | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Run a table of isolated linear positions against price history.
 
     Args:
         bars: what `load_bars` returns or reads.
-        accounts: a frame or Parquet file, a row a position. Required columns: account strategy symbol side entry_time collateral
-            leverage. Optional, null for none: stop_loss take_profit trailing_stop (fractions of the entry price) exit_time
-            stop_trigger trailing_trigger take_profit_trigger ("last" or "mark") margin_buffer world weight policy. A position is
+        accounts: a frame or Parquet file, a row a position. Required columns: account strategy symbol side
+        entry_time collateral
+            leverage. Optional, null for none: stop_loss take_profit trailing_stop (fractions of the entry
+            price) exit_time
+            stop_trigger trailing_trigger take_profit_trigger ("last" or "mark") margin_buffer world weight
+            policy. A position is
             filled at the open of the first bar at or after `entry_time`.
         venue: a name, a TOML path, or a `Venue`. `tiers_as` gives a symbol the tiers of another.
         fund: seed (quote currency), scope ("symbol" or "pooled"), fee_share; what is left out is the venue's.
-        open_interest: mean total notional (quote currency) each world's weights are scaled to: a number, a number per symbol, or a
-            frame with ts, open_interest and optionally symbol.
+        open_interest: mean total notional (quote currency) each world's weights are scaled to: a number, a
+        number per symbol, or a
+            frame with ts, open_interest and optionally symbol; or {"days_of_turnover": x}, which goes with
+            the market.
         crowding: fill liquidations of the same world, symbol, side and moment against their total.
         rules: intrabar, take_profit_fill, oversize, funding_price.
         engine: "auto" or "dense". threads: default all cores. Neither changes a result.
@@ -209,15 +222,23 @@ def note_early_entries(setting: Setting, own: pl.DataFrame, market: Market, symb
     """Say so when entries lie before the data: they are filled at its first bar, perhaps much later."""
     early = int((milliseconds(own["entry_time"]) <= market.time[0] - max(bar_ms, 1)).sum())
     if early:
-        setting.notes.append(f"{symbol}: {early:,} entries lie before the first bar and are filled at its open")
+        setting.notes.append(
+            f"{symbol}: {early:,} entries lie before the first bar and are filled at its open"
+        )
 
 
 def given_equity(setting: Setting, table: pl.DataFrame) -> pl.DataFrame | None:
-    """Equity curves of given positions: each starts from its collateral; an account's positions are added up."""
+    """Equity curves of given positions: each starts from its collateral; an account's positions are added
+    up.
+    """
     curves = equity_table(setting, table["account"], table["collateral"].to_numpy())
     if curves is None:
         return None
-    return curves.group_by("time", "account", maintain_order=True).agg(pl.col("equity").sum()).sort("account", "time")
+    return (
+        curves.group_by("time", "account", maintain_order=True)
+        .agg(pl.col("equity").sum())
+        .sort("account", "time")
+    )
 
 
 def in_order_given(result: Result, row: Integers) -> Result:

@@ -15,7 +15,11 @@ from perpbt.statistics import TOTAL, exit_reasons, grid, worst_draws
 GRIDS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("liquidated_share", "Liquidated, share of positions", lambda value: f"{value:.1%}"),
     ("defaulted_share", "Defaulted (left a deficit), share of positions", lambda value: f"{value:.1%}"),
-    ("net_fund_flow", "Net fund flow: fees + surplus - deficit, summed over worlds", lambda value: money(value)),
+    (
+        "net_fund_flow",
+        "Net fund flow: fees + surplus - deficit, summed over worlds",
+        lambda value: money(value),
+    ),
 )
 
 
@@ -34,7 +38,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
     lines = []
     for row in [head, *rows]:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        cells = [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
         lines.append("  " + "  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -79,7 +86,10 @@ def reasons(result: Result) -> str:
 def grid_text(result: Result, value: str, shown: Callable[[float], str]) -> str:
     """One statistic by stop and leverage."""
     cells = grid(result.statistics, result.policies, value)
-    rows = [[str(row[0]), *("-" if cell is None else shown(cell) for cell in row[1:])] for row in cells.iter_rows()]
+    rows = [
+        [str(row[0]), *("-" if cell is None else shown(cell) for cell in row[1:])]
+        for row in cells.iter_rows()
+    ]
     return table(["stop", *(f"{name}x" for name in cells.columns[1:])], rows)
 
 
@@ -89,7 +99,13 @@ def draws(result: Result) -> str:
     if not found.height:
         return "The insurance fund was never drawn on."
     rows = [
-        [f"{row['time']:%Y-%m-%d}", row["symbol"], str(row["worlds"]), money(row["deficit"]), money(row["uncovered"])]
+        [
+            f"{row['time']:%Y-%m-%d}",
+            row["symbol"],
+            str(row["worlds"]),
+            money(row["deficit"]),
+            money(row["uncovered"]),
+        ]
         for row in found.iter_rows(named=True)
     ]
     return "Days of the largest draws on the fund, summed over worlds\n" + table(

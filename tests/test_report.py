@@ -258,6 +258,7 @@ def test_figures_return_their_axes(result):
         lambda ax: figures.heat_map(statistic, ax, title="PD"),
         lambda ax: figures.heat_map(statistic, ax, title="PD", unit="money"),
         lambda ax: figures.fund_balances(path, ax, labels={world: "one"}, colours={world: "black"}),
+        lambda ax: figures.fund_balances(path.clear(), ax, labels={world: "one"}, colours={world: "black"}),
         lambda ax: figures.fund_draws(path, ax),
         lambda ax: figures.fund_draws(path.clear(), ax),
         lambda ax: figures.price_paths(result.prices, ax),
@@ -314,6 +315,8 @@ def test_a_draw_is_never_thinned_away():
         (words.listing("ab"), "a and b"),
         (words.listing(range(10), 3), "0, 1, 2 and 7 more"),
         (words.plural(1, "account"), "1 account"),
+        (words.plain(21_005_900.0), "21,005,900"),
+        (words.plain(datetime(2020, 3, 12, 10)), "2020-03-12 10:00"),
         (words.plain({"a_b": [1, True, None, 0.5]}), "a b: 1, yes, –, 0.5"),
     ],
 )

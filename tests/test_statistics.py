@@ -181,6 +181,15 @@ def test_combining_keeps_the_identity_and_the_counts(result):
     assert found["median_return"].null_count() == found.height
 
 
+def test_combining_with_a_row_of_which_all_was_rejected():
+    rows = [row(**{"exit_reason": "liquidation"}), row(symbol="Y", exit_reason="rejected")]
+    found = statistics.combine(summarise(table(rows), ledger())[:2], "strategy").row(0, named=True)
+    assert (found["positions"], found["rejected"], found["liquidated_share"], found["pd"]) == (1, 1, 1.0, 0.0)
+    assert found["mean_return"] == 0.0
+    nobody = statistics.combine(summarise(table(rows[1:]), ledger())[:1], "strategy").row(0, named=True)
+    assert nobody["liquidated_share"] is nobody["pd"] is nobody["mean_return"] is None
+
+
 def test_grid_runs_from_tight_stops_to_none(result):
     found = statistics.grid(result.statistics, result.policies, "liquidated_share")
     assert found["stop"].to_list() == ["0.5%", "1%", "2%", "5%", "10%", "none"]

@@ -1,7 +1,9 @@
 """Accounts over one symbol's bars: lanes that open, walk and close one position after another (MODEL §2-§6).
 
-`run` serves both doors. A table of positions is lanes with one fixed entry each; a strategy is lanes that wait for signals,
-re-enter, compound and answer margin calls. A lane that fills its page of rows stops with its state saved, and goes on in the
+`run` serves both doors. A table of positions is lanes with one fixed entry each; a strategy is lanes that
+wait for signals,
+re-enter, compound and answer margin calls. A lane that fills its page of rows stops with its state saved,
+and goes on in the
 next page.
 """
 
@@ -22,7 +24,6 @@ from .tables import (
     CLOSE,
     LIQUIDATION,
     NO_BAR,
-    NO_CALL,
     OPEN,
     REJECTED,
     SIGNAL,
@@ -63,8 +64,12 @@ def first_at_or_after(times: Integers, moment: int) -> int:
 
 
 @kernel
-def next_entry(market: Market, plans: Plans, signals: Signals, p: int, close_bar: int, not_before: int) -> int:
-    """The next bar at whose close an entry is decided that can be filled; the number of bars if there is none."""
+def next_entry(
+    market: Market, plans: Plans, signals: Signals, p: int, close_bar: int, not_before: int
+) -> int:
+    """The next bar at whose close an entry is decided that can be filled; the number of bars if there is
+    none.
+    """
     bars = market.open.size
     i = max(close_bar, first_at_or_after(market.time, not_before) - 1)
     while i < bars - 1:
@@ -170,20 +175,24 @@ def live(
 
 @kernel
 def after_exit(market: Market, plans: Plans, lanes: Lanes, rows: Rows, at: int, lane: int) -> None:
-    """Where the lane stands once the position in row `at` is over: out for good, cooling down, or free at once."""
+    """Where the lane stands once the position in row `at` is over: out for good, cooling down, or free at
+    once.
+    """
     p, reason, bar = lanes.plan[lane], rows.reason[at], rows.exit_bar[at]
-    stopped = reason == STOP_LOSS or reason == TRAILING_STOP
+    stopped = reason in (STOP_LOSS, TRAILING_STOP)
     lanes.bar[lane] = bar
     if reason == REJECTED:
         structural = rows.rejection[at] == ABOVE_LAST_TIER or rows.rejection[at] == ABOVE_MAXIMUM_LEVERAGE
         lanes.done[lane] = structural
-    elif rows.phase[at] == CLOSE:
-        lanes.done[lane] = 1
-    elif (stopped and plans.never_after_stop[p]) or (reason == LIQUIDATION and plans.never_after_liquidation[p]):
+    elif (
+        rows.phase[at] == CLOSE
+        or (stopped and plans.never_after_stop[p])
+        or (reason == LIQUIDATION and plans.never_after_liquidation[p])
+    ):
         lanes.done[lane] = 1
     elif stopped or reason == LIQUIDATION:
         lanes.not_before[lane] = market.time[bar] + plans.cool_down[p]
-    elif rows.phase[at] == OPEN and (reason == TIME or reason == SIGNAL):
+    elif rows.phase[at] == OPEN and (reason in (TIME, SIGNAL)):
         lanes.bar[lane] = bar - 1  # flat at this very open: the last close may have decided the next entry
     lanes.trades[lane] += 1
     if plans.max_trades[p] >= 0 and lanes.trades[lane] >= plans.max_trades[p]:
@@ -192,7 +201,15 @@ def after_exit(market: Market, plans: Plans, lanes: Lanes, rows: Rows, at: int, 
 
 @kernel
 def fixed_entry(
-    market: Market, rates: Rates, plans: Plans, signals: Signals, lanes: Lanes, rows: Rows, calls: Calls, lane: int, at: int
+    market: Market,
+    rates: Rates,
+    plans: Plans,
+    signals: Signals,
+    lanes: Lanes,
+    rows: Rows,
+    calls: Calls,
+    lane: int,
+    at: int,
 ) -> None:
     """A lane that holds one given position."""
     p, bar, side = lanes.plan[lane], lanes.bar[lane], float(lanes.fixed_side[lane])
@@ -205,7 +222,20 @@ def fixed_entry(
         rows.collateral[at] = plans.sizing_value[p]
         return
     live(
-        market, rates, plans, signals, rows, calls, at, 0, lane, p, side, bar, plans.capital[p], lanes.exit_due[lane]
+        market,
+        rates,
+        plans,
+        signals,
+        rows,
+        calls,
+        at,
+        0,
+        lane,
+        p,
+        side,
+        bar,
+        plans.capital[p],
+        lanes.exit_due[lane],
     )
 
 
@@ -216,7 +246,8 @@ def run(
 ) -> None:  # fmt: skip
     """Run lanes [first, last), each until it is done or has written `page` rows.
 
-    Lane k writes rows [(k - first) * page, (k - first + 1) * page); a position may use `slots` entries of `calls`.
+    Lane k writes rows [(k - first) * page, (k - first + 1) * page); a position may use `slots` entries of
+    `calls`.
     """
     bars = market.open.size
     for lane in range(first, last):
@@ -246,7 +277,9 @@ def run(
 def refill(
     rates: Rates, rows: Rows, picked: Integers, volumes: Floats, volatility: Floats, turnover: Floats
 ) -> None:
-    """Fill the liquidations in rows `picked` again, each against the notional `volumes` sold in its crowd (MODEL §6)."""
+    """Fill the liquidations in rows `picked` again, each against the notional `volumes` sold in its crowd
+    (MODEL §6).
+    """
     for k in range(picked.size):
         at = picked[k]
         position = Position(

@@ -1,4 +1,6 @@
-"""What is left when a position closes: the fill, then the waterfall of fees, surplus and deficit (MODEL §5-§6)."""
+"""What is left when a position closes: the fill, then the waterfall of fees, surplus and deficit (MODEL
+§5-§6).
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ class Closing(NamedTuple):
 def liquidation_slippage(rates: Rates, volatility: float, turnover: float, volume: float) -> float:
     """Half-spread plus square-root impact of `volume` (money) against the bar's turnover.
 
-    A bar whose turnover is not known, or in which nothing traded, cannot price impact: the venue's flat slippage.
+    A bar whose turnover is not known, or in which nothing traded, cannot price impact: the venue's flat
+    slippage.
     """
     if not turnover > 0.0:
         return rates.slippage
@@ -39,7 +42,13 @@ def liquidation_slippage(rates: Rates, volatility: float, turnover: float, volum
 
 @kernel
 def close(
-    rates: Rates, position: Position, reason: int, limit_fill: bool, base: float, slippage: float, funding: float
+    rates: Rates,
+    position: Position,
+    reason: int,
+    limit_fill: bool,
+    base: float,
+    slippage: float,
+    funding: float,
 ) -> Closing:
     """Close the whole of `position` at `base` worsened by `slippage`; `funding` is CF at the closing bar."""
     signed = position.side * position.quantity

@@ -1,9 +1,12 @@
 """The one place that states how kernels are compiled.
 
-In: a plain function of arrays, numbers and NamedTuples of them. Out: the same function compiled, without fastmath (it would move
-events that sit exactly on a threshold) and without the interpreter lock, so that chunks of accounts run on threads.
+In: a plain function of arrays, numbers and NamedTuples of them. Out: the same function compiled, without
+fastmath (it would move
+events that sit exactly on a threshold) and without the interpreter lock, so that chunks of accounts run on
+threads.
 
-Compiled code is kept on disk in a folder named by a hash of every kernel source. Numba's own cache looks only at the file that
+Compiled code is kept on disk in a folder named by a hash of every kernel source. Numba's own cache looks
+only at the file that
 holds the function, and would go on serving old margin code after an edit in a file it calls.
 """
 
@@ -43,10 +46,11 @@ _FOLDER = str(cache_folder())
 
 def kernel(function: Function) -> Function:
     """Compile on first use; a second process with the same sources loads the result from disk."""
-    before = config.CACHE_DIR
-    config.CACHE_DIR = _FOLDER  # read once, while the function is decorated; other packages keep their own
+    before = config.CACHE_DIR  # type: ignore[attr-defined]
+    config.CACHE_DIR = _FOLDER  # type: ignore[attr-defined]
+    # read once, while the function is decorated; other packages keep their own
     try:
-        compiled: Function = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     finally:
-        config.CACHE_DIR = before
-    return compiled
+        config.CACHE_DIR = before  # type: ignore[attr-defined]
+    return compiled  # type: ignore[return-value]

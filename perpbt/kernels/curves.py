@@ -8,11 +8,19 @@ from .tables import ACCEPTED, TOP_UP, Calls, Floats, Integers, Market, Rows
 
 @kernel
 def equity_curves(
-    market: Market, rows: Rows, calls: Calls, first_call: Integers, account: Integers, samples: Integers, out: Floats
+    market: Market,
+    rows: Rows,
+    calls: Calls,
+    first_call: Integers,
+    account: Integers,
+    samples: Integers,
+    out: Floats,
 ) -> None:
-    """Add to out[account, k] what each position has changed the account's equity by at the close of bar samples[k].
+    """Add to out[account, k] what each position has changed the account's equity by at the close of bar
+    samples[k].
 
-    Before the entry nothing; while open margin + PnL - funding + cash released - cash put in; after the exit the cash result.
+    Before the entry nothing; while open margin + PnL - funding + cash released - cash put in; after the
+    exit the cash result.
     `calls[first_call[row]:first_call[row + 1]]` are the margin orders of a row; `samples` ascend.
     """
     for row in range(rows.lane.size):

@@ -1,4 +1,6 @@
-"""Stops and take-profits: where they stand at entry (MODEL §5). A new kind of level is one more branch of `level`."""
+"""Stops and take-profits: where they stand at entry (MODEL §5). A new kind of level is one more branch of
+`level`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from .tables import ATR, COLUMN, MARGIN, NONE, PRICE
 def level(kind: int, value: float, side: float, entry: float, leverage: float, series: float) -> float:
     """Price of a level on the `side` (+1 above, -1 below) of entry; NaN if there is none.
 
-    `value` is a fraction of price, a fraction of margin, or a multiple of `series` (the average true range at the last
+    `value` is a fraction of price, a fraction of margin, or a multiple of `series` (the average true range
+    at the last
     close); for a level taken from a column, `series` is the price itself.
     """
     if kind == PRICE:

@@ -1,7 +1,10 @@
-"""Margin of an isolated linear position: maintenance lines, the liquidation test, the liquidation price (MODEL §4).
+"""Margin of an isolated linear position: maintenance lines, the liquidation test, the liquidation price
+(MODEL §4).
 
-Maintenance is the highest of straight lines in the notional, one a tier: N * rate_k - deduction_k. So a position is
-liquidated when it is below any of them, and every test compares a number of the market with a number of the position.
+Maintenance is the highest of straight lines in the notional, one a tier: N * rate_k - deduction_k. So a
+position is
+liquidated when it is below any of them, and every test compares a number of the market with a number of
+the position.
 `side` is +1.0 or -1.0; multiplying by it is exact, so a short is a long seen in the mirror, to the last bit.
 """
 
@@ -16,7 +19,9 @@ from .tables import Rates
 
 
 class Position(NamedTuple):
-    """What a position is between two margin orders. Levels are times side: an adverse one is reached from above."""
+    """What a position is between two margin orders. Levels are times side: an adverse one is reached from
+    above.
+    """
 
     side: float
     quantity: float  # base units, > 0
@@ -53,12 +58,16 @@ def maintenance(rates: Rates, notional: float, tiers: int) -> float:
 
 @kernel
 def line(rates: Rates, k: int, position: Position) -> tuple[float, float]:
-    """Rate r_k of maintenance line k, and the level K at which it liquidates: when (P(1 -/+ r_k)) - CF is beyond K."""
+    """Rate r_k of maintenance line k, and the level K at which it liquidates: when (P(1 -/+ r_k)) - CF is
+    beyond K.
+    """
     if rates.entry_maintenance:  # one line, which the mark does not tilt
         rate, deduction = rates.close_out_rate, -position.kept
     else:
         rate, deduction = rates.rate[k] + rates.close_out_rate, rates.deduction[k]
-    level = (position.entry - position.funding) - position.side * ((position.margin + deduction) / position.quantity)
+    level = (position.entry - position.funding) - position.side * (
+        (position.margin + deduction) / position.quantity
+    )
     return rate, level
 
 
@@ -80,7 +89,8 @@ def make_position(
 ) -> Position:  # fmt: skip
     """A position with its guard: the gentlest slope and the nearest level over its maintenance lines.
 
-    Rounding is monotone, so a mark that passes the guard passes every line; only the others need the full test.
+    Rounding is monotone, so a mark that passes the guard passes every line; only the others need the full
+    test.
     """
     lines = lines_in_reach(rates, quantity * max(entry, highest_mark))
     tiers, kept = lines, -np.inf
@@ -92,7 +102,9 @@ def make_position(
         rate, level = line(rates, k, bare)
         steepest, nearest = max(steepest, rate), max(nearest, side * level)
     factor = 1.0 - side * steepest
-    return Position(side, quantity, entry, margin, funding, lines, tiers, kept, factor, nearest, stop, target, trail)
+    return Position(
+        side, quantity, entry, margin, funding, lines, tiers, kept, factor, nearest, stop, target, trail
+    )
 
 
 @kernel
@@ -107,7 +119,9 @@ def liquidated(rates: Rates, position: Position, price: float, funding: float) -
 
 @kernel
 def liquidation_price(rates: Rates, position: Position, funding: float, lines: int) -> float:
-    """The first mark price at which a position is liquidated: highest over lines for a long, lowest for a short."""
+    """The first mark price at which a position is liquidated: highest over lines for a long, lowest for a
+    short.
+    """
     nearest = -np.inf
     for k in range(lines):
         rate, level = line(rates, k, position)

@@ -48,7 +48,9 @@ def series_value(kind: int, row: int, signals: Signals, bar: int) -> float:
 
 @kernel
 def levels_known(plans: Plans, p: int, signals: Signals, bar: int) -> bool:
-    """False while an indicator that places a stop or take-profit has no value yet: such a signal is not acted on."""
+    """False while an indicator that places a stop or take-profit has no value yet: such a signal is not
+    acted on.
+    """
     for kind, row in (
         (plans.stop_kind[p], plans.stop_series[p]),
         (plans.target_kind[p], plans.target_series[p]),

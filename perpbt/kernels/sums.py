@@ -1,6 +1,7 @@
 """Sums that do not depend on the order of what they add, and the path of a fund's balance.
 
-Accounts come in any order, on any number of threads; money summed over them must not. So groups are summed exactly and rounded
+Accounts come in any order, on any number of threads; money summed over them must not. So groups are summed
+exactly and rounded
 once (Shewchuk 1997, Adaptive Precision Floating-Point Arithmetic; the method of Python's math.fsum).
 """
 
@@ -37,7 +38,9 @@ def rounded(partials: Floats, count: int) -> float:
 
 @kernel
 def exact_sums(values: Floats, starts: Integers) -> Floats:
-    """Sum of values[starts[g]:starts[g + 1]] for each group g, each correctly rounded; `starts` has one entry more than groups."""
+    """Sum of values[starts[g]:starts[g + 1]] for each group g, each correctly rounded; `starts` has one
+    entry more than groups.
+    """
     sums = np.zeros(starts.size - 1)
     partials = np.zeros(64)  # doubles span 2098 bits; non-overlapping partials of 53 bits are at most 40
     for group in range(sums.size):
@@ -63,7 +66,8 @@ def exact_sums(values: Floats, starts: Integers) -> Floats:
 
 @kernel
 def fund_balances(fund: Integers, credits: Floats, draws: Floats, seeds: Floats) -> tuple[Floats, Floats]:
-    """Balance after each step and what it left uncovered; steps sorted by fund, then time and phase (MODEL §7).
+    """Balance after each step and what it left uncovered; steps sorted by fund, then time and phase (MODEL
+    §7).
 
     Within a step credits come first, then draws, which take the balance to zero at the lowest.
     """

@@ -1,6 +1,8 @@
-"""The tables kernels read and write: NamedTuples of contiguous arrays (one entry a bar, a plan or a row) and of numbers.
+"""The tables kernels read and write: NamedTuples of contiguous arrays (one entry a bar, a plan or a row)
+and of numbers.
 
-Codes are small integers because kernels choose behaviour by `if`, never by a function passed in (such code could not be cached).
+Codes are small integers because kernels choose behaviour by `if`, never by a function passed in (such code
+could not be cached).
 """
 
 from __future__ import annotations
@@ -27,7 +29,14 @@ CALLS = ("none", "top_up", "deleverage")
 LIQUIDATION, STOP_LOSS, TRAILING_STOP, TAKE_PROFIT, TIME, SIGNAL, END, REJECTED = 0, 1, 2, 3, 4, 5, 6, 7
 REASONS = ("liquidation", "stop_loss", "trailing_stop", "take_profit", "time", "signal", "end", "rejected")
 # why an order was refused (Rows.rejection)
-ACCEPTED, NO_BAR, ABOVE_LAST_TIER, ABOVE_MAXIMUM_LEVERAGE, STOP_BEYOND_ENTRY, LIQUIDATED_AT_ENTRY = 0, 1, 2, 3, 4, 5
+ACCEPTED, NO_BAR, ABOVE_LAST_TIER, ABOVE_MAXIMUM_LEVERAGE, STOP_BEYOND_ENTRY, LIQUIDATED_AT_ENTRY = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+)
 REJECTIONS = (
     "",
     "no_bar",
@@ -82,7 +91,9 @@ class Rates(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """One strategy on one symbol. `next_*[i]` is the first bar >= i at whose close the signal is on, or the number of bars."""
+    """One strategy on one symbol. `next_*[i]` is the first bar >= i at whose close the signal is on, or
+    the number of bars.
+    """
 
     next_entry: Integers  # exactly one of long and short entry is on
     entry_side: Codes  # +1 or -1 where an entry is on, else 0

@@ -1,6 +1,7 @@
 """A position from bar to bar, from its opening to its exit: MODEL §2 read in its order.
 
-`walk` goes over the bars in which nothing can happen in one tight loop (`quiet`), and looks at the others phase by phase:
+`walk` goes over the bars in which nothing can happen in one tight loop (`quiet`), and looks at the others
+phase by phase:
 B the open, then margin orders, C the range, D the close. A and the funding sums are in `Market.funding`.
 """
 
@@ -23,7 +24,6 @@ from .margin import (
 )
 from .tables import (
     CLOSE,
-    DELEVERAGE,
     END,
     LIQUIDATION,
     NO_CALL,
@@ -62,7 +62,7 @@ class Care(NamedTuple):
     action: int
     threshold: float
     value: float
-    count: int
+    limit: int
     row: int  # key written into Calls
     slot: int  # first entry of Calls this position may use
 
@@ -95,7 +95,9 @@ class Exit(NamedTuple):
 
 
 @kernel
-def watch_for(market: Market, side: float, stop_on_mark: bool, target_on_mark: bool, trail_on_mark: bool) -> Watch:
+def watch_for(
+    market: Market, side: float, stop_on_mark: bool, target_on_mark: bool, trail_on_mark: bool
+) -> Watch:
     """Choose the trigger series once per position."""
     last_low = market.low if side > 0.0 else market.high
     last_high = market.high if side > 0.0 else market.low
@@ -115,13 +117,13 @@ def watch_for(market: Market, side: float, stop_on_mark: bool, target_on_mark: b
 
 
 @kernel
-def start(market: Market, rates: Rates, position: Position, bar: int, collateral: float, wallet: float) -> Path:
+def start(
+    market: Market, rates: Rates, position: Position, bar: int, collateral: float, wallet: float
+) -> Path:
     """The path of a position just opened; its equity path starts at the collateral, before the entry fee."""
     ratio = margin_ratio(rates, position, market.mark_open[bar], position.funding)
     best = position.side * position.entry
-    return Path(
-        best, collateral, collateral, 0.0, ratio, 0.0, 0.0, wallet, 0, NO_CALL, 0.0
-    )
+    return Path(best, collateral, collateral, 0.0, ratio, 0.0, 0.0, wallet, 0, NO_CALL, 0.0)
 
 
 @kernel
@@ -153,7 +155,9 @@ def seen(rates: Rates, position: Position, worst: float, price: float, funding: 
 def after_close(
     market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, i: int
 ) -> Path:
-    """Phase D of a bar the position has survived: trailing extreme, path statistics, and the margin call decided here."""
+    """Phase D of a bar the position has survived: trailing extreme, path statistics, and the margin call
+    decided here.
+    """
     side, funding = position.side, market.funding[i]
     extreme = path.extreme
     if position.trail != 0.0:
@@ -163,7 +167,7 @@ def after_close(
     value = equity(position, mark, funding) + path.released
     peak, trough, drawdown = marked(value, path.peak, path.trough, path.drawdown)
     order, amount = NO_CALL, 0.0
-    if care.action != NO_CALL and path.calls < care.count:
+    if care.action != NO_CALL and path.calls < care.limit:
         left = equity(position, mark, funding)
         if left > 0.0 and margin_ratio(rates, position, mark, funding) >= care.threshold:
             amount = care.value
@@ -182,20 +186,30 @@ def quiet(
 ) -> tuple[int, Path]:
     """Go over bars in which no threshold can be crossed and no margin call made; stop at the first other one.
 
-    What `at_open`, `in_range` and `after_close` do, for bars in which they find nothing to do. It is written out on plain local
+    What `at_open`, `in_range` and `after_close` do, for bars in which they find nothing to do. It is
+    written out on plain local
     numbers because this is where the time goes: handing tables of arrays to a function costs more than a bar.
     """
     if path.order != NO_CALL:
         return i, path
     side, entry, margin = position.side, position.entry, position.margin
     signed, at_entry = side * position.quantity, position.funding
-    extreme, peak, trough, drawdown, worst = path.extreme, path.peak, path.trough, path.drawdown, path.worst_ratio
-    watched = care.action != NO_CALL and path.calls < care.count
+    extreme, peak, trough, drawdown, worst = (
+        path.extreme,
+        path.peak,
+        path.trough,
+        path.drawdown,
+        path.worst_ratio,
+    )
+    watched = care.action != NO_CALL and path.calls < care.limit
     while i < until:
         funding, adverse = market.funding[i], watch.adverse_mark[i]
         if side * ((adverse * position.guard_factor) - funding) <= position.guard_level:
             break
-        if side * watch.stop_adverse[i] <= position.stop or side * watch.target_favourable[i] >= position.target:
+        if (
+            side * watch.stop_adverse[i] <= position.stop
+            or side * watch.target_favourable[i] >= position.target
+        ):
             break
         if position.trail != 0.0:
             best = max(extreme, side * watch.trail_open[i])
@@ -223,7 +237,17 @@ def quiet(
         peak, trough, drawdown = marked(left + path.released, peak, trough, drawdown)
         i += 1
     return i, Path(
-        extreme, peak, trough, drawdown, worst, path.released, path.added, path.wallet, path.calls, NO_CALL, 0.0
+        extreme,
+        peak,
+        trough,
+        drawdown,
+        worst,
+        path.released,
+        path.added,
+        path.wallet,
+        path.calls,
+        NO_CALL,
+        0.0,
     )
 
 
@@ -248,7 +272,8 @@ def in_range(
 ) -> tuple[int, float]:
     """Phase C: reason and threshold of the first crossing in the range of bar i, or -1.
 
-    Of several adverse thresholds the nearest goes first: in sided terms the greatest; at equality liquidation, stop, trailing.
+    Of several adverse thresholds the nearest goes first: in sided terms the greatest; at equality
+    liquidation, stop, trailing.
     """
     side = position.side
     reason, nearest = -1, -np.inf
@@ -268,7 +293,9 @@ def in_range(
 
 @kernel
 def range_price(market: Market, watch: Watch, reason: int, side: float, threshold: float, i: int) -> float:
-    """Price of a fill in the range, before slippage: one that traded, and no better than the last open for a stop."""
+    """Price of a fill in the range, before slippage: one that traded, and no better than the last open for
+    a stop.
+    """
     if reason == TAKE_PROFIT:
         if watch.target_limit:
             return threshold
@@ -338,7 +365,9 @@ def walk(
     time_bar: int,
     signal_bar: int,
 ) -> Exit:
-    """From the entry bar to the exit. `time_bar` and `signal_bar` are the opens at which an exit is due (number of bars: never)."""
+    """From the entry bar to the exit. `time_bar` and `signal_bar` are the opens at which an exit is due
+    (number of bars: never).
+    """
     bars = market.open.size
     due = min(time_bar, signal_bar)
     i = entry_bar

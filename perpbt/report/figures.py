@@ -261,7 +261,7 @@ def flow_tail(table: pl.DataFrame, ax: Axes, *, measure: str = "fraction") -> Ax
     ax.set(xscale="log", yscale="log", ylabel="share of liquidations", title="Tail: at least this large")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.axis_share(value)))
     _flow_axis(ax, shown, measure)
-    ax.legend(loc="lower left")
+    ax.legend()
     return ax
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -30,10 +31,14 @@ def fund_balances(
     `colours` and `dashed` are by world too. Logarithmic when balances span more than a factor 30, with 0 at
     the bottom if a fund ran dry.
     """
+    if path.is_empty():
+        return nothing(ax, "no fund was kept")
+    end = path.select(pl.col("time").max()).to_series().to_numpy()
     for world, label in labels.items():
         own = _thinned(path.filter(pl.col("world") == world))
         dash = "--" if world in dashed else "-"
-        times, balances = own["time"].to_numpy(), own["balance"].to_numpy()
+        times = np.append(own["time"].to_numpy(), end)  # a fund at rest keeps its balance
+        balances = np.append(own["balance"].to_numpy(), own["balance"][-1])
         ax.step(times, balances, where="post", label=label, color=colours[world], linestyle=dash)
     _money_axis(ax, path["balance"].to_numpy())
     ax.set(ylabel="balance", title="Insurance fund balance")
@@ -44,14 +49,14 @@ def _thinned(path: pl.DataFrame, windows: int = 350) -> pl.DataFrame:
     """At most four rows a window: its first, lowest, highest and last balance, so that no draw is lost."""
     if path.height <= 4 * windows:
         return path
-    cuts = pl.int_range(pl.len()) * windows // pl.len()
-    kept = (pl.col("balance").arg_min(), pl.col("balance").arg_max())
-    picked = path.group_by(cuts.alias("cut"), maintain_order=True).agg(
-        pl.col("time", "balance").gather(
-            pl.concat_list(pl.lit(0), *kept, pl.len() - 1).explode().unique().sort()
-        )
-    )
-    return picked.explode("time", "balance").sort("time")
+    balance = path["balance"].to_numpy()
+    edges = np.linspace(0, balance.size, windows + 1).round().astype(np.int64)
+    kept = [
+        start + offset
+        for start, end in pairwise(edges)
+        for offset in (0, balance[start:end].argmin(), balance[start:end].argmax(), end - start - 1)
+    ]
+    return path[np.unique(kept)]
 
 
 def _money_axis(ax: Axes, values: NDArray[np.float64]) -> None:
@@ -59,7 +64,7 @@ def _money_axis(ax: Axes, values: NDArray[np.float64]) -> None:
     positive = values[values > 0]
     low, high = (np.quantile(positive, 0.05), positive.max()) if positive.size else (1.0, 1.0)
     if high <= 30 * low:
-        ax.set_ylim(bottom=0.0)
+        ax.set_ylim(bottom=0.0 if values.min() < 0.5 * high else None)
     elif positive.size == values.size:
         ax.set_yscale("log")
     else:
@@ -84,7 +89,7 @@ def fund_draws(path: pl.DataFrame, ax: Axes, *, windows: int = 240, named: int =
     stamps = date_numbers(drawn["time"])
     deficit = np.histogram(stamps, edges, weights=drawn["deficit"].to_numpy())[0]
     uncovered = np.histogram(stamps, edges, weights=drawn["uncovered"].to_numpy())[0]
-    width = 1.6 * (edges[1] - edges[0])
+    width = 1.15 * (edges[1] - edges[0])
     ax.bar(edges[:-1], deficit, width, align="edge", color=DEFICIT, linewidth=0, label="deficit")
     if uncovered.any():
         ax.bar(

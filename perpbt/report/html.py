@@ -145,16 +145,14 @@ def _fund(result: Any) -> Section:
 
 def _positions(result: Any) -> list[Section]:
     """What became of the positions, and of the money."""
+    liquidated = prose.total(result)["liquidated"] > 0
+    none = [] if liquidated else ["No position was liquidated: there is no survival to estimate."]
     flows = pictures.flow_pictures(result.accounts)
-    if not prose.total(result)["liquidated"]:
-        none = ["No position was liquidated: there is no survival to estimate and no surplus to show."]
-        flows = flows if prose.total(result)["defaulted"] else []
-    else:
-        none = []
+    neither = [] if flows else ["No liquidation or default left a surplus or a deficit."]
     return [
         Section("exits", "How positions ended", pictures=pictures.exit_pictures(result.accounts)),
         Section("outcomes", "Survival and returns", none, pictures.outcome_pictures(result.accounts)),
-        Section("flows", "Surplus and deficit", pictures=flows),
+        Section("flows", "Surplus and deficit", neither, flows),
         Section("money", "Where the money went", tables=[tables.money_table(result)]),
     ]
 

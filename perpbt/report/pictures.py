@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from perpbt import statistics
 from perpbt.report import figures, words
 from perpbt.report.embed import Picture, picture
-from perpbt.statistics.common import exact_sums
+from perpbt.statistics.common import IS_LIQUIDATED, exact_sums
 
 HALF, WIDE = (5.6, 3.5), (11.4, 6.6)
-MOST_LEVERAGES, MOST_FUNDS, MOST_SYMBOLS, MOST_STRATEGIES = 12, 8, 7, 2
+MOST_LEVERAGES, MOST_FUNDS, MOST_SYMBOLS, MOST_STRATEGIES = 12, 10, 7, 2
 STEPS = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 125.0)
 OUTSIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
 
@@ -158,60 +158,53 @@ def drawn_symbols(result: Any) -> list[str]:
 
 
 def exit_pictures(accounts: pl.DataFrame) -> list[Picture]:
-    """Exit reasons by leverage, and when positions were liquidated."""
+    """Exit reasons by leverage, and, if any were, when positions were liquidated."""
     shown, grouped = by_leverage(accounts)
     reasons = statistics.exit_reasons(shown)
+    when = statistics.liquidations_in_time(shown)
     size = (HALF[0], max(2.2, 1.2 + 0.3 * reasons["leverage"].n_unique()))
-    bars, when = _figure(size), _figure(size)
-    figures.exit_reason_bars(reasons, bars.subplots())
-    figures.liquidation_map(statistics.liquidations_in_time(shown), when.subplots())
-    return [
-        picture(
-            bars,
-            "exits",
-            f"How positions ended, in shares of all of a leverage.{grouped}",
-            "Stacked bars of exit reasons by leverage.",
-        ),
-        picture(
-            when,
-            "liquidation-map",
-            f"Liquidations in time; the darker, the larger a share of a leverage's positions.{grouped}",
-            "Heat map of liquidations over time by leverage.",
-        ),
-    ]
+    figure = _figure(size)
+    figures.exit_reason_bars(reasons, figure.subplots())
+    caption = f"How positions ended, in shares of all of a leverage.{grouped}"
+    pictures = [picture(figure, "exits", caption, "Stacked bars of exit reasons by leverage.")]
+    if when.height:
+        figure = _figure(size)
+        figures.liquidation_map(when, figure.subplots())
+        caption = f"Liquidations in time; the darker, the larger a share of a leverage's positions.{grouped}"
+        alt = "Heat map of liquidations over time by leverage."
+        pictures.append(picture(figure, "liquidation-map", caption, alt))
+    return pictures
 
 
 def outcome_pictures(accounts: pl.DataFrame) -> list[Picture]:
-    """Survival until liquidation, and the fan of returns, by leverage."""
+    """Survival until liquidation, if there was one, and the fan of returns, by leverage."""
     shown, grouped = by_leverage(accounts)
-    curves, fan = _figure(HALF), _figure(HALF)
-    figures.survival_curves(statistics.survival(shown), curves.subplots())
-    figures.return_fan(statistics.return_quantiles(shown), fan.subplots())
-    return [
-        picture(
-            curves,
-            "survival",
-            "Share of positions not yet liquidated, by time since entry (Kaplan-Meier); every other exit "
-            f"censors.{grouped}",
-            "Survival curves until liquidation, one a leverage.",
-        ),
-        picture(
-            fan,
-            "returns",
-            f"Total return of positions after all costs, relative to their collateral.{grouped}",
-            "Fan of quantiles of the return by leverage, with median and mean.",
-        ),
-    ]
+    pictures = []
+    if accounts.filter(IS_LIQUIDATED).height:
+        figure = _figure(HALF)
+        figures.survival_curves(statistics.survival(shown), figure.subplots())
+        caption = (
+            "Share of positions not yet liquidated, by time since entry (Kaplan-Meier); other exits censor."
+        )
+        alt = "Survival curves until liquidation, one a leverage."
+        pictures.append(picture(figure, "survival", caption + grouped, alt))
+    figure = _figure(HALF)
+    figures.return_fan(statistics.return_quantiles(shown), figure.subplots())
+    caption = f"Total return of positions after all costs, relative to their collateral.{grouped}"
+    alt = "Fan of quantiles of the return by leverage, with median and mean."
+    return [*pictures, picture(figure, "returns", caption, alt)]
 
 
 def flow_pictures(accounts: pl.DataFrame) -> list[Picture]:
-    """Histogram and tail of surplus and deficit, relative to notional and in money."""
+    """Histogram and tail of surplus and deficit, relative to notional and in money; none without either."""
     table = statistics.flow_histogram(accounts)
     pictures = []
     for measure, of in (
         ("fraction", "as a share of the notional at the exit"),
         ("money", "in quote currency"),
     ):
+        if table.is_empty():
+            continue
         figure = _figure((2 * HALF[0], HALF[1]))
         left, right = figure.subplots(1, 2)
         figures.flow_bars(table, left, measure=measure)

@@ -50,7 +50,7 @@ def money(value: float | None) -> str:
     for step, name in _STEPS:
         if size >= 0.9995 * step:
             return _minus(f"{_digits(value / step)}{name}")
-    return _minus(_digits(value) if size >= 0.005 or size == 0 else f"{value:.0e}")
+    return _minus(_digits(value) if size >= 0.005 or size == 0 else f"{value:.2g}")
 
 
 def _digits(value: float) -> str:
@@ -122,7 +122,15 @@ def plain(value: object) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: MISSING}[value]
     if isinstance(value, float):
-        return f"{value:,.6g}"
+        return (
+            f"{value:,.0f}"
+            if value.is_integer()
+            else f"{value:,.2f}"
+            if abs(value) >= 1e4
+            else f"{value:.6g}"
+        )
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, Mapping):

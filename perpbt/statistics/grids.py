@@ -34,10 +34,13 @@ def combine(statistics: pl.DataFrame, by: str | Sequence[str]) -> pl.DataFrame:
         total = weight.filter(value.is_not_null()).sum()
         return pl.when(total != 0).then((value * weight).sum() / total)
 
+    def share(counted: str) -> pl.Expr:
+        return pl.when(n.sum() != 0).then(pl.col(counted).sum() / n.sum())
+
     return statistics.group_by(columns, maintain_order=True).agg(
         *(pl.col(name).sum() for name in SUMMED),
-        liquidated_share=mean(pl.col("liquidated") / n, n),
-        defaulted_share=mean(pl.col("defaulted") / n, n),
+        liquidated_share=share("liquidated"),
+        defaulted_share=share("defaulted"),
         pd=mean(pd, n),
         ead=mean(ead, defaults),
         lgd=mean(lgd, defaults * ead),
