@@ -194,7 +194,7 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
     assert [p.leverage for p in made] == [3, 4]
     assert {p.stop_loss for p in made} == {PriceDistance(price=0.03)}
     assert {p.max_holding for p in made} == {Duration.parse("4h")}
-    assert spec.strategy[0].params == {"side": "short"}
+    assert spec.strategy[0].params["side"] == "short"
     assert spec.strategy[0].label == "first"
     assert spec.world.crowding is False
     assert spec.offsets.every == Duration.parse("1d")
@@ -211,8 +211,131 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("policy.leverage", "must be key=value"),
         ("=3", "must be key=value"),
         ("policy..leverage=3", "must be key=value"),
-        ("strategy.7.label=x", "strategy is a list; '7' must be a number from 0 to 1"),
-        ("strategy.first.label=x", "strategy is a list; 'first' must be a number from 0 to 1"),
+        ("strategy.7.label=x", "strategy is a list; '7' must be a number from 0 to 0"),
+        ("strategy.first.label=x", "strategy is a list; 'first' must be a number from 0 to 0"),
+        ("policy.capital.sub=x", "policy.capital = 100 is not a table, so it has no key 'sub'"),
+        ("policy.levrage=3", "policy.levrage: unknown key; did you mean 'leverage'"),
+        ("polcy.leverage=3", "polcy: unknown key; did you mean 'policy'"),
+        ("policy.leverage=high", "policy.leverage = 'high': must be a number above 0"),
+        ("policy.leverage=3\ncapital=5", "must be a number above 0"),
+    ],
+)
+def test_bad_overrides(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_spec("leverage_vs_stop", [override])
+
+
+def test_files_that_are_not_there_or_not_toml(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nor the name of one in .* did you mean 'leverage_vs_stop'"):
+        load_spec("leverage_vs_stops")
+    with pytest.raises(InputError, match=r"mine\.toml: not a readable TOML file: Invalid value"):
+        load_spec(spec_file(tmp_path, "policy = ["))
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="not a readable TOML file"):
+        load_spec(tmp_path / "mine.toml")
+
+
+def test_names_and_paths_are_found_from_here_and_from_the_spec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "strategies").mkdir(parents=True)
+    there.mkdir()
+    text = 'strategy = {name = "hold"}\n[data]\npath = "bars.parquet"\n'
+    spec_file(here / "strategies", text)
+    spec_file(there, text)
+    (there / "bars.parquet").touch()
+    (there / "part-1.parquet").touch()
+    monkeypatch.chdir(here)
+    assert load_spec("mine").name == "mine", "a folder named strategies in the working directory comes first"
+    spec = load_spec(there / "mine.toml")
+    assert spec.resolve(spec.data.path) == str(there / "bars.parquet")
+    assert spec.resolve("part-*.parquet") == str(there / "part-*.parquet")
+    assert spec.resolve(str(there / "bars.parquet")) == str(there / "bars.parquet")
+    assert spec.resolve("sample") == "sample"
+    (here / "bars.parquet").touch()
+    assert spec.resolve("bars.parquet") == "bars.parquet"
+
+
+# ---- identity and schema
+
+
+def test_identity_ignores_the_order_of_keys_and_what_changes_no_number(tmp_path: Path) -> None:
+    head = (
+        'strategy = {name = "ma_cross", params = {fast = 2, slow = 3}}\ndata = {path = "x", symbols = "A"}\n'
+    )
+    tail = 'data = {symbols = ["A"], path = "x"}\nthreads = 2\ntitle = "other"\nengine = "oracle"\n'
+    first = load_spec(spec_file(tmp_path, head + "policy = {leverage = [2, 3], stop_loss = 0.10}"))
+    second = load_spec(
+        spec_file(
+            tmp_path,
+            tail + 'strategy = [{params = {slow = 3, fast = 2}, name = "ma_cross"}]\n'
+            "policy = {stop_loss = [{price = 0.1}], leverage = [3, 2.0]}",
+        )
+    )
+    assert first.identity() == second.identity()
+    assert len(first.identity()) == 64
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "policy.leverage=3",
+        "policy.max_holding=3d1s",
+        "offsets=65",
+        "data.path=x",
+        "world.crowding=false",
+        "fund.seed=1",
+        "rules.intrabar=optimistic",
+        "venue.slippage=0",
+        "strategy.0.label=x",
+        "data.end=2030-01-01",
+    ],
+)
+def test_identity_changes_with_whatever_can_change_a_number(override: str) -> None:
+    assert load_spec("leverage_vs_stop", [override]).identity() != load_spec("leverage_vs_stop").identity()
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_shipped_specs_fit_the_exported_schema(name: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="comes with nbformat, of the extra 'test'")
+    schema = json.loads(json.dumps(json_schema()))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    tables = tomllib.loads((STRATEGIES / f"{name}.toml").read_text(encoding="utf-8"))
+    jsonschema.validate(tables, schema)
+    faults: tuple[dict[str, Any], ...] = (
+        {"polcy": {}},
+        {"policy": {"leverage": "high"}},
+        {"policy": {"stop_loss": {"x": 1}}},
+    )
+    for broken in faults:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**tables, **broken}, schema)
+
+
+def test_the_main_job_is_the_study_it_says_it_is() -> None:
+    spec = load_spec("leverage_vs_stop")
+    made = spec.policy.expand()
+    assert [s.label for s in spec.strategy] == ["coin"]
+    assert {p.leverage for p in made} == {2, 3, 5, 10, 20, 50, 75, 100}
+    assert {p.row()["stop"] for p in made} == {"none", "1%", "2%", "5%", "10%"}
+    assert spec.world.crowding is False
+    assert spec.offsets.every == Duration.parse("1d")
+    assert spec.data.start == datetime(2024, 1, 2, tzinfo=UTC)
+    assert spec.data.path == "/elsewhere/bars.parquet"
+    assert spec.venue.overrides() == {"slippage": 1e-4}
+    assert spec.output.equity_every == Duration.parse("1h")
+    assert spec.fund.seed == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("policy.leverage", "must be key=value"),
+        ("=3", "must be key=value"),
+        ("policy..leverage=3", "must be key=value"),
+        ("strategy.7.label=x", "strategy is a list; '7' must be a number from 0 to 0"),
+        ("strategy.first.label=x", "strategy is a list; 'first' must be a number from 0 to 0"),
         ("policy.capital.sub=x", "policy.capital = 100 is not a table, so it has no key 'sub'"),
         ("policy.levrage=3", "policy.levrage: unknown key; did you mean 'leverage'"),
         ("polcy.leverage=3", "polcy: unknown key; did you mean 'policy'"),
@@ -322,7 +445,8 @@ def test_the_main_job_is_the_study_it_says_it_is() -> None:
     assert spec.world.crowding
     assert spec.world.open_interest
     assert spec.data.symbols is None, "it must run on other data unchanged"
-    assert spec.number_of_accounts(3) == 20_736
+    assert spec.number_of_accounts(3) == 120_000
+    assert spec.number_of_accounts(5) == 200_000
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -96,6 +96,11 @@ class FundSpec(Spec):
     fee_share: Part | None = None
 
 
+SymbolName: TypeAlias = Annotated[
+    str, Field(min_length=1, json_schema_extra={"not": {"const": "days_of_turnover"}})
+]
+
+
 class TurnoverInterest(Spec):
     """Open interest that goes with the market: this many days of a symbol's mean daily turnover over the
     `window` before.
@@ -118,7 +123,7 @@ def _interest_form(value: Any) -> str | None:
 OpenInterest: TypeAlias = Annotated[
     Annotated[Positive, Tag("<number>")]
     | Annotated[TurnoverInterest, Tag("<turnover>")]
-    | Annotated[dict[Name, Positive], Field(min_length=1), Tag("<table>")]
+    | Annotated[dict[SymbolName, Positive], Field(min_length=1), Tag("<table>")]
     | Annotated[Name, Tag("<path>")],
     Discriminator(
         _interest_form,
