@@ -14,6 +14,7 @@ import polars as pl
 
 from perpbt.checks import unknown
 from perpbt.errors import InputError
+from perpbt.load.columns import TIME, TIMES_ALLOWED, time_expression
 
 REQUIRED = ("account", "strategy", "symbol", "side", "entry_time", "collateral", "leverage")
 OPTIONAL: Mapping[str, pl.DataType | type[pl.DataType]] = {
@@ -64,14 +65,26 @@ def open_accounts(accounts: pl.DataFrame | pl.LazyFrame | str | Path) -> tuple[s
     if isinstance(accounts, pl.DataFrame):
         return "accounts", accounts
     if isinstance(accounts, pl.LazyFrame):
-        return "accounts", accounts.collect()
+        try:
+            return "accounts", accounts.collect()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise InputError(f"accounts: the LazyFrame given cannot be read: {first_line(error)}") from error
+    if not isinstance(accounts, (str, Path)):
+        raise InputError(
+            f"accounts is of type {type(accounts).__name__}; allowed: a polars frame or a Parquet file"
+        )
     path = Path(accounts)
     if not path.is_file():
         raise InputError(f"accounts: no file {str(path)!r}; allowed: a frame or a Parquet file")
     try:
         return str(path), pl.read_parquet(path)
-    except pl.exceptions.PolarsError as error:
-        raise InputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({first_line(error)})") from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what a library says, which is as a rule all that helps."""
+    return str(error).strip().partition("\n")[0]
 
 
 def check_columns(frame: pl.DataFrame, source: str) -> None:
@@ -115,21 +128,17 @@ def cast_columns(frame: pl.DataFrame, source: str) -> pl.DataFrame:
 
 
 def cast_time(column: pl.Series, source: str) -> pl.Series:
-    """A column of times as milliseconds UTC."""
-    wanted = pl.Datetime("ms", "UTC")
-    if column.dtype == pl.Null or column.dtype == pl.Date:
-        return column.cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
-    if column.dtype == pl.String:
-        try:
-            return column.str.to_datetime(time_unit="ms", time_zone="UTC")
-        except pl.exceptions.PolarsError as error:
-            raise InputError(
-                f"{source}: column {column.name!r}: {str(error).splitlines()[0]}; allowed: ISO dates or times, UTC"
-            ) from error
-    if isinstance(column.dtype, pl.Datetime):
-        zoned = column if column.dtype.time_zone else column.dt.replace_time_zone("UTC")
-        return zoned.dt.convert_time_zone("UTC").cast(wanted)
-    raise InputError(f"{source}: column {column.name!r} is {column.dtype}; allowed: datetimes or ISO text")
+    """A column of times as milliseconds UTC, in the forms bars may have."""
+    if column.dtype == pl.Null:
+        return column.cast(TIME)
+    moments = column.to_frame().select(time_expression(column.name, column.dtype, source)).to_series()
+    lost = (moments.is_null() & column.is_not_null()).arg_true()
+    if len(lost):
+        row = int(lost[0])
+        raise InputError(
+            f"{source}: row {row}, column {column.name!r}: {column[row]!r}; allowed: {TIMES_ALLOWED}"
+        )
+    return moments.alias(column.name)
 
 
 def check_values(frame: pl.DataFrame, symbols: Sequence[str], source: str) -> None:

@@ -135,9 +135,13 @@ def run(
     loaded = load_spec(spec, overrides, data=data)
     folder = out if out is not None else Path("runs") / loaded.name
     check_target(folder)  # before hours of work, not after
-    with progress_printer(quiet) as progress:
-        result = run_spec(loaded, progress=progress)
-    result.write(folder, report=report, accounts=loaded.output.accounts)
+    try:
+        with progress_printer(quiet) as progress:
+            result = run_spec(loaded, progress=progress)
+        result.write(folder, report=report, accounts=loaded.output.accounts)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; nothing was written", err=True)
+        raise typer.Exit(130) from None
     if not quiet:
         print_summary(result, folder, report)
 
@@ -216,9 +220,6 @@ def main() -> None:
     except PerpbtError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; nothing was written", err=True)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from perpbt.book import Book
-from perpbt.errors import InputError
+from perpbt.errors import InputError, RunError
 from perpbt.kernels.tables import REASONS, REJECTIONS, Floats, Integers
 from perpbt.settle import Money
 
@@ -67,49 +67,67 @@ class Result:
         Everything is written beside it first and put in place by renaming, so a directory is either whole
         or absent.
         """
-        target = Path(directory)
-        check_target(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        check_target(Path(directory))
+        target = Path(directory).resolve()  # "." has no name to put a directory beside
         try:
-            tables = {"fund": self.fund, "statistics": self.statistics, "policies": self.policies}
-            if accounts:
-                tables["accounts"] = self.accounts
-            if self.equity is not None:
-                tables["equity"] = self.equity
-            for name, table in tables.items():
-                table.write_parquet(aside / f"{name}.parquet", compression="zstd")
-            if report:
-                self.report(aside / "report.html")
-            text = json.dumps(self.metadata, indent=2, default=str)
-            (aside / "run.json").write_text(text + "\n", encoding="utf-8")
-            aside.chmod(0o755)
-            put_in_place(aside, target)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)  # already gone after a rename
-        return target
+            target.parent.mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+            try:
+                self._write_into(aside, report, accounts)
+                put_in_place(aside, target)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)  # already gone after a rename
+        except OSError as error:
+            raise RunError(f"{directory}: the result could not be written: {error}") from error
+        return Path(directory)
+
+    def _write_into(self, folder: Path, report: bool, accounts: bool) -> None:
+        tables = {"fund": self.fund, "statistics": self.statistics, "policies": self.policies}
+        if accounts:
+            tables["accounts"] = self.accounts
+        if self.equity is not None:
+            tables["equity"] = self.equity
+        for name, table in tables.items():
+            table.write_parquet(folder / f"{name}.parquet", compression="zstd")
+        if report:
+            self.report(folder / "report.html")
+        text = json.dumps(self.metadata, indent=2, default=str)
+        (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+        folder.chmod(0o755)
 
 
 def check_target(target: Path) -> None:
     """A result may be written to a new or empty directory, or over that of an earlier run; never over
-    anything else.
+    anything else. Also told here: a place in which nothing can be made.
     """
-    if not target.exists() and not target.is_symlink():
-        return
-    if not target.is_dir() or (any(target.iterdir()) and not (target / "run.json").is_file()):
+    exists = target.exists() or target.is_symlink()
+    earlier = target.is_dir() and (not any(target.iterdir()) or (target / "run.json").is_file())
+    if exists and not earlier:
         raise InputError(
             f"{target}: exists and is not the result of an earlier run; allowed: a new or empty directory"
         )
+    above = next(folder for folder in target.resolve().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        what = "cannot be written to" if above.is_dir() else "is a file"
+        raise InputError(f"{target}: {above} {what}; allowed: a place in a folder that can be written to")
 
 
 def put_in_place(aside: Path, target: Path) -> None:
-    """Rename `aside` to `target`; what stood there is removed only once the new directory is in its place."""
+    """Rename `aside` to `target`; what stood there is removed only once the new directory is in its place,
+    and comes back if it cannot be put there.
+    """
     if not target.exists():
         os.rename(aside, target)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-    os.rename(target, old / "run")
-    os.rename(aside, target)
+    try:
+        os.rename(target, old / "run")
+        os.rename(aside, target)
+    except BaseException:
+        if not target.exists():
+            os.rename(old / "run", target)
+        old.rmdir()
+        raise
     shutil.rmtree(old)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar
 
 import polars as pl
@@ -21,6 +22,7 @@ from perpbt.engine import Progress, choose_engine, choose_threads
 from perpbt.errors import InputError
 from perpbt.kernels.tables import Floats, Integers
 from perpbt.load import Bars, SymbolBars, load_bars
+from perpbt.load.columns import TIMES_ALLOWED, number_expression, symbol_expression, time_expression
 from perpbt.settle import FundTerms, OpenInterest
 from perpbt.venue import Venue, load_venue
 
@@ -99,6 +101,10 @@ def make_setting(
     progress: Progress | None,
 ) -> Setting:
     """Check the options of a run."""
+    of_type("venue", venue, (str, Path, Venue), "a name, a path or a Venue")
+    of_type("tiers_as", tiers_as, (Mapping, NoneType), "a mapping from symbol to symbol")
+    of_type("crowding", crowding, (bool,), "True or False")
+    of_type("threads", threads, (int, NoneType), "a whole number, or None for all cores")
     found = load_venue(venue, tiers_as)
     wanted = checked(FundSpec, fund, "fund")
     terms = FundTerms(
@@ -122,6 +128,12 @@ def make_setting(
     )
 
 
+def of_type(name: str, given: object, kinds: tuple[type, ...], allowed: str) -> None:
+    """Refuse an option of another type; True is no number."""
+    if not isinstance(given, kinds) or (isinstance(given, bool) and bool not in kinds):
+        raise InputError(f"{name} = {given!r} is of type {type(given).__name__}; allowed: {allowed}")
+
+
 Table = TypeVar("Table", bound=Spec)
 
 
@@ -139,9 +151,12 @@ def checked(kind: type[Table], given: Table | Mapping[str, Any] | None, name: st
 def duration_ms(given: str | timedelta | Duration, name: str) -> int:
     """A duration such as "1d" in milliseconds."""
     try:
-        return int(Duration.parse(given))
+        span = int(Duration.parse(given))
     except ValueError as error:
         raise InputError(f"{name} = {given!r}: {error}") from error
+    if span == 0:
+        raise InputError(f"{name} = {given!r}: must be longer than 0s")
+    return span
 
 
 def check_open_interest(
@@ -153,23 +168,38 @@ def check_open_interest(
     if isinstance(wanted, Mapping) and "days_of_turnover" in wanted:
         return TurnoverInterest(**wanted)
     if isinstance(wanted, pl.DataFrame):
-        lacking = [name for name in ("ts", "open_interest") if name not in wanted.columns]
-        if lacking:
-            raise InputError(
-                f"open_interest: column {lacking[0]!r} missing; found: {', '.join(wanted.columns)}"
-            )
-        bad = wanted.filter(~(pl.col("open_interest") > 0) | pl.col("open_interest").is_null())
-        if bad.height:
-            raise InputError(
-                f"open_interest: {bad['open_interest'][0]!r} at {bad['ts'][0]}; allowed: numbers above 0"
-            )
-        return wanted
+        return check_interest_series(wanted)
     values = wanted if isinstance(wanted, Mapping) else {} if wanted is None else {"": wanted}
     for key, value in values.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
             place = f"open_interest[{key!r}]" if key else "open_interest"
             raise InputError(f"{place} = {value!r}; allowed: a number above 0, in quote currency")
     return wanted
+
+
+def check_interest_series(wanted: pl.DataFrame) -> pl.DataFrame:
+    """The columns of a series of open interest, checked: ts, open_interest and, if by symbol, symbol."""
+    place = "open_interest"
+    lacking = [name for name in ("ts", place) if name not in wanted.columns]
+    if lacking:
+        raise InputError(f"{place}: column {lacking[0]!r} missing; found: {', '.join(wanted.columns)}")
+    columns = [
+        time_expression("ts", wanted.schema["ts"], place).alias("ts"),
+        number_expression(place, wanted.schema[place], place, text=False),
+    ]
+    if "symbol" in wanted.columns:
+        columns.append(symbol_expression("symbol", wanted.schema["symbol"], place))
+    series = wanted.select(columns)
+    value = pl.col(place)
+    for name, right, allowed in (
+        ("ts", pl.col("ts").is_not_null(), TIMES_ALLOWED),
+        (place, (value > 0) & value.is_finite(), "finite numbers above 0"),
+    ):
+        wrong = series.select((~right.fill_null(False)).arg_true()).to_series()
+        if len(wrong):
+            row = int(wrong[0])
+            raise InputError(f"{place}: row {row}, column {name!r}: {wanted[name][row]!r}; allowed: {allowed}")
+    return series
 
 
 def open_bars(bars: Bars | Any) -> Bars:

@@ -48,12 +48,27 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def render(result: Result) -> str:
     """What was run, how positions ended, the leverage x stop grids, and when the fund was drawn on."""
+    if not result.accounts.height:
+        return "\n\n".join(block for block in (no_positions(result), notes(result)) if block)
     blocks = [headline(result), reasons(result)]
     if result.policies.height:
         for value, title, shown in GRIDS:
             blocks.append(f"{title}, by stop (rows) and leverage\n{grid_text(result, value, shown)}")
     blocks += [draws(result), notes(result)]
     return "\n\n".join(block for block in blocks if block)
+
+
+def no_positions(result: Result) -> str:
+    """What to say of a run in which nobody traded."""
+    return (
+        f"{title(result)}: no positions on {', '.join(result.metadata['symbols'])}: no entry signal could be "
+        "filled. Ask the strategy for more, or give it a longer history."
+    )
+
+
+def title(result: Result) -> str:
+    """What to call the run."""
+    return str(result.metadata.get("title") or result.metadata.get("name") or "Run")
 
 
 def headline(result: Result) -> str:
@@ -65,7 +80,7 @@ def headline(result: Result) -> str:
     first, last = min(span["first"] for span in spans), max(span["last"] for span in spans)
     seconds = result.metadata["timings_seconds"]["total"]
     return (
-        f"{result.metadata.get('title') or result.metadata.get('name') or 'Run'}: {total['accounts']:,} accounts, "
+        f"{title(result)}: {total['accounts']:,} accounts, "
         f"{total['positions']:,} positions on {', '.join(result.metadata['symbols'])}, "
         f"{first:%Y-%m-%d} to {last:%Y-%m-%d}, venue {result.metadata['venue']['name']}, {seconds:.1f} s.\n"
         f"{total['liquidated']:,} liquidated, {total['defaulted']:,} left a deficit; fund flows over {result.metadata['worlds']} worlds: "
