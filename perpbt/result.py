@@ -68,7 +68,7 @@ class Result:
         or absent.
         """
         check_target(Path(directory))
-        target = Path(directory).resolve()  # "." has no name to put a directory beside
+        target = Path(directory).resolve()
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -100,13 +100,16 @@ def check_target(target: Path) -> None:
     """A result may be written to a new or empty directory, or over that of an earlier run; never over
     anything else. Also told here: a place in which nothing can be made.
     """
+    whole, here = target.resolve(), Path.cwd()
+    if whole == here or whole in here.parents:  # replacing it would take the ground from under the caller
+        raise InputError(f"{target}: is or holds the working directory; allowed: a directory beside or in it")
     exists = target.exists() or target.is_symlink()
     earlier = target.is_dir() and (not any(target.iterdir()) or (target / "run.json").is_file())
     if exists and not earlier:
         raise InputError(
             f"{target}: exists and is not the result of an earlier run; allowed: a new or empty directory"
         )
-    above = next(folder for folder in target.resolve().parents if folder.exists())
+    above = next(folder for folder in whole.parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         what = "cannot be written to" if above.is_dir() else "is a file"
         raise InputError(f"{target}: {above} {what}; allowed: a place in a folder that can be written to")

@@ -198,7 +198,9 @@ def check_interest_series(wanted: pl.DataFrame) -> pl.DataFrame:
         wrong = series.select((~right.fill_null(False)).arg_true()).to_series()
         if len(wrong):
             row = int(wrong[0])
-            raise InputError(f"{place}: row {row}, column {name!r}: {wanted[name][row]!r}; allowed: {allowed}")
+            raise InputError(
+                f"{place}: row {row}, column {name!r}: {wanted[name][row]!r}; allowed: {allowed}"
+            )
     return series
 
 

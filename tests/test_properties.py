@@ -6,19 +6,21 @@ Made markets and venues come from `made_markets`: ties, gaps, outages, mark apar
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import random
 
 import made_markets
-import perpbt
-import perpbt.engine
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from made_markets import HOUR, LAST, MARK, TIME
 from polars.testing import assert_frame_equal
+
+import perpbt
+import perpbt.engine
 
 MADE = settings(
     max_examples=int(os.environ.get("PERPBT_EXAMPLES", "25")),
@@ -144,7 +146,7 @@ def test_an_account_in_two_halves_is_the_account(market, venue, wanted, halved):
     same(whole.fund, split.fund)
     size = {"collateral": 2.0, "weight": 1.0}[halved]
     for part in split.accounts.head(table.height), split.accounts.tail(table.height):
-        rebuilt = scaled(part, {name: size for name in (*MONEY, "quantity")} | {"weight": 2.0 / size})
+        rebuilt = scaled(part, dict.fromkeys((*MONEY, "quantity"), size) | {"weight": 2.0 / size})
         same(rebuilt.drop("account"), whole.accounts.drop("account"))
 
 
@@ -357,7 +359,7 @@ def test_higher_fees_never_leave_more(market, venue, fee):
     cash = [
         engine_run(market, venue | {fee: rate}, table).accounts["cash_change"] for rate in (0.0, 0.0004, 0.01)
     ]
-    for less, more in zip(cash, cash[1:], strict=False):
+    for less, more in itertools.pairwise(cash):
         assert (more - less <= 1e-12 * table["collateral"]).all()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import perpbt
 import polars as pl
 import pytest
 from martingales import (
@@ -32,6 +31,8 @@ from martingales import (
 )
 from scipy.optimize import brentq
 from scipy.special import ndtr, zeta
+
+import perpbt
 
 SIGMA = 0.8  # a year
 HOURS = 1 / 8760
@@ -60,7 +61,7 @@ def share_of(rows, reason):
 
 # ------------------------------------------------------------------------------------- optional stopping
 STEPS, PATHS, DT = 48, 8_000, 4 * HOURS
-DAILY_SIGMA = SIGMA * math.sqrt(DT)  # of a bar: 1.7 %
+BAR_SIGMA = SIGMA * math.sqrt(DT)  # of a bar: 1.7 %
 POLICIES = {
     "3x long": {"leverage": 3.0},
     "10x long": {"leverage": 10.0},
@@ -90,16 +91,18 @@ COSTLY = perpbt.Venue(
 def seen_as(view, rng, count=PATHS):
     """Paths of a martingale in one of the honest views."""
     if view == "gaps":
-        return bridge_bars(rng, *jumping_walk(rng, count, STEPS, SIGMA, DT, 0.05, 0.03), DAILY_SIGMA**2)
+        return bridge_bars(rng, *jumping_walk(rng, count, STEPS, SIGMA, DT, 0.05, 0.03), BAR_SIGMA**2)
     bodies = walk(rng, count, STEPS, SIGMA, DT)
-    return flat_bars(*bodies) if view == "flat" else bridge_bars(rng, *bodies, DAILY_SIGMA**2)
+    return flat_bars(*bodies) if view == "flat" else bridge_bars(rng, *bodies, BAR_SIGMA**2)
 
 
 def funding_of(rng, paths):
     """A rate every second bar, 0.05 % on average, known to everyone beforehand."""
     times = paths.frame["ts"].gather_every(2)
     rates = rng.normal(0.0005, 0.002, times.len())
-    return pl.DataFrame({"ts": times, "symbol": pl.repeat("PATH", times.len(), eager=True), "funding_rate": rates})
+    return pl.DataFrame(
+        {"ts": times, "symbol": pl.repeat("PATH", times.len(), eager=True), "funding_rate": rates}
+    )
 
 
 def fund_flows(result, paths, policies):
@@ -129,7 +132,7 @@ def money_made(result, paths, policies, fee_share):
 @pytest.mark.parametrize("view", ["bridge", "flat", "gaps"])
 def test_nobody_gains_on_a_martingale(view, venue):
     """E[trader + fund + venue - funding] = 0 for any policy. Market orders fill where the price is, so does a target."""
-    rng = np.random.default_rng(hash_of(view, venue.name))
+    rng = np.random.default_rng(list(f"{view} {venue.name}".encode()))
     paths = seen_as(view, rng)
     bars = perpbt.load_bars(paths.frame, funding=funding_of(rng, paths) if venue is COSTLY else None)
     result = perpbt.simulate(
@@ -141,12 +144,7 @@ def test_nobody_gains_on_a_martingale(view, venue):
     reasons = set(result.accounts["exit_reason"])
     assert reasons == {"liquidation", "stop_loss", "trailing_stop", "take_profit", "time"}
     defaults = (result.accounts["deficit"] > 0).mean()
-    assert defaults > 0.02 if view != "bridge" else defaults < 0.02  # where the price is continuous only funding defaults
-
-
-def hash_of(*names):
-    """A seed from words, the same in every process."""
-    return sum(ord(letter) * 31**place for place, letter in enumerate("".join(names)[:12]))
+    assert (defaults > 0.005) == (view != "bridge")  # a price without gaps is met at the barrier
 
 
 def random_policies(rng, count):
@@ -163,7 +161,7 @@ def random_policies(rng, count):
             if rng.random() < 0.5:
                 policy[name] = float(np.exp(rng.uniform(math.log(0.004), math.log(0.3))))
         if rng.random() < 0.4:
-            policy["take_profit"] = 8 * DAILY_SIGMA + float(rng.uniform(0, 0.1))
+            policy["take_profit"] = 8 * BAR_SIGMA + float(rng.uniform(0, 0.1))
         policies[f"random {number}"] = policy
     return policies
 
@@ -209,8 +207,8 @@ def test_nobody_gains_by_margin_calls_or_indicators():
     assert result.accounts["top_up"].max() > 0
     assert result.accounts["deficit"].max() > 0
     for (policy,), rows in result.accounts.group_by("policy"):
-        rows = rows.filter(pl.col("exit_reason") != "end")  # the last path lacks its flat bar's successor
-        assert rows.height > paths.count - 30
+        assert rows.height >= paths.count - 1  # on the first path the ATR is not known yet
+        assert "end" not in rows["exit_reason"]
         assert set(bar_of(rows["entry_time"]) % (paths.steps + 1)) == {1}
         made = rows["cash_change"] + rows["surplus"] - rows["deficit"]
         assert abs(score(made)) < 4, policy
@@ -219,20 +217,19 @@ def test_nobody_gains_by_margin_calls_or_indicators():
 def test_the_test_has_power():
     """The same test notices stops filled at the stop when only closes are seen, deficits lost, funding with the wrong sign."""
     rng = np.random.default_rng(5)
-    bodies = walk(rng, 20_000, 240, SIGMA, HOURS)
-    policy = {"stop": {"leverage": 10.0, "stop_loss": 0.05}, "3x": {"leverage": 3.0}}
-    paths = body_bars(*bodies)
-    rows = rows_of(simulate(paths, policy, FREE), "stop")
+    paths = body_bars(*walk(rng, 15_000, 120, SIGMA, HOURS))
+    rows = rows_of(simulate(paths, {"stop": {"leverage": 10.0, "stop_loss": 0.05}}, FREE), "stop")
     gained = rows["pnl"] / (rows["quantity"] * PRICE)
     # found below the stop at a close, on average beta sigma sqrt(dt) below it, but filled at the stop
     predicted = share_of(rows, "stop_loss").mean() * 0.95 * BETA * SIGMA * math.sqrt(HOURS)
     assert score(gained) > 4
     assert abs(score(gained, predicted)) < 4
 
-    paths = flat_bars(*bodies)
+    paths = seen_as("flat", rng)
     bars = perpbt.load_bars(paths.frame, funding=funding_of(rng, paths))
-    result = perpbt.simulate(bars, positions(paths, POLICIES), venue=FREE, threads=1)
-    made = money_made(result, paths, ["50x long", "3x long"], 0.0)
+    policies = {name: POLICIES[name] for name in ("50x long", "3x long")}
+    result = perpbt.simulate(bars, positions(paths, policies), venue=FREE, threads=1)
+    made = money_made(result, paths, policies, 0.0)
     assert all(abs(score(values)) < 4 for values in made.values())
     assert score(made["50x long"] + rows_of(result, "50x long")["deficit"].to_numpy()) > 4
     assert score(made["3x long"] + 2 * rows_of(result, "3x long")["funding"].to_numpy()) < -4
@@ -292,7 +289,13 @@ def survival(a, b, v, sigma, t):
     length, g = a + b, v / sigma**2
     k = np.arange(1, 400) * math.pi / length
     odd = np.where(np.arange(1, 400) % 2 == 1, 1.0, -1.0)
-    terms = np.sin(k * b) * k * (1 + odd * math.exp(g * length)) / (g**2 + k**2) * np.exp(-((k * sigma) ** 2) * t / 2)
+    terms = (
+        np.sin(k * b)
+        * k
+        * (1 + odd * math.exp(g * length))
+        / (g**2 + k**2)
+        * np.exp(-((k * sigma) ** 2) * t / 2)
+    )
     return 2 / length * math.exp(-g * b - v**2 * t / (2 * sigma**2)) * terms.sum()
 
 
@@ -414,7 +417,9 @@ def kou_law(p_liq, p_bk, drift, sigma, rate, p, eta1, eta2, alpha):
     large = brentq(exponent, eta1 + 1e-9, 1e4, xtol=1e-12)
     b, d = -math.log(p_liq), math.log(p_liq / p_bk)
     e1, e2 = math.exp(-b * small), math.exp(-b * large)
-    hits = (eta1 - small) / eta1 * large / (large - small) * e1 + (large - eta1) / eta1 * small / (large - small) * e2
+    hits = (eta1 - small) / eta1 * large / (large - small) * e1 + (large - eta1) / eta1 * small / (
+        large - small
+    ) * e2
     jumped = (eta1 - small) * (large - eta1) / (eta1 * (large - small)) * (e1 - e2)
     bankrupt = jumped * math.exp(-eta1 * d)
     over = p_liq * eta1 / (eta1 + 1) * (1 - math.exp(-(eta1 + 1) * d)) - p_bk * (1 - math.exp(-eta1 * d))
@@ -436,7 +441,9 @@ def kou_paths(rng, count, steps):
     spans = rng.exponential(1 / events, (count, steps)) * alive
     moves = rng.normal(-KOU["drift"] * spans, KOU["sigma"] * np.sqrt(spans))
     down = rng.random((count, steps)) < KOU["p"]
-    sizes = np.where(down, -rng.exponential(1 / KOU["eta1"], down.shape), rng.exponential(1 / KOU["eta2"], down.shape))
+    sizes = np.where(
+        down, -rng.exponential(1 / KOU["eta1"], down.shape), rng.exponential(1 / KOU["eta2"], down.shape)
+    )
     jumps = np.where(is_jump & (alive > 0), sizes, 0.0)
     jumps[:, -1] = 0.0
     closed = np.cumsum(moves, axis=1) + np.cumsum(jumps, axis=1) - jumps
@@ -455,7 +462,9 @@ def test_jumps_through_liquidation_and_bankruptcy():
     jumped = liquidated * (rows["exit_price"] < 92 * (1 - 1e-12)).to_numpy()
     bankrupt = jumped * (rows["deficit"] > 0).to_numpy()
     deficit, surplus = (rows[name].to_numpy() / worth for name in ("deficit", "surplus"))
-    scores = [score(*pair) for pair in zip((liquidated, jumped, bankrupt, deficit, surplus), law, strict=True)]
+    scores = [
+        score(*pair) for pair in zip((liquidated, jumped, bankrupt, deficit, surplus), law, strict=True)
+    ]
     assert max(map(abs, scores)) < 4, scores
 
 
@@ -475,10 +484,16 @@ def crash(prices, rate):
             for buffer in (0.0, 0.3)
         ]
     ).with_columns(
-        strategy=pl.lit("crash"), symbol=pl.lit("PATH"), side=pl.lit("long"), entry_time=start, collateral=pl.lit(10.0)
+        strategy=pl.lit("crash"),
+        symbol=pl.lit("PATH"),
+        side=pl.lit("long"),
+        entry_time=start,
+        collateral=pl.lit(10.0),
     )
     rows = perpbt.simulate(frame, table, venue=one_tier(rate)).accounts
-    return {row["account"]: row["deficit"] / (row["quantity"] * row["entry_price"]) for row in rows.to_dicts()}
+    return {
+        row["account"]: row["deficit"] / (row["quantity"] * row["entry_price"]) for row in rows.to_dicts()
+    }
 
 
 def test_gap_of_thirty_percent():
@@ -489,10 +504,10 @@ def test_gap_of_thirty_percent():
     assert (found["3|0.0"], found["3|0.3"]) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("rate", [0.004, 0.02])
+@pytest.mark.parametrize("rate", [0.004, 0.008])
 def test_the_same_crash_minute_by_minute(rate):
-    """In 60 steps the liquidation comes at the first price under p_liq: a deficit only if a step jumps the margin kept."""
-    prices = np.linspace(100.0, 70.0, 61)
+    """In 59 steps the liquidation comes at the first price under p_liq: a deficit only if a step jumps the margin kept."""
+    prices = np.linspace(100.0, 70.0, 60)
     found = crash([*prices, 70.0], rate)
     for account, deficit in found.items():
         leverage, buffer = map(float, account.split("|"))
@@ -517,7 +532,6 @@ def test_mean_drawdown_of_a_random_walk():
     assert score(fall, math.sqrt(math.pi / 2) * SIGMA * 0.5) < -4  # looking at closes misses some
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("v", [-0.3, 0.0, 0.3])
 def test_time_to_a_trailing_stop(v):
     """Taylor (1975) with a -> a + 2 beta sigma sqrt(dt) for prices seen every 15 minutes; one account, again and again."""
@@ -537,5 +551,7 @@ def test_time_to_a_trailing_stop(v):
     rows = rows.filter(pl.col("exit_reason") == "trailing_stop")
     years = (bar_of(rows["exit_time"]) - bar_of(rows["entry_time"])) * dt
     assert abs(score(years, wanted)) < 4
-    uncorrected = a**2 / SIGMA**2 if v == 0 else (math.expm1(2 * v * a / SIGMA**2) * SIGMA**2 / (2 * v) - a) / v
+    uncorrected = (
+        a**2 / SIGMA**2 if v == 0 else (math.expm1(2 * v * a / SIGMA**2) * SIGMA**2 / (2 * v) - a) / v
+    )
     assert score(years, uncorrected) > 4

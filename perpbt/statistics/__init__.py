@@ -11,7 +11,7 @@ or chunks.
 """
 
 from perpbt.statistics.defaults import TOTAL, summarise
-from perpbt.statistics.fund import fund_path, worst_draws
+from perpbt.statistics.fund import draws_in_time, fund_path, worst_draws
 from perpbt.statistics.grids import combine, grid
 from perpbt.statistics.positions import (
     exit_reasons,
@@ -25,6 +25,7 @@ from perpbt.statistics.survival import survival
 __all__ = [
     "TOTAL",
     "combine",
+    "draws_in_time",
     "exit_reasons",
     "flow_histogram",
     "fund_path",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from perpbt.errors import InputError
-from perpbt.statistics.common import exact_sums, require
+from perpbt.statistics.common import EXIT_NOTIONAL, IS_DEFAULTED, IS_LIQUIDATED, exact_sums, ratio, require
 
 FLOWS = ("liquidation_fees", "surplus", "fee_share", "deficit", "uncovered")
 
@@ -70,28 +70,89 @@ def _last_known(times: pl.DataFrame, own: pl.DataFrame, seeds: pl.DataFrame) -> 
     return known.select("world", "time", pl.coalesce("balance", "seed").alias("balance"))
 
 
-def worst_draws(fund: pl.DataFrame, *, every: str = "1d", limit: int = 10) -> pl.DataFrame:
-    """The windows of time in which deficits were largest, largest first, at most `limit`.
+def draws_in_time(
+    fund: pl.DataFrame,
+    accounts: pl.DataFrame | None = None,
+    *,
+    every: str = "1d",
+    worlds: Sequence[str] | None = None,
+) -> pl.DataFrame:
+    """What each world's fund lost in equal windows of time; a row per world and window with a ledger entry.
 
-    Columns: `time` (start of a window of length `every`, a polars duration string), `symbol` (the one with
-    the largest deficit), `worlds` (how many had a deficit), `deficit`, `uncovered` (quote currency, summed
-    over worlds: alternatives laid side by side, so read the sum as a ranking), `worst_world` and
-    `worst_deficit` (the world hit hardest). Empty without deficits.
+    Columns: `world`, `time` (start of a window of length `every`, a polars duration string), `deficit`,
+    `uncovered` (quote currency), `opening` (its balance as the window began, all symbols together) and
+    `notional`: what its positions were worth, quantity·exit_price times weight, that ended in the window by
+    liquidation or in default; 0 where none did, null without `accounts`. Sorted by world and time.
+    A deficit of a part closed by deleveraging is in the window of that close, its notional with the position's.
+    `worlds` picks some, default all.
+
+    Raises InputError for a world the ledger does not have.
+    """
+    path, window = fund_path(fund, worlds), pl.col("time").dt.truncate(every)
+    gains = pl.col("liquidation_fees") + pl.col("surplus") + pl.col("fee_share")
+    seed = pl.col("balance") - gains + (pl.col("deficit") - pl.col("uncovered"))
+    opening = pl.coalesce(pl.col("balance").shift(1).over("world"), seed)
+    path = path.with_columns(window, opening=opening)
+    first = path.group_by("world", "time", maintain_order=True).agg(pl.col("opening").first())
+    table = exact_sums(path, ("world", "time"), ("deficit", "uncovered"))
+    table = table.join(first, on=("world", "time"), nulls_equal=True, maintain_order="left")
+    if accounts is None:
+        return table.with_columns(notional=pl.lit(None, pl.Float64))
+    ended = accounts.filter(IS_LIQUIDATED | IS_DEFAULTED).select(
+        "world",
+        time=pl.col("exit_time").cast(fund.schema["time"]).dt.truncate(every),
+        notional=pl.col("weight") * EXIT_NOTIONAL,
+    )
+    closed = exact_sums(ended, ("world", "time"), ("notional",))
+    joined = table.join(closed, on=("world", "time"), how="left", nulls_equal=True, maintain_order="left")
+    return joined.with_columns(pl.col("notional").fill_null(0.0))
+
+
+def worst_draws(
+    fund: pl.DataFrame,
+    accounts: pl.DataFrame | None = None,
+    *,
+    every: str = "1d",
+    limit: int = 10,
+    per: str | None = None,
+    rank: str = "deficit",
+) -> pl.DataFrame:
+    """The windows of time in which deficits were largest by `rank`, at most `limit` of every stretch `per`.
+
+    Columns: `time` (start of a window of length `every`), `symbol` (the one with the largest deficit),
+    `worlds` (how many had a deficit), `deficit`, `uncovered` (quote currency, summed over worlds:
+    alternatives laid side by side, so read a sum as a ranking); and of the world hit hardest `worst_world`,
+    `worst_deficit`, `worst_uncovered`, `of_fund` (its deficit over its balance as the window began; above 1 a
+    fund cannot pay from what it had; null for an empty one) and `of_notional` (its deficit over the notional
+    it closed in liquidation or default; null without `accounts`). Largest first; empty without deficits.
+    `every` and `per` are polars duration strings ("1d", "1y"); `per` None is the whole run. `rank` is
+    "deficit" or "worst_deficit".
     """
     require(fund, ("time", "world", "symbol", "deficit", "uncovered"), "fund")
+    if rank not in ("deficit", "worst_deficit"):
+        raise InputError(f"rank is {rank!r}; it has to be 'deficit' or 'worst_deficit'")
     drawn = fund.filter(pl.col("deficit") > 0).with_columns(pl.col("time").dt.truncate(every))
-    total = exact_sums(drawn, ("time",), ("deficit", "uncovered"))
-    by_world = exact_sums(drawn, ("time", "world"), ("deficit",))
-    worst = by_world.group_by("time").agg(
-        worlds=pl.len().cast(pl.Int64),
-        worst_world=pl.col("world").get(pl.col("deficit").arg_max()),
-        worst_deficit=pl.col("deficit").max(),
-    )
     by_symbol = exact_sums(drawn, ("time", "symbol"), ("deficit",))
     symbol = by_symbol.group_by("time").agg(pl.col("symbol").get(pl.col("deficit").arg_max()))
-    table = (
-        total.join(worst, on="time").join(symbol, on="time").sort("deficit", "time", descending=[True, False])
+    by_world = draws_in_time(fund, accounts, every=every).filter(pl.col("deficit") > 0)
+    worst = (
+        by_world.sort("deficit", "world", descending=[True, False])
+        .with_columns(of_fund=ratio("deficit", "opening"), of_notional=ratio("deficit", "notional"))
+        .group_by("time")
+        .agg(
+            worlds=pl.len().cast(pl.Int64),
+            worst_world=pl.col("world").first(),
+            worst_deficit=pl.col("deficit").first(),
+            worst_uncovered=pl.col("uncovered").first(),
+            of_fund=pl.col("of_fund").first(),
+            of_notional=pl.col("of_notional").first(),
+        )
     )
-    return table.head(limit).select(
-        "time", "symbol", "worlds", "deficit", "uncovered", "worst_world", "worst_deficit"
+    table = exact_sums(by_world, ("time",), ("deficit", "uncovered")).join(worst, on="time")
+    table = table.join(symbol, on="time").sort(rank, "time", descending=[True, False])
+    stretch = pl.lit(0) if per is None else pl.col("time").dt.truncate(per)
+    table = table.filter(pl.int_range(pl.len()).over(stretch) < limit)
+    return table.select(
+        *("time", "symbol", "worlds", "deficit", "uncovered", "worst_world"),
+        *("worst_deficit", "worst_uncovered", "of_fund", "of_notional"),
     )

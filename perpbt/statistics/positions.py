@@ -19,7 +19,11 @@ from perpbt.statistics.common import (
 )
 
 QUANTILES = (0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95)
-FLOWS = ("surplus", "deficit")
+FLOWS = {
+    "income": pl.col("liquidation_fee") + pl.col("surplus"),
+    "surplus": pl.col("surplus"),
+    "deficit": pl.col("deficit"),
+}
 MONEY = ("pnl", "funding", "fees", "liquidation_fee", "surplus", "deficit", "cash_change")
 
 
@@ -72,10 +76,12 @@ def money_flows(accounts: pl.DataFrame, by: str | Sequence[str] = "strategy") ->
 
 
 def flow_histogram(accounts: pl.DataFrame, *, bins: int = 40, decades: float = 6.0) -> pl.DataFrame:
-    """Surplus to the fund and deficit of each liquidation (and other default), log-spaced bins, tails.
+    """What each liquidation (and other default) brought and cost the fund, log-spaced bins, tails.
+
+    Three flows: `income`, the liquidation fee and the surplus together; the `surplus` alone; the `deficit`.
 
     Two measures: `fraction` of the notional at the exit fill (quantity·exit_price), and `money`, quote
-    currency of the position itself. Columns: `flow` (surplus, deficit), `measure`, `lower`, `upper` (lower <=
+    currency of the position itself. Columns: `flow`, `measure`, `lower`, `upper` (lower <=
     value < upper, the last bin closed), `positions`, and `exceeding`, the share of all liquidations with a
     value of at least `lower`. The first bin starts at 0 and holds what is smaller than `decades` powers of
     ten below the largest value, zeros included. Each position counts once. A flow that is 0 throughout has no
@@ -85,10 +91,10 @@ def flow_histogram(accounts: pl.DataFrame, *, bins: int = 40, decades: float = 6
         raise InputError(f"bins is {bins} and decades {decades}; both have to be positive")
     ended = opened(accounts).filter(IS_LIQUIDATED | IS_DEFAULTED)
     tables = [
-        _histogram((ended[flow] / scale).to_numpy(), bins, decades).select(
+        _histogram((ended.select(value).to_series() / scale).to_numpy(), bins, decades).select(
             pl.lit(flow).alias("flow"), pl.lit(measure).alias("measure"), pl.all()
         )
-        for flow in FLOWS
+        for flow, value in FLOWS.items()
         for measure, scale in (("fraction", ended.select(EXIT_NOTIONAL).to_series()), ("money", 1.0))
     ]
     return pl.concat(tables)
