@@ -8,13 +8,14 @@ with the column, the row (0-based) and the value.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
 
 from perpbt.checks import unknown
 from perpbt.errors import InputError
-from perpbt.load.columns import TIME, TIMES_ALLOWED, time_expression
+from perpbt.load.columns import TIME, TIMES_ALLOWED, stamp, time_expression
 
 REQUIRED = ("account", "strategy", "symbol", "side", "entry_time", "collateral", "leverage")
 OPTIONAL: Mapping[str, pl.DataType | type[pl.DataType]] = {
@@ -97,7 +98,7 @@ def check_columns(frame: pl.DataFrame, source: str) -> None:
         )
     for name in frame.columns:
         if name not in COLUMNS:
-            raise InputError(unknown(source, name, COLUMNS, "column"))
+            raise InputError(unknown(f"{source}: column {name!r}", name, COLUMNS, "column"))
     if frame.height == 0:
         raise InputError(f"{source}: no rows; allowed: at least one account")
 
@@ -166,7 +167,9 @@ def check_values(frame: pl.DataFrame, symbols: Sequence[str], source: str) -> No
         at = frame.select(wrong.fill_null(False).arg_true()).to_series()
         if len(at):
             row = int(at[0])
+            value = frame[name][row]
+            told = f"{stamp(value)} UTC" if isinstance(value, datetime) else repr(value)
             raise InputError(
-                f"{source}: row {row}, column {name!r}: {frame[name][row]!r}; allowed: {allowed}"
+                f"{source}: row {row}, column {name!r}: {told}; allowed: {allowed}"
                 + (f" ({len(at):,} rows)" if len(at) > 1 else "")
             )

@@ -10,8 +10,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from perpbt.engine import Outcome, join_calls, join_rows
-from perpbt.kernels.tables import ACCEPTED, CLOSE, LIQUIDATION, Calls, Floats, Integers, Market, Rates, Rows
+from perpbt.engine import Outcome, join
+from perpbt.kernels.tables import (
+    ACCEPTED,
+    CLOSE,
+    LIQUIDATION,
+    NO_BAR,
+    Calls,
+    Floats,
+    Integers,
+    Market,
+    Rates,
+    Rows,
+)
 
 
 @dataclass
@@ -97,43 +108,58 @@ def symbol_part(
     )
 
 
+def part_times(part: SymbolPart) -> tuple[Integers, Integers, Integers]:
+    """Entry time, exit time and closes held, of each row of a part."""
+    rows, times = part.outcome.rows, part.market_times
+    found = rows.rejection != NO_BAR  # which has no bar to take a time from
+    entry = np.where(found, times[np.minimum(rows.entry_bar, times.size - 1)], part.requested_time)
+    leave = np.where(found, times[np.minimum(rows.exit_bar, times.size - 1)], entry)
+    closes = np.where(rows.phase == CLOSE, rows.exit_bar + 1, rows.exit_bar) - rows.entry_bar
+    return entry, leave, closes
+
+
 def make_book(symbols: tuple[str, ...], worlds: tuple[str, ...], parts: list[SymbolPart]) -> Book:
-    """Put the parts together."""
-    symbol, entry_time, exit_time, closes, call_time = [], [], [], [], []
-    call_parts, offset = [], 0
+    """Put the parts together; empties `parts`."""
+    sizes = [part.outcome.rows.lane.size for part in parts]
+    offsets = np.cumsum([0, *sizes])
+    moments = [part_times(part) for part in parts]
+    call_parts = [
+        part.outcome.calls._replace(row=part.outcome.calls.row + offset)
+        for part, offset in zip(parts, offsets, strict=False)
+    ]
+    call_time = np.concatenate([part.market_times[part.outcome.calls.bar] for part in parts])
     by_symbol = {part.symbol: part for part in parts}
-    for part in parts:
-        rows, times = part.outcome.rows, part.market_times
-        found = rows.rejection != 1  # NO_BAR has no bar to take a time from
-        entry = np.where(found, times[np.minimum(rows.entry_bar, times.size - 1)], part.requested_time)
-        symbol.append(np.full(rows.lane.size, part.symbol))
-        entry_time.append(entry)
-        exit_time.append(np.where(found, times[np.minimum(rows.exit_bar, times.size - 1)], entry))
-        closes.append(np.where(rows.phase == CLOSE, rows.exit_bar + 1, rows.exit_bar) - rows.entry_bar)
-        call_time.append(times[part.outcome.calls.bar])
-        call_parts.append(part.outcome.calls._replace(row=part.outcome.calls.row + offset))
-        offset += rows.lane.size
 
     def joined(name: str) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts])
 
+    kept = {
+        "world": joined("world"),
+        "plan": joined("plan"),
+        "account": joined("account"),
+        "weight": joined("weight"),
+        "exit_volatility": joined("exit_volatility"),
+        "exit_turnover": joined("exit_turnover"),
+    }
+    bars = np.array([by_symbol[k].market_times.size for k in range(len(symbols))])
+    rates = tuple(by_symbol[k].rates for k in range(len(symbols)))
+    first_time = min((int(part.market_times[0]) for part in parts), default=0)
+    symbol = np.repeat([part.symbol for part in parts], sizes)
+    row_parts = [part.outcome.rows for part in parts]
+    by_symbol.clear()
+    parts.clear()  # the rows are the bulk of a run's memory: nothing else may hold them while they are joined
     return Book(
-        rows=join_rows([part.outcome.rows for part in parts]),
-        calls=join_calls(call_parts),
+        rows=join(Rows, row_parts),
+        calls=join(Calls, call_parts),
         symbols=symbols,
         worlds=worlds,
-        symbol=np.concatenate(symbol),
-        world=joined("world"),
-        plan=joined("plan"),
-        account=joined("account"),
-        weight=joined("weight"),
-        entry_time=np.concatenate(entry_time),
-        exit_time=np.concatenate(exit_time),
-        closes=np.concatenate(closes),
-        bars=np.array([by_symbol[k].market_times.size for k in range(len(symbols))]),
-        rates=tuple(by_symbol[k].rates for k in range(len(symbols))),
-        exit_volatility=joined("exit_volatility"),
-        exit_turnover=joined("exit_turnover"),
-        first_time=min((int(part.market_times[0]) for part in parts), default=0),
-        call_time=np.concatenate(call_time),
+        symbol=symbol,
+        entry_time=np.concatenate([entry for entry, _, _ in moments]),
+        exit_time=np.concatenate([leave for _, leave, _ in moments]),
+        closes=np.concatenate([closes for _, _, closes in moments]),
+        bars=bars,
+        rates=rates,
+        first_time=first_time,
+        call_time=call_time,
+        **kept,
     )

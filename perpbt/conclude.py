@@ -17,12 +17,13 @@ import polars as pl
 
 from perpbt.book import Book
 from perpbt.engine import Outcome
+from perpbt.errors import InputError
 from perpbt.kernels.curves import equity_curves
 from perpbt.kernels.tables import Floats, Integers, Market
 from perpbt.result import Result, accounts_table, times
 from perpbt.setting import Setting
 from perpbt.settle import add_up, check_run, fill_with_crowd, ledger, scale_to_open_interest
-from perpbt.statistics import summarise
+from perpbt.statistics import TOTAL, summarise
 
 FEW_POSITIONS = 10
 
@@ -74,6 +75,15 @@ def conclude(
 ) -> Result:
     """Settle the book, check that money is conserved, and make the tables."""
     since = time.perf_counter()
+    for what, names in (
+        ("symbol", book.symbols),
+        ("strategy", strategy.unique()),
+        ("policy", policy.unique()),
+    ):
+        if TOTAL in names:
+            raise InputError(
+                f"{what} {TOTAL!r}: allowed: any other name; {TOTAL!r} stands for totals in the statistics"
+            )
     interest = setting.stated_interest()
     if interest is not None:
         note_blocks(setting, scale_to_open_interest(book, interest))

@@ -11,12 +11,13 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from perpbt.errors import InputError
 from perpbt.kernels.accounts import Lanes, run
-from perpbt.kernels.tables import Calls, Integers, Market, Plans, Rates, Rows, Signals, empty_table
+from perpbt.kernels.tables import Calls, Integers, Market, Plans, Rates, Rows, Signals, Table, empty_table
 
 Progress = Callable[[str, int, int], None]
 ENGINES = ("auto", "dense")
@@ -56,14 +57,18 @@ def take(table: Rows | Calls, picked: Integers) -> list[np.ndarray]:
     return [column[picked] for column in table]
 
 
-def join_rows(parts: list[Rows]) -> Rows:
-    """Tables one after the other."""
-    return Rows(*[np.concatenate(columns) for columns in zip(*parts, strict=True)])
-
-
-def join_calls(parts: list[Calls]) -> Calls:
-    """Tables one after the other."""
-    return Calls(*[np.concatenate(columns) for columns in zip(*parts, strict=True)])
+def join(table: type[Table], parts: list[Table]) -> Table:
+    """Tables one after the other. Empties `parts`, column by column, so that rows are held about once at a time."""
+    columns: list[list[Any]] = [list(part) for part in parts]
+    parts.clear()
+    if len(columns) == 1:
+        return table(*columns[0])
+    made = []
+    for k in range(len(table._fields)):
+        made.append(np.concatenate([part[k] for part in columns]))
+        for part in columns:
+            part[k] = None
+    return table(*made)
 
 
 def run_chunk(
@@ -96,7 +101,9 @@ def run_chunk(
         row_parts.append(Rows(*take(rows, used)))
         call_parts.append(kept_calls._replace(row=place[kept_calls.row]))
         written += used.size
-    rows, calls = join_rows(row_parts), join_calls(call_parts)
+    rows, calls = join(Rows, row_parts), join(Calls, call_parts)
+    if page == 1:  # already in the order of lanes, and no margin order follows another position's
+        return Outcome(rows, calls)
     order = np.argsort(rows.lane, kind="stable")
     moved = np.empty(order.size, dtype=np.int64)
     moved[order] = np.arange(order.size)
@@ -125,17 +132,17 @@ def run_lanes(
     def work(first: int) -> Outcome:
         return run_chunk(market, rates, plans, signals, lanes, first, min(first + size, count), slots)
 
-    parts: list[Outcome] = []
+    rows: list[Rows] = []
+    calls: list[Calls] = []
+    written = 0
     with ThreadPoolExecutor(threads) as pool:
         done = map(work, starts) if threads == 1 else pool.map(work, starts)
-        for outcome in done:
-            parts.append(outcome)
+        for number, outcome in enumerate(done, start=1):
+            rows.append(outcome.rows)
+            calls.append(outcome.calls._replace(row=outcome.calls.row + written))
+            written += outcome.rows.lane.size
             if progress is not None:
-                progress(label, min(len(parts) * size, count), count)
-    if not parts:
+                progress(label, min(number * size, count), count)
+    if not rows:
         return Outcome(empty_table(Rows, 0), empty_table(Calls, 0))
-    offsets = np.cumsum([0] + [part.rows.lane.size for part in parts])
-    calls = [
-        part.calls._replace(row=part.calls.row + offset) for part, offset in zip(parts, offsets, strict=False)
-    ]
-    return Outcome(join_rows([part.rows for part in parts]), join_calls(calls))
+    return Outcome(join(Rows, rows), join(Calls, calls))

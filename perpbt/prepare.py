@@ -42,6 +42,12 @@ def cumulative_funding(times: Integers, price: Floats, events: pl.DataFrame) -> 
     charged_at = np.searchsorted(times, when)
     inside = charged_at < times.size
     charged_at = charged_at[inside]
+    unknown = np.flatnonzero(np.isnan(price[charged_at]))
+    if unknown.size:
+        raise InputError(
+            f"funding at {events['ts'][int(unknown[0])]} is due on a bar without the price it is charged on; "
+            "allowed: rules.funding_price = 'mark', or an index on every bar with funding"
+        )
     amounts = price[charged_at] * floats(events["funding_rate"])[inside]
     sums = np.concatenate([np.zeros(1), np.cumsum(amounts)])
     return sums[np.searchsorted(charged_at, np.arange(times.size), side="right")]

@@ -6,6 +6,7 @@ In: a `RunSpec`. Out: a `Result` whose metadata holds the specification and the 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from perpbt.errors import InputError
 from perpbt.load import load_bars
 from perpbt.result import Result
 from perpbt.settle import OpenInterest
-from perpbt.venue import load_venue
+from perpbt.venue import Venue, load_venue
 
 
 def code_sha256() -> str:
@@ -58,12 +59,13 @@ def run_spec(spec: RunSpec, *, progress: Progress | None = None) -> Result:
         end=spec.data.end,
         funding=None if funding is None else spec.resolve(funding),
     )
+    venue = venue.replace(**changes) if changes else venue
     result = backtest(
         bars,
         list(spec.strategy),
         spec.policy,
         offsets=spec.offsets,
-        venue=venue.replace(**changes) if changes else venue,
+        venue=venue,
         tiers_as={symbol: other for symbol, other in spec.venue.tiers_as.items() if symbol in bars.symbols},
         fund=spec.fund,
         open_interest=read_open_interest(spec),
@@ -75,23 +77,46 @@ def run_spec(spec: RunSpec, *, progress: Progress | None = None) -> Result:
         progress=progress,
         strategy_folder=spec.folder,
     )
-    describe_run(result, spec, bars.source)
+    describe_run(result, spec, bars.source, venue)
     return result
 
 
-def describe_run(result: Result, spec: RunSpec, source: str) -> None:
-    """Put the specification and the identity of the run first in its metadata."""
-    code, identity = code_sha256(), spec.identity()
+def input_hashes(spec: RunSpec, venue: Venue) -> dict[str, str]:
+    """sha256 of what a specification names by a name or a path, besides prices and strategies."""
+    rules = venue.model_dump(mode="json", exclude={"title", "provenance", "tiers"})
+    text = json.dumps({**rules, "tiers": dict(venue.tiers)}, sort_keys=True)
+    hashes = {"venue_sha256": sha256(text.encode())}
+    if isinstance(spec.world.open_interest, str):
+        file = Path(spec.resolve(spec.world.open_interest))
+        hashes["open_interest_sha256"] = sha256(file.read_bytes())
+    return hashes
+
+
+def sha256(content: bytes) -> str:
+    """The digest as text."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def describe_run(result: Result, spec: RunSpec, source: str, venue: Venue) -> None:
+    """Put the specification and the identity of the run first in its metadata.
+
+    `run_sha256` is one digest of all that can change a number: specification, prices, code, venue, a series
+    of open interest, and the sources of the strategies, which may be the user's own.
+    """
+    code, identity, inputs = code_sha256(), spec.identity(), input_hashes(spec, venue)
     data = result.metadata["data_sha256"]
+    strategies = [one["sha256"] for one in result.metadata["strategies"]]
+    everything = " ".join([identity, data, code, *inputs.values(), *strategies])
     head: dict[str, Any] = {
         "name": spec.name,
         "title": spec.title,
         "description": spec.description.strip(),
         "perpbt": perpbt.__version__,
-        "run_sha256": hashlib.sha256(f"{identity} {data} {code}".encode()).hexdigest(),
+        "run_sha256": sha256(everything.encode()),
         "spec_sha256": identity,
         "data_sha256": data,
         "code_sha256": code,
+        **inputs,
         "data": source,
         "spec": spec.canonical(),
     }

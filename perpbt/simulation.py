@@ -127,6 +127,29 @@ def given_lanes(table: pl.DataFrame, market: Market) -> Lanes:
     )
 
 
+def run_given(
+    setting: Setting, loaded: Bars, own: pl.DataFrame, worlds: tuple[str, ...], index: int, symbol: str
+) -> SymbolPart:
+    """The positions of one symbol through the engine."""
+    since = time.perf_counter()
+    collected = loaded.collect(symbol)
+    describe_symbol(setting, collected)
+    since = setting.timed("load", since)
+    market = market_arrays(collected, setting.rules)
+    note_early_entries(setting, own, market, symbol, collected.bar_ms)
+    row = own["_row"].to_numpy().astype(np.int64)
+    plans, signals, lanes = given_plans(own), no_signals(market.time.size), given_lanes(own, market)
+    setting.timed("prepare", since)
+    return run_symbol(
+        setting, market, plans, signals, lanes, index, symbol,
+        account=row,
+        plan=row,
+        world=np.searchsorted(np.array(worlds), own["world"].to_numpy()).astype(np.int64),
+        weight=own["weight"].to_numpy().astype(np.float64),
+        requested_time=milliseconds(own["entry_time"]),
+    )  # fmt: skip
+
+
 def simulate(
     bars: Bars | pl.DataFrame | pl.LazyFrame | str | Path,
     accounts: pl.DataFrame | pl.LazyFrame | str | Path,
@@ -178,29 +201,12 @@ def simulate(
     worlds = tuple(sorted(table["world"].unique()))
     names = tuple(sorted(table["symbol"].unique()))
     setting.timed("accounts", since)
-    parts = []
-    for index, symbol in enumerate(names):
-        since = time.perf_counter()
-        own = table.filter(pl.col("symbol") == symbol)
-        collected = loaded.collect(symbol)
-        describe_symbol(setting, collected)
-        since = setting.timed("load", since)
-        market = market_arrays(collected, setting.rules)
-        setting.timed("prepare", since)
-        note_early_entries(setting, own, market, symbol, collected.bar_ms)
-        row = own["_row"].to_numpy().astype(np.int64)
-        parts.append(
-            run_symbol(
-                setting, market, given_plans(own), no_signals(market.time.size), given_lanes(own, market), index, symbol,
-                account=row,
-                plan=row,
-                world=np.searchsorted(np.array(worlds), own["world"].to_numpy()).astype(np.int64),
-                weight=own["weight"].to_numpy().astype(np.float64),
-                requested_time=milliseconds(own["entry_time"]),
-            )
-        )  # fmt: skip
+    parts = [
+        run_given(setting, loaded, table.filter(pl.col("symbol") == symbol), worlds, index, symbol)
+        for index, symbol in enumerate(names)
+    ]
+    table = table.select("account", "strategy", "policy", "leverage", "collateral")
     book = make_book(names, worlds, parts)
-    del parts
     picked = pl.Series(book.account, dtype=pl.UInt32)
     return in_order_given(
         conclude(
@@ -243,7 +249,9 @@ def given_equity(setting: Setting, table: pl.DataFrame) -> pl.DataFrame | None:
 
 def in_order_given(result: Result, row: Integers) -> Result:
     """Rows of `accounts` in the order of the table given."""
-    order = np.argsort(np.asarray(row), kind="stable")
+    if np.all(row[1:] >= row[:-1]):
+        return result
+    order = np.argsort(row, kind="stable")
     picked = pl.Series(order, dtype=pl.UInt32)
     accounts = result.accounts.select(pl.all().gather(picked))
     position = pl.col("account").cum_count().over("account").cast(pl.UInt32)

@@ -117,14 +117,24 @@ def fund_flows(result, paths, policies):
     return flows
 
 
-def money_made(result, paths, policies, fee_share):
+def funding_due(rows, paths, funding):
+    """What each position should receive: -side quantity sum(rate open) over bars after its entry, its exit bar included."""
+    rates = paths.frame.join(funding, on=["ts", "symbol"], how="left", maintain_order="left")["funding_rate"]
+    sums = np.cumsum(rates.fill_null(0.0).to_numpy() * paths.frame["open"].to_numpy())
+    per_unit = sums[bar_of(rows["exit_time"])] - sums[bar_of(rows["entry_time"])]
+    return np.where(rows["side"] == "long", -1, 1) * rows["quantity"].to_numpy() * per_unit
+
+
+def money_made(result, paths, policies, fee_share=0.0, funding=None):
     """What trader, fund and venue made of the price on each path, funding taken out: {policy: (paths,)}."""
     flows, made = fund_flows(result, paths, policies), {}
     for policy in policies:
         rows = rows_of(result, policy)
         assert rows["rejection"].null_count() == rows.height
-        kept = rows["cash_change"] + (1 - fee_share) * rows["fees"] - rows["funding"]
+        kept = rows["cash_change"] + (1 - fee_share) * rows["fees"]
         made[policy] = kept.to_numpy() + flows[policy]
+        if funding is not None:
+            made[policy] -= funding_due(rows, paths, funding)
     return made
 
 
@@ -134,11 +144,12 @@ def test_nobody_gains_on_a_martingale(view, venue):
     """E[trader + fund + venue - funding] = 0 for any policy. Market orders fill where the price is, so does a target."""
     rng = np.random.default_rng(list(f"{view} {venue.name}".encode()))
     paths = seen_as(view, rng)
-    bars = perpbt.load_bars(paths.frame, funding=funding_of(rng, paths) if venue is COSTLY else None)
+    funding = funding_of(rng, paths) if venue is COSTLY else None
+    bars = perpbt.load_bars(paths.frame, funding=funding)
     result = perpbt.simulate(
         bars, positions(paths, POLICIES), venue=venue, rules={"take_profit_fill": "open"}, threads=1
     )
-    made = money_made(result, paths, POLICIES, venue.fund_fee_share)
+    made = money_made(result, paths, POLICIES, venue.fund_fee_share, funding)
     scores = {policy: score(values) for policy, values in made.items()}
     assert {policy: z for policy, z in scores.items() if not abs(z) < 4} == {}
     reasons = set(result.accounts["exit_reason"])
@@ -173,7 +184,7 @@ def test_nobody_gains_by_any_policy(seed, count):
     rng = np.random.default_rng(seed)
     paths, policies = seen_as("gaps", rng, 3_000), random_policies(rng, count)
     result = simulate(paths, policies, FREE, rules={"take_profit_fill": "open"})
-    made = money_made(result, paths, policies, 0.0)
+    made = money_made(result, paths, policies)
     assert {policy: z for policy, values in made.items() if not abs(z := score(values)) < 4} == {}
 
 
@@ -226,13 +237,14 @@ def test_the_test_has_power():
     assert abs(score(gained, predicted)) < 4
 
     paths = seen_as("flat", rng)
-    bars = perpbt.load_bars(paths.frame, funding=funding_of(rng, paths))
+    funding = funding_of(rng, paths)
+    bars = perpbt.load_bars(paths.frame, funding=funding)
     policies = {name: POLICIES[name] for name in ("50x long", "3x long")}
     result = perpbt.simulate(bars, positions(paths, policies), venue=FREE, threads=1)
-    made = money_made(result, paths, policies, 0.0)
+    made = money_made(result, paths, policies, funding=funding)
     assert all(abs(score(values)) < 4 for values in made.values())
     assert score(made["50x long"] + rows_of(result, "50x long")["deficit"].to_numpy()) > 4
-    assert score(made["3x long"] + 2 * rows_of(result, "3x long")["funding"].to_numpy()) < -4
+    assert score(made["3x long"] + 2 * funding_due(rows_of(result, "3x long"), paths, funding)) < -4
 
 
 # --------------------------------------------------------------------------- one barrier, continuous time

@@ -45,8 +45,9 @@ def nothing(ax: Axes, sentence: str) -> Axes:
 
 
 def date_numbers(times: pl.Series) -> NDArray[np.float64]:
-    """Matplotlib's numbers for times."""
-    return np.asarray(dates.date2num(times.to_numpy()), np.float64)  # type: ignore[no-untyped-call]
+    """Matplotlib's numbers for times; the zone is taken off first, since numpy's times have none."""
+    naive = times.dt.replace_time_zone(None).to_numpy()
+    return np.asarray(dates.date2num(naive), np.float64)  # type: ignore[no-untyped-call]
 
 
 def date_axis(ax: Axes) -> Axes:

@@ -39,22 +39,34 @@ from perpbt.report.drawing import (
     ramp,
     style,
 )
-from perpbt.report.fund_figures import fund_balances, fund_draws, price_paths
+from perpbt.report.fund_figures import (
+    draw_severity,
+    fund_balances,
+    fund_draws,
+    guide_lines,
+    price_paths,
+    severe_places,
+    window_length,
+)
 
 __all__ = [
     "date_axis",
+    "draw_severity",
     "exit_reason_bars",
     "flow_bars",
     "flow_tail",
     "fund_balances",
     "fund_draws",
+    "guide_lines",
     "heat_map",
     "liquidation_map",
     "price_paths",
     "ramp",
     "return_fan",
+    "severe_places",
     "style",
     "survival_curves",
+    "window_length",
 ]
 REASON_COLOURS = {
     "liquidation": "#d55e00",
@@ -66,6 +78,12 @@ REASON_COLOURS = {
     "end": "#c9d0d6",
     "rejected": "#e6c229",
 }
+FLOWS = {
+    "income": ("brings: fee and surplus", SURPLUS, "-"),
+    "surplus": ("of it the surplus", "#009e73", "--"),
+    "deficit": ("costs: deficit", DEFICIT, "-"),
+}
+"""Flows of `flow_histogram`: words, colour, dash."""
 _HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
 _TIME_TICKS = (
     *((60_000, "1 min"), (600_000, "10 min"), (_HOUR_MS, "1 h"), (6 * _HOUR_MS, "6 h"), (_DAY_MS, "1 d")),
@@ -231,18 +249,21 @@ def _name_bars(
 
 
 def flow_bars(table: pl.DataFrame, ax: Axes, *, measure: str = "fraction") -> Axes:
-    """`flow_histogram`'s surplus and deficit per liquidation, counts on logarithmic axes."""
+    """`flow_histogram`'s income and deficit of liquidations, the surplus as an outline; logarithmic axes."""
     shown = table.filter((pl.col("measure") == measure) & (pl.col("lower") > 0))
     if shown["positions"].sum() == 0:
-        return nothing(ax, "no liquidation left a surplus or a deficit")
-    for flow, colour in (("surplus", SURPLUS), ("deficit", DEFICIT)):
+        return nothing(ax, "no liquidation brought or cost the fund anything")
+    for flow, (label, colour, dash) in FLOWS.items():
         own = shown.filter(pl.col("flow") == flow)
         if own.height:
             edges = np.append(own["lower"].to_numpy(), own["upper"][-1])
             counts = own["positions"].to_numpy()
-            ax.stairs(counts, edges, fill=True, color=colour, alpha=0.3)
-            ax.stairs(counts, edges, color=colour, linewidth=1.2, label=flow)
-    ax.set(xscale="log", yscale="log", ylabel="liquidations", title="Surplus and deficit of a liquidation")
+            if flow != "surplus":
+                ax.stairs(counts, edges, fill=True, color=colour, alpha=0.3)
+            ax.stairs(counts, edges, color=colour, linewidth=1.2, linestyle=dash, label=label)
+    ax.set(
+        xscale="log", yscale="log", ylabel="liquidations", title="What a liquidation brings or costs the fund"
+    )
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else ""))
     ax.set_ylim(bottom=0.7)
     _flow_axis(ax, shown, measure)
@@ -251,13 +272,14 @@ def flow_bars(table: pl.DataFrame, ax: Axes, *, measure: str = "fraction") -> Ax
 
 
 def flow_tail(table: pl.DataFrame, ax: Axes, *, measure: str = "fraction") -> Axes:
-    """The tails: the share of liquidations whose surplus, or deficit, is at least x."""
+    """The tails: the share of liquidations whose income, surplus or deficit is at least x."""
     shown = table.filter((pl.col("measure") == measure) & (pl.col("lower") > 0) & (pl.col("exceeding") > 0))
     if shown.is_empty():
         return nothing(ax, "no tail to show")
-    for flow, colour in (("surplus", SURPLUS), ("deficit", DEFICIT)):
+    for flow, (label, colour, dash) in FLOWS.items():
         own = shown.filter(pl.col("flow") == flow)
-        ax.plot(own["lower"].to_numpy(), own["exceeding"].to_numpy(), color=colour, label=flow)
+        if own.height:
+            ax.plot(own["lower"], own["exceeding"], color=colour, linestyle=dash, label=label)
     ax.set(xscale="log", yscale="log", ylabel="share of liquidations", title="Tail: at least this large")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.axis_share(value)))
     _flow_axis(ax, shown, measure)
@@ -266,7 +288,7 @@ def flow_tail(table: pl.DataFrame, ax: Axes, *, measure: str = "fraction") -> Ax
 
 
 def _flow_axis(ax: Axes, shown: pl.DataFrame, measure: str) -> None:
-    """Names and labels of the axis of surplus and deficit, from the first filled bin on."""
+    """Names and labels of the axis of flows, from the first filled bin on."""
     full = shown.filter(pl.col("positions") > 0)
     ax.set_xlim(float(full["lower"].min() or 0.1) * 0.8, float(full["upper"].max() or 1.0) * 1.25)  # type: ignore[arg-type]
     text = words.axis_share if measure == "fraction" else words.axis_money
@@ -296,7 +318,7 @@ def liquidation_map(table: pl.DataFrame, ax: Axes) -> Axes:
             linewidth=0,
         )
     categories(ax, "y", group, keys)
-    ax.set_ylim(-0.55, len(keys) - 0.45)
+    ax.set_ylim(len(keys) - 0.45, -0.55)
     ax.grid(False)
     scale = matplotlib.cm.ScalarMappable(
         norm, LinearSegmentedColormap.from_list("h", HARM(np.linspace(0.12, 1.0, 64)))

@@ -14,8 +14,22 @@ from numpy.typing import NDArray
 
 from perpbt.report import words
 from perpbt.report.drawing import DEFICIT, date_numbers, nothing
+from perpbt.statistics.common import exact_sums
 
 UNCOVERED = "#7c1508"
+WINDOWS = {
+    "1m": timedelta(minutes=1),
+    "10m": timedelta(minutes=10),
+    "1h": timedelta(hours=1),
+    "6h": timedelta(hours=6),
+    "1d": timedelta(days=1),
+    "1w": timedelta(weeks=1),
+    "4w": timedelta(weeks=4),
+}
+MOST_WINDOWS = 300
+LONG = timedelta(days=548)
+"""A run of more than a year and a half: its years are told apart."""
+LEAST_SHARE = 0.01
 
 
 def fund_balances(
@@ -33,11 +47,11 @@ def fund_balances(
     """
     if path.is_empty():
         return nothing(ax, "no fund was kept")
-    end = path.select(pl.col("time").max()).to_series().to_numpy()
+    end = date_numbers(path["time"]).max()
     for world, label in labels.items():
         own = _thinned(path.filter(pl.col("world") == world))
         dash = "--" if world in dashed else "-"
-        times = np.append(own["time"].to_numpy(), end)  # a fund at rest keeps its balance
+        times = np.append(date_numbers(own["time"]), end)  # a fund at rest keeps its balance
         balances = np.append(own["balance"].to_numpy(), own["balance"][-1])
         ax.step(times, balances, where="post", label=label, color=colours[world], linestyle=dash)
     _money_axis(ax, path["balance"].to_numpy())
@@ -75,80 +89,161 @@ def _money_axis(ax: Axes, values: NDArray[np.float64]) -> None:
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.axis_money(value)))
 
 
-def fund_draws(path: pl.DataFrame, ax: Axes, *, windows: int = 240, named: int = 3) -> Axes:
-    """Deficits drawn from the funds of `path` in equal windows of time, and what of them stayed uncovered.
+def window_length(first: datetime, last: datetime) -> str:
+    """A round length, as polars writes it, of which no more than MOST_WINDOWS fit between two times."""
+    fitting = (name for name, size in WINDOWS.items() if last - first <= MOST_WINDOWS * size)
+    return next(fitting, list(WINDOWS)[-1])
 
-    Both are summed over the worlds of `path`. The `named` largest windows carry their date.
+
+def largest_draws(draws: pl.DataFrame) -> pl.DataFrame:
+    """Of every window of `draws_in_time` the row of the world with the largest deficit, in order of time."""
+    ranked = draws.sort("deficit", "world", descending=[True, False])
+    return ranked.unique("time", keep="first", maintain_order=True).sort("time")
+
+
+def fund_draws(draws: pl.DataFrame, ax: Axes, *, every: str) -> Axes:
+    """The largest deficit that one world's fund had in each window of `draws_in_time`, logarithmic.
+
+    What of it stayed uncovered is drawn in front; the largest windows carry their date. `every` is the length
+    of the windows.
     """
-    drawn = path.filter(pl.col("deficit") > 0)
-    if drawn.is_empty():
+    worst = largest_draws(draws.filter(pl.col("deficit") > 0))
+    if worst.is_empty():
         return nothing(ax, "no deficit was drawn from these funds")
-    span = date_numbers(path["time"])
-    first, last = span.min(), span.max()
-    edges = np.linspace(first, max(last, first + 1e-3), windows + 1)
-    stamps = date_numbers(drawn["time"])
-    deficit = np.histogram(stamps, edges, weights=drawn["deficit"].to_numpy())[0]
-    uncovered = np.histogram(stamps, edges, weights=drawn["uncovered"].to_numpy())[0]
-    width = 1.15 * (edges[1] - edges[0])
-    ax.bar(edges[:-1], deficit, width, align="edge", color=DEFICIT, linewidth=0, label="deficit")
-    if uncovered.any():
-        ax.bar(
-            edges[:-1], uncovered, width, align="edge", color=UNCOVERED, linewidth=0, label="of it uncovered"
-        )
+    times, width = date_numbers(worst["time"]), WINDOWS[every] / timedelta(days=1)
+    heights, uncovered = worst["deficit"].to_numpy(), worst["uncovered"].to_numpy()
+    floor = max(heights.min(), heights.max() * 1e-4) / 2
+    for values, colour, label in ((heights, DEFICIT, "deficit"), (uncovered, UNCOVERED, "of it uncovered")):
+        seen = values > floor
+        if seen.any():
+            bars = values[seen] - floor
+            ax.bar(times[seen], bars, width, floor, align="edge", color=colour, linewidth=0, label=label)
+    ax.set(yscale="log", ylim=(floor, 6 * heights.max()), ylabel=f"per {spell(every)}")
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.axis_money(value)))
-    _name_peaks(ax, edges, deficit, stamps, drawn, named)
-    window = words.duration(timedelta(days=float(edges[1] - edges[0])))
-    ax.set(ylabel=f"per {window}", title="Deficits drawn from the fund, summed over the funds above")
+    ax.set_title("Largest deficit of one fund, logarithmic")
+    _name_peaks(ax, worst["time"], heights, every)
     return ax
 
 
-def _name_peaks(
-    ax: Axes,
-    edges: NDArray[np.float64],
-    heights: NDArray[np.float64],
-    stamps: NDArray[np.float64],
-    drawn: pl.DataFrame,
-    named: int,
-) -> None:
-    """The dates of the largest bars, kept apart from each other."""
-    apart = (edges[-1] - edges[0]) / 9
-    chosen: list[int] = []
-    for place in np.argsort(-heights, kind="stable"):
-        if (
-            heights[place] > 0
-            and len(chosen) < named
-            and all(abs(edges[place] - edges[c]) > apart for c in chosen)
-        ):
-            chosen.append(int(place))
-    for place in chosen:
-        inside = (stamps >= edges[place]) & (stamps <= edges[place + 1])
-        worst = drawn.filter(pl.Series(inside)).sort("deficit", "time").row(-1, named=True)["time"]
-        assert isinstance(worst, datetime)
-        where = (edges[place], heights[place])
+def draw_severity(draws: pl.DataFrame, ax: Axes, *, every: str) -> Axes:
+    """`severity` of every window, the largest with their date."""
+    found = severity(draws)
+    if found.is_empty():
+        return nothing(ax, "no liquidation left a deficit")
+    heights, width = found["severity"].to_numpy(), WINDOWS[every] / timedelta(days=1)
+    ax.bar(date_numbers(found["time"]), heights, width, align="edge", color=DEFICIT, linewidth=0)
+    ax.set(ylim=(0.0, 1.3 * heights.max()), ylabel=f"per {spell(every)}")
+    ax.set_title("Deficits as a share of the notional liquidated, all funds above")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.axis_share(value)))
+    _name_peaks(ax, found["time"], heights, every)
+    return ax
+
+
+def severity(draws: pl.DataFrame) -> pl.DataFrame:
+    """`time`, `severity`: deficits of all worlds of `draws_in_time` over the notional they closed there.
+
+    A measure without size: it compares crashes of a small market with those of a large one. Windows that
+    closed less than LEAST_SHARE of the mean are left out, for a ratio of next to nothing means nothing. Empty
+    without deficits.
+    """
+    sums = exact_sums(draws, ("time",), ("deficit", "notional")).filter(pl.col("notional") > 0)
+    sums = sums.filter(pl.col("notional") >= LEAST_SHARE * pl.col("notional").mean())
+    table = sums.select("time", severity=pl.col("deficit") / pl.col("notional"))
+    return table if (table["severity"] > 0).any() else table.clear()
+
+
+def guide_lines(ax: Axes, places: Sequence[float]) -> Axes:
+    """Thin upright lines that lead the eye from panel to panel."""
+    for place in places:
+        ax.axvline(place, color="#8a96a3", linewidth=0.7, linestyle=":", zorder=0.5)
+    return ax
+
+
+def severe_places(draws: pl.DataFrame, every: str) -> list[float]:
+    """Where along the time axis the windows are that `draw_severity` names."""
+    found = severity(draws)
+    if found.is_empty():
+        return []
+    middles = date_numbers(found["time"]) + WINDOWS[every] / timedelta(days=2)
+    return [float(middles[place]) for place in peaks(found["time"], found["severity"].to_numpy())]
+
+
+def spell(every: str) -> str:
+    """A window's length in words: 1d → day, 6h → 6 h."""
+    known = {"1m": "minute", "1h": "hour", "1d": "day", "1w": "week", "4w": "four weeks"}
+    return known.get(every, words.duration(WINDOWS[every]))
+
+
+def _name_peaks(ax: Axes, times: pl.Series, heights: NDArray[np.float64], every: str) -> None:
+    """Dates along the top for the bars that `peaks` picks, each on a guide line.
+
+    A label that would meet the next one goes to the left of its guide.
+    """
+    places = date_numbers(times) + WINDOWS[every] / timedelta(days=2)
+    chosen = peaks(times, heights)
+    ends = [*(places[k] for k in chosen[1:]), places[-1]]
+    room = (places[-1] - places[0]) / 14
+    for place, end in zip(chosen, ends, strict=True):
+        left = end - places[place] < room < places[place] - places[0]
         ax.annotate(
-            f"{worst.day} {worst:%b %Y}",
-            where,
-            (3, 2),
+            _date(times[place], every),
+            (places[place], 1.0),
+            (-3 if left else 3, -1),
+            xycoords=("data", "axes fraction"),
             textcoords="offset points",
+            ha="right" if left else "left",
+            va="top",
             fontsize=8,
             annotation_clip=False,
         )
-    ax.margins(y=0.2)
+    guide_lines(ax, [float(places[place]) for place in chosen])
+
+
+def peaks(times: pl.Series, heights: NDArray[np.float64], most: int = 3) -> list[int]:
+    """Which bars to name: over LONG the highest of every calendar year, else the `most` highest, apart."""
+    order = [int(place) for place in np.argsort(-heights, kind="stable") if heights[place] > 0]
+    moments = times.to_list()
+    span = moments[-1] - moments[0]
+    chosen: list[int] = []
+    for place in order:
+        if span > LONG:
+            new = all(moments[place].year != moments[other].year for other in chosen)
+        else:
+            new = len(chosen) < most and all(
+                abs(moments[place] - moments[other]) > span / 9 for other in chosen
+            )
+        if new:
+            chosen.append(place)
+    return sorted(chosen)
+
+
+def _date(start: datetime, every: str) -> str:
+    """A window in words: the month for long ones (that of their middle), else its day, and time if not 0:00.
+
+    Shorter runs go without the year, which the axis tells.
+    """
+    if WINDOWS[every] >= timedelta(weeks=1):
+        return f"{start + WINDOWS[every] / 2:%b %Y}"
+    return f"{start.day} {start:%b}" + (f" {start:%H:%M}" if (start.hour, start.minute) != (0, 0) else "")
 
 
 def price_paths(prices: pl.DataFrame, ax: Axes, *, symbols: Sequence[str] | None = None) -> Axes:
-    """Closes of each symbol, first close = 100, logarithmic, a line a symbol."""
+    """Closes of each symbol, first close = 100, a line a symbol; logarithmic where they move by a factor 3."""
     for symbol in symbols if symbols is not None else prices["symbol"].unique().sort().to_list():
         own = prices.filter(pl.col("symbol") == symbol).sort("ts")
         own = own.gather_every(max(1, own.height // 700))
         if own.height:
             close = own["close"].to_numpy()
-            ax.plot(own["ts"].to_numpy(), 100.0 * close / close[0], linewidth=1.0, label=symbol)
-    ax.set_yscale("log")
+            ax.plot(date_numbers(own["ts"]), 100.0 * close / close[0], linewidth=1.0, label=symbol)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-    ax.yaxis.set_minor_formatter(
-        FuncFormatter(lambda value, _: f"{value:,.6g}" if _leads(value, 2, 5) else "")
-    )
+    low, high = ax.dataLim.intervaly
+    if low > 0 and high > 3 * low:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+        ax.yaxis.set_minor_formatter(
+            FuncFormatter(lambda value, _: f"{value:,.6g}" if _leads(value, 2, 5) else "")
+        )
     ax.set(ylabel="first close = 100", title="Price")
     return ax
 

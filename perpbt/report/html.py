@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from perpbt.report import figures, pictures, prose, tables
 from perpbt.report.embed import Picture
+from perpbt.report.grouping import grouping
 from perpbt.report.tables import Table
 from perpbt.statistics.common import IS_REJECTED
 
@@ -46,8 +48,6 @@ class Section:
     points: list[str] = field(default_factory=list)
     points_title: str = ""
     warning: str = ""
-    folded: str = ""
-    """Title of the fold the tables are behind; empty: in the open."""
 
 
 def write_report(result: Any, path: str | os.PathLike[str], *, title: str | None = None) -> Path:
@@ -81,6 +81,7 @@ def render(result: Any, *, title: str | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["together"] = _together
     metadata = result.metadata
     with figures.style():
         sections = [section for section in _sections(result) if _filled(section)]
@@ -92,6 +93,11 @@ def render(result: Any, *, title: str | None = None) -> str:
         notes=prose.notes(metadata),
         sections=sections,
     )
+
+
+def _together(sentence: str) -> str:
+    """The sentence with numbers kept on one line with their unit."""
+    return re.sub(r"(?<=\d) (?=(?:%|k|M|bn|T)(?:\W|$))", "\N{NO-BREAK SPACE}", sentence)
 
 
 def _filled(section: Section) -> bool:
@@ -108,7 +114,6 @@ def _sections(result: Any) -> list[Section]:
         points=prose.assumptions(result),
         points_title="Assumptions",
         tables=[tables.venue_table(metadata), tables.symbol_table(metadata)],
-        folded="Venue parameters with their sources, and symbols",
     )
     after = [_rejections(result), _machine(metadata)]
     if not prose.total(result).get("positions"):
@@ -123,7 +128,9 @@ def _grids(result: Any) -> Section:
 def _defaults(result: Any) -> Section:
     sentences = [
         "PD: defaults over opened positions. EAD: mean notional at the exit of a default. LGD: deficit over "
-        "that notional. Expected loss = PD × EAD × LGD, in quote currency a position. Rows of many worlds "
+        "that notional. Expected loss = PD × EAD × LGD, in quote currency a position. These four weigh "
+        "positions where open interest is stated; liquidated counts them. Fund income: liquidation fees, "
+        "surplus and the share of trading fees; less the deficit it is the net fund flow. Rows of many worlds "
         "add their sums and average their shares by positions; statistics.parquet has every strategy, policy "
         "and symbol."
     ]
@@ -138,21 +145,25 @@ def _defaults(result: Any) -> Section:
 def _fund(result: Any) -> Section:
     if result.fund.is_empty():
         return Section("fund", "Insurance fund", ["No fund was kept in this run."])
-    draws = tables.draw_table(result)
+    draws = tables.draw_tables(result)
     sentences = [] if draws else ["No deficit was drawn from any fund."]
-    return Section("fund", "Insurance fund", sentences, pictures.fund_pictures(result), [draws])
+    return Section("fund", "Insurance fund", sentences, pictures.fund_pictures(result), [*draws])
 
 
 def _positions(result: Any) -> list[Section]:
     """What became of the positions, and of the money."""
     liquidated = prose.total(result)["liquidated"] > 0
     none = [] if liquidated else ["No position was liquidated: there is no survival to estimate."]
-    flows = pictures.flow_pictures(result.accounts)
-    neither = [] if flows else ["No liquidation or default left a surplus or a deficit."]
+    groups = grouping(result)
     return [
-        Section("exits", "How positions ended", pictures=pictures.exit_pictures(result.accounts)),
-        Section("outcomes", "Survival and returns", none, pictures.outcome_pictures(result.accounts)),
-        Section("flows", "Surplus and deficit", neither, flows),
+        Section("exits", "How positions ended", pictures=pictures.exit_pictures(groups)),
+        Section("outcomes", "Survival and returns", none, pictures.outcome_pictures(groups)),
+        Section(
+            "flows",
+            "Liquidation fee, surplus and deficit",
+            prose.flows(result.accounts),
+            pictures.flow_pictures(result.accounts),
+        ),
         Section("money", "Where the money went", tables=[tables.money_table(result)]),
     ]
 
@@ -173,5 +184,4 @@ def _machine(metadata: Mapping[str, Any]) -> Section:
         "machine",
         "Run",
         tables=[tables.facts_table("Engine, versions, hashes, timings.", facts), spec],
-        folded="Details of the run",
     )

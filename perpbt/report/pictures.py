@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from perpbt import statistics
 from perpbt.report import figures, words
 from perpbt.report.embed import Picture, picture
+from perpbt.report.grouping import Grouping
 from perpbt.statistics.common import IS_LIQUIDATED, exact_sums
 
-HALF, WIDE = (5.6, 3.5), (11.4, 6.6)
-MOST_LEVERAGES, MOST_FUNDS, MOST_SYMBOLS, MOST_STRATEGIES = 12, 10, 7, 2
-STEPS = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 125.0)
+HALF, WIDE = (5.6, 3.5), (11.4, 8.2)
+MOST_FUNDS, MOST_SYMBOLS, MOST_STRATEGIES = 10, 7, 2
 OUTSIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
 
 
@@ -30,15 +30,6 @@ class FundView:
     title: str
     note: str
     dashed: tuple[str, ...] = ()
-
-
-def by_leverage(accounts: pl.DataFrame) -> tuple[pl.DataFrame, str]:
-    """The accounts with few enough leverages to draw, and a sentence where they were put together."""
-    if accounts["leverage"].n_unique() <= MOST_LEVERAGES:
-        return accounts, ""
-    place = np.searchsorted(STEPS, accounts["leverage"].to_numpy(), side="right") - 1
-    step = pl.Series("leverage", np.array(STEPS)[np.maximum(place, 0)])
-    return accounts.with_columns(step), " Leverages are rounded down to the step shown."
 
 
 def grid_pictures(result: Any) -> list[Picture]:
@@ -76,22 +67,35 @@ def fund_pictures(result: Any) -> list[Picture]:
     """Fund balance, draws and price on one time axis, for the strategies whose funds were drawn on most."""
     if result.fund.is_empty():
         return []
-    pictures = []
-    for number, view in enumerate(fund_views(result)):
-        path = statistics.fund_path(result.fund, list(view.labels))
-        figure = _figure(WIDE)
-        balance, draws, price = figure.subplots(3, 1, sharex=True, height_ratios=[2.0, 1.1, 1.3])
-        figures.fund_balances(path, balance, labels=view.labels, colours=view.colours, dashed=view.dashed)
-        balance.legend(title=view.title, **OUTSIDE)
-        figures.fund_draws(path, draws)
-        figures.price_paths(result.prices, price, symbols=drawn_symbols(result))
-        for ax in (draws, price):
-            if ax.get_legend_handles_labels()[0]:
-                ax.legend(**OUTSIDE)
-        figures.date_axis(price).margins(x=0.005)
-        alt = f"Insurance fund balance over time with its draws, and the price under it. {view.note}"
-        pictures.append(picture(figure, f"fund-{number}", view.note, alt, wide=True))
-    return pictures
+    return [_fund_picture(result, view, f"fund-{k}") for k, view in enumerate(fund_views(result))]
+
+
+def _fund_picture(result: Any, view: FundView, name: str) -> Picture:
+    worlds = list(view.labels)
+    path = statistics.fund_path(result.fund, worlds)
+    first, last = path.select(pl.col("time").min(), pl.col("time").max().alias("last")).row(0)
+    every = figures.window_length(first, last)
+    losses = statistics.draws_in_time(result.fund, result.accounts, every=every, worlds=worlds)
+    figure = _figure(WIDE)
+    axes = figure.subplots(4, 1, sharex=True, height_ratios=[2.0, 1.1, 1.0, 1.2])
+    balance, draws, severity, price = axes
+    figures.fund_balances(path, balance, labels=view.labels, colours=view.colours, dashed=view.dashed)
+    balance.legend(title=view.title, **OUTSIDE)
+    figures.fund_draws(losses, draws, every=every)
+    figures.draw_severity(losses, severity, every=every)
+    figures.price_paths(result.prices, price, symbols=drawn_symbols(result))
+    for ax in (draws, price):
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(**OUTSIDE)
+    for ax in (balance, price):
+        figures.guide_lines(ax, figures.severe_places(losses, every))
+    figures.date_axis(price).margins(x=0.005)
+    alt = f"Insurance fund balance over time with its draws, and the price under it. {view.note}"
+    caption = (
+        f"{view.note} A deficit relative to the notional liquidated in its window compares crashes whatever "
+        "the size of the market was; dotted lines lead from the worst of them to balance and price."
+    )
+    return picture(figure, name, caption, alt, wide=True)
 
 
 def fund_views(result: Any) -> list[FundView]:
@@ -157,46 +161,46 @@ def drawn_symbols(result: Any) -> list[str]:
     return sorted([symbol for symbol in [*ranked, *symbols] if symbol in symbols][:MOST_SYMBOLS])
 
 
-def exit_pictures(accounts: pl.DataFrame) -> list[Picture]:
-    """Exit reasons by leverage, and, if any were, when positions were liquidated."""
-    shown, grouped = by_leverage(accounts)
-    reasons = statistics.exit_reasons(shown)
-    when = statistics.liquidations_in_time(shown)
-    size = (HALF[0], max(2.2, 1.2 + 0.3 * reasons["leverage"].n_unique()))
+def exit_pictures(groups: Grouping) -> list[Picture]:
+    """Exit reasons by group, and, if any were, when positions were liquidated."""
+    accounts, by = groups.accounts, groups.by
+    reasons = statistics.exit_reasons(accounts, by)
+    when = statistics.liquidations_in_time(accounts, by)
+    size = (HALF[0], max(2.2, 1.2 + 0.3 * reasons[by].n_unique()))
     figure = _figure(size)
     figures.exit_reason_bars(reasons, figure.subplots())
-    caption = f"How positions ended, in shares of all of a leverage.{grouped}"
-    pictures = [picture(figure, "exits", caption, "Stacked bars of exit reasons by leverage.")]
+    caption = f"How positions ended, in shares of all orders of a {by}.{groups.note}"
+    pictures = [picture(figure, "exits", caption, f"Stacked bars of exit reasons by {by}.")]
     if when.height:
         figure = _figure(size)
         figures.liquidation_map(when, figure.subplots())
-        caption = f"Liquidations in time; the darker, the larger a share of a leverage's positions.{grouped}"
-        alt = "Heat map of liquidations over time by leverage."
+        caption = f"Liquidations in time; the darker, the larger a share of a {by}'s positions.{groups.note}"
+        alt = f"Heat map of liquidations over time by {by}."
         pictures.append(picture(figure, "liquidation-map", caption, alt))
     return pictures
 
 
-def outcome_pictures(accounts: pl.DataFrame) -> list[Picture]:
-    """Survival until liquidation, if there was one, and the fan of returns, by leverage."""
-    shown, grouped = by_leverage(accounts)
+def outcome_pictures(groups: Grouping) -> list[Picture]:
+    """Survival until liquidation, if there was one, and the fan of returns, by group."""
+    accounts, by = groups.accounts, groups.by
     pictures = []
     if accounts.filter(IS_LIQUIDATED).height:
         figure = _figure(HALF)
-        figures.survival_curves(statistics.survival(shown), figure.subplots())
+        figures.survival_curves(statistics.survival(accounts, by), figure.subplots())
         caption = (
             "Share of positions not yet liquidated, by time since entry (Kaplan-Meier); other exits censor."
         )
-        alt = "Survival curves until liquidation, one a leverage."
-        pictures.append(picture(figure, "survival", caption + grouped, alt))
+        alt = f"Survival curves until liquidation, by {by}."
+        pictures.append(picture(figure, "survival", caption + groups.note, alt))
     figure = _figure(HALF)
-    figures.return_fan(statistics.return_quantiles(shown), figure.subplots())
-    caption = f"Total return of positions after all costs, relative to their collateral.{grouped}"
-    alt = "Fan of quantiles of the return by leverage, with median and mean."
+    figures.return_fan(statistics.return_quantiles(accounts, by), figure.subplots())
+    caption = f"Total return of positions after all costs, relative to their collateral.{groups.note}"
+    alt = f"Fan of quantiles of the return by {by}, with median and mean."
     return [*pictures, picture(figure, "returns", caption, alt)]
 
 
 def flow_pictures(accounts: pl.DataFrame) -> list[Picture]:
-    """Histogram and tail of surplus and deficit, relative to notional and in money; none without either."""
+    """Histogram and tail of what liquidations bring and cost the fund, relative and in money, if any do."""
     table = statistics.flow_histogram(accounts)
     pictures = []
     for measure, of in (
@@ -210,10 +214,10 @@ def flow_pictures(accounts: pl.DataFrame) -> list[Picture]:
         figures.flow_bars(table, left, measure=measure)
         figures.flow_tail(table, right, measure=measure)
         caption = (
-            f"Surplus left for the fund and deficit left by each liquidation and default, {of}. "
-            "Liquidations that left nothing are in the shares but not in the bars."
+            f"Liquidation fee and surplus that a liquidation brings the fund, and the deficit it (or another "
+            f"exit below zero) costs, {of}. Those at 0 are in the shares but not in the bars."
         )
-        alt = f"Histogram and tail of surplus and deficit {of}."
+        alt = f"Histogram and tail of fee and surplus, and of deficit, {of}."
         pictures.append(picture(figure, f"flows-{measure}", caption, alt, wide=True))
     return pictures
 

@@ -8,6 +8,7 @@ scope, fee_share), `notes` (sentences). What is not stated is not claimed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -16,7 +17,9 @@ import polars as pl
 
 from perpbt import statistics
 from perpbt.report import words
+from perpbt.report.policies import policies_in_words
 from perpbt.statistics import TOTAL
+from perpbt.statistics.common import IS_DEFAULTED, IS_LIQUIDATED
 
 ONE_PATH = (
     "Accounts that share a price path are one observation: these shares describe the price history that was "
@@ -40,6 +43,9 @@ RULES = {
     ("funding_price", "mark"): f"Funding is charged on the mark price, {_CHARGED}",
     ("funding_price", "index"): f"Funding is charged on the index price, {_CHARGED}",
 }
+SLIGHT = 0.01
+"""A surplus below this share of the liquidation fees is called little."""
+FUND_SCOPES = {"symbol": "one for every symbol", "pooled": "one pooled over symbols"}
 STANDING = (
     "Positions have isolated margin. Liquidation tests the mark price against maintenance margin by the "
     "tiers of the venue.",
@@ -75,7 +81,7 @@ def what_was_run(result: Any) -> list[str]:
         name = (venue.get("title") or venue.get("name")) if isinstance(venue, Mapping) else venue
         sentences.append(f"Venue: {name}.")
     what = "Strategy" if len(strategies) == 1 else "Strategies"
-    return [*sentences, f"{what}: {words.listing(strategies)}.", _policies(result)]
+    return [*sentences, f"{what}: {words.listing(strategies)}.", policies_in_words(result.policies)]
 
 
 def _data(result: Any, symbols: list[str]) -> str:
@@ -87,7 +93,8 @@ def _data(result: Any, symbols: list[str]) -> str:
         if sizes
         else "Bars"
     )
-    path = part(result.metadata, "data").get("path")
+    data = stated(result.metadata, "data")
+    path = data.get("path") if isinstance(data, Mapping) else data
     source = f" from {words.plain(path)}" if path else ""
     return f"{bars} of {words.listing(symbols)}{source}{_period(result.accounts, described)}."
 
@@ -107,26 +114,6 @@ def _day(stamp: str) -> str:
     return stamp.replace("T", " ")[:16].removesuffix(" 00:00")
 
 
-def _policies(result: Any) -> str:
-    """How many policies, what varies between them, and what all have."""
-    policies = result.policies
-    if policies.is_empty():
-        return "Accounts were given one by one, without a grid of policies: there are no heat maps."
-    varying, common = [], []
-    for name in policies.columns:
-        if name in ("policy", "stop_kind", "stop_value"):
-            continue
-        values = [words.label(value) for value in policies[name].unique(maintain_order=True)]
-        title = name.replace("_", " ")
-        if len(values) > 1:
-            varying.append(f"{title} {words.listing(values, 12)}")
-        elif values[0].lower() not in ("none", "false", "0"):
-            common.append(f"{title} {values[0]}")
-    number = "One policy" if policies.height == 1 else f"{policies.height:,} policies"
-    grid = f"{number}: {'; '.join(varying)}." if varying else f"{number}."
-    return f"{grid} In all of them: {', '.join(common)}." if common else grid
-
-
 def assumptions(result: Any) -> list[str]:
     """What the numbers rest on, a sentence each."""
     metadata = result.metadata
@@ -141,10 +128,15 @@ def assumptions(result: Any) -> list[str]:
             else "Crowding is off: every liquidation has the market impact of its own size alone."
         )
     if interest is not None:
-        amount = words.money(interest) if isinstance(interest, int | float) else words.plain(interest)
-        sentences.append(f"Every world is scaled to a mean open interest of {amount} (quote currency).")
+        sentences.append(
+            f"Every world is scaled to a mean open interest of {words.money(interest)} (quote currency)."
+            if isinstance(interest, int | float)
+            else f"Every world is scaled to an open interest: {words.plain(interest)}."
+        )
     terms = [
-        f"{key.replace('_', ' ')} {words.plain(value)}" for key, value in fund.items() if value is not None
+        FUND_SCOPES.get(str(value)) or f"{key.replace('_', ' ')} {words.plain(value)}"
+        for key, value in fund.items()
+        if value is not None
     ]
     return [*sentences, f"Insurance fund: {', '.join(terms)}."] if terms else sentences
 
@@ -191,24 +183,22 @@ def headline(result: Any) -> list[str]:
         f"{words.count(row['liquidated'])} ({words.share(row['liquidated_share'])}) were liquidated and "
         f"{words.count(row['defaulted'])} ({words.share(row['defaulted_share'])}) ended below zero.",
     ]
-    if row["defaulted"]:
-        covered = (
-            f"{words.money(row['uncovered'])} of it met an empty fund" if row["uncovered"] else "all covered"
-        )
-        sentences.append(f"Defaults left a deficit of {words.money(row['deficit'])}, {covered}.")
     gains = words.money(row["net_fund_flow"] + row["deficit"])
     worlds = result.accounts["world"].n_unique()
     funds = f"Over all {worlds:,} worlds, funds" if worlds > 1 else "The fund"
-    sentences.append(
-        f"{funds} took in {gains} from liquidation fees, surplus and a share of trading fees: less "
-        f"deficits, a net flow of {words.money(row['net_fund_flow'])}."
-    )
-    return [*sentences, *_funds(result.fund)]
+    took = f"{funds} took in {gains} from liquidation fees, surplus and a share of trading fees"
+    if row["defaulted"]:
+        covered = f", {words.money(row['uncovered'])} of it when it was empty" if row["uncovered"] else ""
+        took += (
+            f", and defaults drew {words.money(row['deficit'])}{covered}: a net flow of "
+            f"{words.money(row['net_fund_flow'])}"
+        )
+    return [*sentences, f"{took}.", *_funds(result.fund)]
 
 
 def _funds(fund: pl.DataFrame) -> list[str]:
     """How many funds ran dry, and the worst day."""
-    worst = statistics.worst_draws(fund, limit=1)
+    worst = statistics.worst_draws(fund, limit=1, rank="worst_deficit")
     if worst.is_empty():
         return []
     dry, worlds = fund.filter(pl.col("uncovered") > 0)["world"].n_unique(), fund["world"].n_unique()
@@ -216,8 +206,31 @@ def _funds(fund: pl.DataFrame) -> list[str]:
     row = worst.row(0, named=True)
     return [
         *sentences,
-        f"The day of the largest deficits was {words.moment(row['time'])}, most in {row['symbol']}.",
+        f"The day of the largest deficit{' of one world' if worlds > 1 else ''} was "
+        f"{words.moment(row['time'])}, most in {row['symbol']}.",
     ]
+
+
+def flows(accounts: pl.DataFrame) -> list[str]:
+    """What liquidations and defaults brought and cost the fund, in numbers and in money."""
+    ended = accounts.filter(IS_LIQUIDATED | IS_DEFAULTED)
+    if ended.is_empty():
+        return ["No position was liquidated, and none ended below zero."]
+    names = ("liquidation_fee", "surplus", "deficit")
+    told = [
+        f"{number:,} ({words.share(number / ended.height)})"
+        for number in (int((ended[name] > 0).sum()) for name in names)
+    ]
+    sums = [math.fsum((ended[name] * ended["weight"]).to_list()) for name in names]
+    fees, surplus, deficit = (words.money(value) for value in sums)
+    sentence = (
+        f"Of {ended.height:,} liquidations and other exits below zero {told[0]} paid the fund a liquidation "
+        f"fee, {told[1]} left a surplus beyond it, and {told[2]} a deficit; the rest did neither. In money, "
+        f"times the positions' weights: fees {fees}, surplus {surplus}, deficit {deficit}."
+    )
+    if sums[0] > 0 and sums[1] < SLIGHT * sums[0]:
+        sentence += " The fee took nearly all that liquidations left, so that next to nothing became surplus."
+    return [sentence]
 
 
 def figures_in_brief(result: Any) -> list[tuple[str, str]]:
@@ -228,7 +241,7 @@ def figures_in_brief(result: Any) -> list[tuple[str, str]]:
     return [
         ("positions", words.count(row["positions"])),
         ("liquidated", words.share(row["liquidated_share"])),
-        ("defaulted (PD)", words.share(row["pd"])),
+        ("PD, by size", words.share(row["pd"])),
         ("exposure at default", words.money(row["ead"])),
         ("loss given default", words.share(row["lgd"])),
         ("expected loss, a position", words.money(row["expected_loss"])),

@@ -10,31 +10,38 @@ import polars as pl
 
 from perpbt import statistics
 from perpbt.report import words
+from perpbt.report.fund_figures import LONG
 from perpbt.report.prose import part
 from perpbt.statistics import TOTAL
 
-MOST_ROWS = 80
+MOST_ROWS, OPEN_ROWS = 80, 12
 Row = Mapping[str, Any]
 Column = tuple[str, Callable[[Row], str]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table to print: the first `texts` columns are words (left), the others numbers (right)."""
+    """A table to print: the first `texts` columns are words (left), the others numbers (right).
+
+    `folded`: behind its caption, for a reader to open.
+    """
 
     caption: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     texts: int = 1
+    folded: bool = False
 
 
 def _column(title: str, name: str, text: Callable[[Any], str]) -> Column:
     return title, lambda row: text(row[name])
 
 
-def _table(caption: str, columns: Sequence[Column], rows: Iterable[Row], texts: int = 1) -> Table:
+def _table(
+    caption: str, columns: Sequence[Column], rows: Iterable[Row], texts: int = 1, *, folded: bool = False
+) -> Table:
     body = tuple(tuple(text(row) for _, text in columns) for row in rows)
-    return Table(caption, tuple(title for title, _ in columns), body, texts)
+    return Table(caption, tuple(title for title, _ in columns), body, texts, folded)
 
 
 DEFAULTS: tuple[Column, ...] = (
@@ -44,7 +51,8 @@ DEFAULTS: tuple[Column, ...] = (
     _column("EAD", "ead", words.money),
     _column("LGD", "lgd", words.share),
     _column("expected loss", "expected_loss", words.money),
-    _column("surplus", "surplus", words.money),
+    ("fund income", lambda row: words.money(row["net_fund_flow"] + row["deficit"])),
+    _column("of it surplus", "surplus", words.money),
     _column("deficit", "deficit", words.money),
     _column("uncovered", "uncovered", words.money),
     _column("net fund flow", "net_fund_flow", words.money),
@@ -68,9 +76,9 @@ def policy_table(result: Any) -> Table | None:
         .join(returns, on=("leverage", "stop"), how="left")
         .sort("leverage", "index")
     )
-    caption = "By leverage and stop loss, over all strategies and symbols."
+    caption = f"By leverage and stop loss, over all strategies and symbols ({cells.height:,} rows)."
     if cells.height > MOST_ROWS:
-        caption += f" The {MOST_ROWS} largest deficits of {cells.height:,} rows; statistics.parquet has all."
+        caption += f" The {MOST_ROWS} largest deficits; statistics.parquet has all."
         cells = cells.sort("deficit", "leverage", "index", descending=[True, False, False]).head(MOST_ROWS)
     columns = (
         _column("leverage", "leverage", lambda value: f"{words.label(value)}×"),
@@ -78,7 +86,7 @@ def policy_table(result: Any) -> Table | None:
         *DEFAULTS,
         _column("median return", "median_return", words.share),
     )
-    return _table(caption, columns, cells.iter_rows(named=True), texts=2)
+    return _table(caption, columns, cells.iter_rows(named=True), texts=2, folded=cells.height > OPEN_ROWS)
 
 
 def group_table(result: Any, by: str) -> Table:
@@ -94,22 +102,44 @@ def group_table(result: Any, by: str) -> Table:
     return _table(caption, (_column(by, by, words.label), *DEFAULTS), cells.sort(by).iter_rows(named=True))
 
 
-def draw_table(result: Any) -> Table | None:
-    """The days that drew most from the funds; None when nothing was drawn."""
-    draws = statistics.worst_draws(result.fund)
-    if draws.is_empty():
-        return None
+def draw_tables(result: Any) -> list[Table]:
+    """The days of the largest deficit of one world, and in a long run the worst day of every year.
+
+    No table when nothing was drawn.
+    """
+    days = statistics.worst_draws(result.fund, result.accounts, rank="worst_deficit")
+    if days.is_empty():
+        return []
+    worlds = result.fund["world"].n_unique()
+    told = (
+        " The deficit also as a share of the fund's balance that morning, and of the notional that ended in "
+        "liquidation or default that day."
+    )
+    if worlds > 1:
+        told = f" Numbers are of the world hit hardest; worlds: how many had a deficit.{told}"
+    found = [_draws(f"The days of the largest deficits.{told}", days, worlds)]
+    begin, end = result.fund.select(pl.col("time").min(), pl.col("time").max().alias("end")).row(0)
+    if end - begin > LONG:
+        years = statistics.worst_draws(
+            result.fund, result.accounts, rank="worst_deficit", per="1y", limit=1
+        ).sort("time")
+        found.append(_draws("The worst day of each year.", years, worlds))
+    return found
+
+
+def _draws(caption: str, draws: pl.DataFrame, worlds: int) -> Table:
+    hardest = _column("world hit hardest", "worst_world", str)
     columns = (
         _column("day (UTC)", "time", words.moment),
-        _column("symbol hit most", "symbol", str),
-        _column("fund hit most", "worst_world", str),
-        _column("its deficit", "worst_deficit", words.money),
-        _column("funds drawn on", "worlds", words.count),
-        _column("deficit, all funds", "deficit", words.money),
-        _column("uncovered, all funds", "uncovered", words.money),
+        _column("symbol", "symbol", str),
+        *([hardest] if worlds > 1 else []),
+        _column("deficit", "worst_deficit", words.money),
+        _column("of its fund", "of_fund", words.share),
+        _column("of notional liquidated", "of_notional", words.share),
+        _column("uncovered", "worst_uncovered", words.money),
+        *([_column("worlds", "worlds", words.count)] if worlds > 1 else []),
     )
-    caption = "The days of the largest deficits. Worlds are alternatives: read sums over funds as a ranking."
-    return _table(caption, columns, draws.iter_rows(named=True), texts=3)
+    return _table(caption, columns, draws.iter_rows(named=True), texts=3 if worlds > 1 else 2)
 
 
 def money_table(result: Any) -> Table:
@@ -152,7 +182,7 @@ def venue_table(metadata: Mapping[str, Any]) -> Table | None:
         _column("source", "source", str),
     )
     caption = "Venue parameters, with their sources and the dates they held."
-    return _table(caption, columns, rows, texts=4) if rows else None
+    return _table(caption, columns, rows, texts=4, folded=True) if rows else None
 
 
 def symbol_table(metadata: Mapping[str, Any]) -> Table | None:
@@ -164,14 +194,14 @@ def symbol_table(metadata: Mapping[str, Any]) -> Table | None:
         return None
     columns = [_column(name.replace("_", " "), name, words.plain) for name in names]
     rows = ({"symbol": symbol} | {name: entry.get(name) for name in names} for symbol, entry in known.items())
-    return _table("Data of each symbol.", (_column("symbol", "symbol", str), *columns), rows)
+    return _table("Data of each symbol.", (_column("symbol", "symbol", str), *columns), rows, folded=True)
 
 
 def facts_table(caption: str, facts: Mapping[str, Any]) -> Table | None:
     """Any JSON-like mapping as name and value, nested mappings flattened; None when empty."""
     rows = [{"name": name, "value": words.plain(value)} for name, value in _flat(facts)]
     columns = (_column("name", "name", str), _column("value", "value", str))
-    return _table(caption, columns, rows, texts=2) if rows else None
+    return _table(caption, columns, rows, texts=2, folded=True) if rows else None
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -105,6 +105,12 @@ def listing(items: Iterable[object], limit: int = 8) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "none"
 
 
+def alternatives(items: Iterable[str]) -> str:
+    """a or b; a, b or c."""
+    found = list(items)
+    return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} or {found[-1]}"
+
+
 def plural(number: int, noun: str) -> str:
     """1 position, 2 positions."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

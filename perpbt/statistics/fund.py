@@ -82,8 +82,8 @@ def draws_in_time(
     Columns: `world`, `time` (start of a window of length `every`, a polars duration string), `deficit`,
     `uncovered` (quote currency), `opening` (its balance as the window began, all symbols together) and
     `notional`: what its positions were worth, quantity·exit_price times weight, that ended in the window by
-    liquidation or in default; 0 where none did, null without `accounts`. Sorted by world and time.
-    A deficit of a part closed by deleveraging is in the window of that close, its notional with the position's.
+    liquidation or in default; 0 where none did, null without `accounts`. Sorted by world and time. A deficit
+    of a part closed by deleveraging is in the window of that close, its notional with the position's.
     `worlds` picks some, default all.
 
     Raises InputError for a world the ledger does not have.
@@ -150,8 +150,10 @@ def worst_draws(
     )
     table = exact_sums(by_world, ("time",), ("deficit", "uncovered")).join(worst, on="time")
     table = table.join(symbol, on="time").sort(rank, "time", descending=[True, False])
-    stretch = pl.lit(0) if per is None else pl.col("time").dt.truncate(per)
-    table = table.filter(pl.int_range(pl.len()).over(stretch) < limit)
+    if per is None:
+        table = table.head(limit)
+    else:
+        table = table.filter(pl.int_range(pl.len()).over(pl.col("time").dt.truncate(per)) < limit)
     return table.select(
         *("time", "symbol", "worlds", "deficit", "uncovered", "worst_world"),
         *("worst_deficit", "worst_uncovered", "of_fund", "of_notional"),

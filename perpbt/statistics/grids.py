@@ -112,6 +112,12 @@ def _row_order(policies: pl.DataFrame, field: str) -> pl.DataFrame:
     """The distinct values of a policy field in the order to show them."""
     if field != "stop" or not {"stop_kind", "stop_value"} <= set(policies.columns):
         return policies.select(field).unique().sort(field)
+    return pl.DataFrame({"stop": stop_order(policies)}, schema={"stop": policies.schema["stop"]})
+
+
+def stop_order(policies: pl.DataFrame) -> list[str]:
+    """The labels of the stops of policies, each once, from the tightest to none."""
     kinds = {kind: place for place, kind in enumerate(STOP_ORDER)}
     place = pl.col("stop_kind").replace_strict(kinds, default=len(kinds), return_dtype=pl.Int64)
-    return policies.sort(place, "stop_value", "stop").select("stop").unique(maintain_order=True)
+    labels = policies.sort(place, "stop_value", "stop")["stop"]
+    return labels.unique(maintain_order=True).to_list()
