@@ -212,7 +212,7 @@ def backtest(
         collected = loaded.collect(symbol)
         describe_symbol(setting, collected)
         since = setting.timed("load", since)
-        market = market_arrays(collected, setting.rules)
+        market = market_arrays(collected, setting.rules, setting.engine)
         starts = np.array(starting.starts(market.time), dtype=np.int64)  # type: ignore[arg-type]
         setting.timed("prepare", since)
         for number, one in enumerate(bound):

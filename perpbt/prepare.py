@@ -15,9 +15,12 @@ import polars as pl
 
 from perpbt.config import Rules
 from perpbt.errors import InputError
+from perpbt.kernels.pyramid import build, no_pyramid
 from perpbt.kernels.tables import Codes, Floats, Integers, Market, Rates, Signals
 from perpbt.load import SymbolBars
 from perpbt.venue import Venue
+
+NEAR = 64  # bars looked at one by one before a leap: positions that end soon end there, and a leap costs about as much
 
 
 def floats(column: pl.Series) -> Floats:
@@ -53,8 +56,8 @@ def cumulative_funding(times: Integers, price: Floats, events: pl.DataFrame) -> 
     return sums[np.searchsorted(charged_at, np.arange(times.size), side="right")]
 
 
-def market_arrays(bars: SymbolBars, rules: Rules) -> Market:
-    """Everything of one symbol a kernel may read."""
+def market_arrays(bars: SymbolBars, rules: Rules, engine: str) -> Market:
+    """Everything of one symbol a kernel may read; with a pyramid for the engine that skips."""
     frame = bars.frame
     times = milliseconds(frame["ts"])
     column = {name: floats(frame[name]) for name in frame.columns if name not in ("ts", "symbol")}
@@ -69,6 +72,18 @@ def market_arrays(bars: SymbolBars, rules: Rules) -> Market:
     turnover = column["volume"] * column["close"] if "volume" in column else unknown
     # range-based volatility of the bar (Parkinson 1980), used as sigma_i of the square-root law
     volatility = np.log(column["high"] / column["low"]) / (2.0 * np.sqrt(np.log(2.0)))
+    funding = cumulative_funding(times, paid_on, bars.funding)
+    pyramid = no_pyramid()
+    if engine == "skip":
+        pyramid = build(
+            column["low"],
+            column["high"],
+            column["mark_low"],
+            column["mark_high"],
+            funding,
+            column["mark_close"],
+            NEAR,
+        )
     return Market(
         time=times,
         open=column["open"],
@@ -79,10 +94,12 @@ def market_arrays(bars: SymbolBars, rules: Rules) -> Market:
         mark_high=column["mark_high"],
         mark_low=column["mark_low"],
         mark_close=column["mark_close"],
-        funding=cumulative_funding(times, paid_on, bars.funding),
+        funding=funding,
         volatility=volatility,
         turnover=turnover,
         highest_mark=float(column["mark_high"].max()),
+        lowest_funding=float(funding.min()),
+        pyramid=pyramid,
     )
 
 

@@ -135,7 +135,7 @@ def run_given(
     collected = loaded.collect(symbol)
     describe_symbol(setting, collected)
     since = setting.timed("load", since)
-    market = market_arrays(collected, setting.rules)
+    market = market_arrays(collected, setting.rules, setting.engine)
     note_early_entries(setting, own, market, symbol, collected.bar_ms)
     row = own["_row"].to_numpy().astype(np.int64)
     plans, signals, lanes = given_plans(own), no_signals(market.time.size), given_lanes(own, market)

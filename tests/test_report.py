@@ -6,21 +6,26 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import matplotlib
+import numpy as np
 import polars as pl
 import pytest
 from matplotlib.figure import Figure
 from synthetic import METADATA, SYMBOLS, ledger, policy_table, row, synthetic_result, table
 
 from perpbt import statistics
-from perpbt.report import embed, figures, pictures, prose, tables, words, write_report
+from perpbt.config import Policy, Reentry, as_policies
+from perpbt.report import embed, figures, fund_figures, pictures, prose, tables, words, write_report
+from perpbt.report.grouping import grouping
 from perpbt.report.html import render
+from perpbt.report.policies import policies_in_words
 from perpbt.statistics import summarise
 
+pytestmark = pytest.mark.filterwarnings("error")
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 PRICES = {"ts": pl.Datetime("ms", "UTC"), "symbol": pl.String} | dict.fromkeys(
     ("open", "high", "low", "close"), pl.Float64
@@ -254,17 +259,21 @@ def test_figures_return_their_axes(result):
     path = statistics.fund_path(result.fund)
     world = path["world"][0]
     flows = statistics.flow_histogram(result.accounts)
+    draws = statistics.draws_in_time(result.fund, result.accounts, every="1d")
     drawn = [
         lambda ax: figures.heat_map(statistic, ax, title="PD"),
         lambda ax: figures.heat_map(statistic, ax, title="PD", unit="money"),
         lambda ax: figures.fund_balances(path, ax, labels={world: "one"}, colours={world: "black"}),
         lambda ax: figures.fund_balances(path.clear(), ax, labels={world: "one"}, colours={world: "black"}),
-        lambda ax: figures.fund_draws(path, ax),
-        lambda ax: figures.fund_draws(path.clear(), ax),
+        lambda ax: figures.fund_draws(draws, ax, every="1d"),
+        lambda ax: figures.fund_draws(draws.clear(), ax, every="1d"),
+        lambda ax: figures.draw_severity(draws, ax, every="1d"),
+        lambda ax: figures.draw_severity(draws.clear(), ax, every="1d"),
         lambda ax: figures.price_paths(result.prices, ax),
         lambda ax: figures.survival_curves(statistics.survival(result.accounts), ax),
         lambda ax: figures.survival_curves(statistics.survival(result.accounts.clear()), ax),
         lambda ax: figures.return_fan(statistics.return_quantiles(result.accounts), ax),
+        lambda ax: figures.return_fan(statistics.return_quantiles(result.accounts, by="symbol"), ax),
         lambda ax: figures.exit_reason_bars(statistics.exit_reasons(result.accounts, by="symbol"), ax),
         lambda ax: figures.flow_bars(flows, ax),
         lambda ax: figures.flow_tail(flows.clear(), ax),
@@ -276,6 +285,155 @@ def test_figures_return_their_axes(result):
             ax = figure.subplots()
             assert draw(ax) is ax
             figure.draw_without_rendering()
+
+
+def days(*stamps: tuple[int, int, int]) -> pl.Series:
+    return pl.Series([datetime(*stamp, tzinfo=UTC) for stamp in stamps], dtype=pl.Datetime("ms", "UTC"))
+
+
+def test_a_long_run_names_the_worst_window_of_every_year():
+    times = days((2019, 10, 1), (2020, 3, 9), (2020, 12, 1), (2021, 5, 17), (2021, 5, 24), (2022, 6, 1))
+    chosen = fund_figures.peaks(times, np.array([0.1, 3.0, 1.0, 9.0, 8.0, 0.0]), "1w")
+    assert [f"{times[place]:%b %Y}" for place in chosen] == ["May 2021", "Mar 2020", "Oct 2019"]
+
+
+def test_a_short_run_names_three_windows_apart():
+    times = days(*((2024, 1, day) for day in (1, 2, 10, 11, 20, 30)))
+    assert fund_figures.peaks(times, np.array([5.0, 4.0, 1.0, 2.0, 3.0, 0.5]), "1d") == [0, 4, 3]
+
+
+def test_windows_have_round_lengths():
+    start = datetime(2020, 1, 1)
+    lengths = {
+        days: fund_figures.window_length(start, start + timedelta(days=days)) for days in (0, 60, 1600, 9999)
+    }
+    assert list(lengths.values()) == ["1m", "6h", "1w", "4w"]
+
+
+def test_severity_compares_crashes_of_unlike_markets_and_leaves_out_next_to_nothing():
+    draws = pl.DataFrame(
+        {
+            "time": days((2020, 3, 9), (2021, 5, 17), (2021, 6, 1)),
+            "world": ["w"] * 3,
+            "deficit": [2.0, 20.0, 1e-6],
+            "uncovered": [0.0] * 3,
+            "notional": [50.0, 2000.0, 1e-6],
+        }
+    )
+    found = fund_figures.severity(draws)
+    assert found["severity"].to_list() == [0.04, 0.01]
+    assert fund_figures.severity(draws.with_columns(deficit=0.0)).is_empty()
+    assert fund_figures.largest_draws(draws).height == 3
+
+
+def test_a_run_of_years_tells_the_worst_day_of_each():
+    page = checked(render(synthetic_result(accounts=420, hours=16_000)))
+    assert "The worst day of each year." in page.text
+    assert page.text.count("Mar 2020") >= 2
+
+
+@pytest.fixture(scope="module")
+def one_leverage():
+    return synthetic_result(accounts=600, hours=4_000, leverages=(20.0,))
+
+
+def test_one_leverage_is_told_apart_by_stop(one_leverage):
+    groups = grouping(one_leverage)
+    assert groups.by == "stop loss"
+    kinds = statistics.survival(groups.accounts, groups.by)["stop loss"].unique(maintain_order=True)
+    assert kinds.to_list() == ["0.5%", "1%", "2%", "5%", "10%", "none"]
+    page = checked(render(one_leverage))
+    assert "Survival until liquidation by stop loss" in page.text
+    view = pictures.fund_views(one_leverage)[0]
+    assert list(view.labels.values()) == kinds.to_list()
+    assert view.note.startswith("Strategy hold_long: one fund per stop loss, leverage 20×.")
+
+
+@pytest.mark.parametrize(
+    ("rows", "by"),
+    [
+        ([row(), row(leverage=2.0, symbol="Y")], "leverage"),
+        ([row(), row(symbol="Y")], "symbol"),
+        ([row(), row(symbol="Y", strategy="t")], "strategy"),
+        ([row()], "leverage"),
+        ([row(symbol=str(k)) for k in range(13)], "leverage"),
+    ],
+)
+def test_accounts_are_told_apart_by_what_differs(rows, by):
+    result = by_hand(rows)
+    assert grouping(result).by == by
+    checked(render(result))
+
+
+FULL = {
+    "policy": "p", "leverage": 2.0, "margin_buffer": 0.0, "capital": 100.0, "compounding": False,
+    "sizing": "equity 100%", "take_profit": "none", "trailing_stop": None, "stop_trigger": "last",
+    "trailing_trigger": "last", "take_profit_trigger": "last", "max_holding": "30d", "max_trades": None,
+    "margin_call": "none", "reentry": "stop allowed, liquidation allowed, cool_down 0s", "stop": "2%",
+    "stop_kind": "price", "stop_value": 0.02,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([{}], "One policy. It has: leverage 2, capital 100 an account, all equity in a position, stops watch the "
+               "last price, held for at most 30d, re-entry at the next signal, stop loss 2%."),
+        ([{"max_trades": 1, "stop": "none", "max_holding": "none", "sizing": "collateral 50"}],
+         "One policy. It has: leverage 2, capital 100 an account, collateral 50 a position, at most 1 position an "
+         "account, no stop loss."),
+        ([{"compounding": True, "sizing": "risk 2%", "margin_buffer": 0.1, "trailing_stop": 0.05, "stop": "none",
+           "take_profit": "4%", "max_holding": "none", "margin_call": "top_up 80% to 50% x3",
+           "reentry": "stop never, liquidation never, cool_down 0s"}],
+         "One policy. It has: leverage 2, margin 10.0 % above the initial margin, capital 100 an account, results "
+         "carried into the next position, 2% of equity at risk to the stop, take profit 4%, trailing stop 5.00 %, "
+         "trailing stops watch the last price, take-profits watch the last price, on a margin call top up 80% to "
+         "50% x3, no re-entry after a stop or a liquidation, no stop loss."),
+        ([{"leverage": 3.0, "reentry": "stop allowed, liquidation never, cool_down 4h"},
+          {"reentry": "stop allowed, liquidation allowed, cool_down 1d"}],
+         "2 policies: leverage 3 and 2; no re-entry after a liquidation, otherwise after 4h or re-entry 1d after a "
+         "stop or a liquidation. In all of them: capital 100 an account, all equity in a position, stops watch the "
+         "last price, held for at most 30d, stop loss 2%."),
+    ],
+)  # fmt: skip
+def test_policies_are_told_in_words(changes, expected):
+    policies = pl.DataFrame([FULL | change for change in changes], infer_schema_length=None)
+    told = policies_in_words(policies)
+    assert told == expected
+    assert "_" not in told
+
+
+def test_the_policy_labels_of_the_package_are_understood():
+    rows = [policy.row() for policy in as_policies([Policy(), Policy(reentry=Reentry(after_stop="never"))])]
+    told = policies_in_words(pl.DataFrame(rows, infer_schema_length=None))
+    assert "re-entry at the next signal or no re-entry after a stop" in told
+    assert "all equity in a position" in told
+    assert "_" not in told
+
+
+def test_what_liquidations_bring_and_cost_is_told():
+    left = {"exit_reason": "liquidation", "weight": 2.0}
+    rows = [
+        row(liquidation_fee=500.0, **left),
+        row(surplus=1.0, **left),
+        row(deficit=30.0, **left),
+        row(**left),
+    ]
+    (told,) = prose.flows(table(rows))
+    assert told == (
+        "Of 4 liquidations and other exits below zero 1 (25.0 %) paid the fund a liquidation fee, 1 (25.0 %) left a "
+        "surplus beyond it, and 1 (25.0 %) a deficit; the rest did neither. In money, times the positions' weights: "
+        "fees 1.00 k, surplus 2.00, deficit 60.0. The fee took nearly all that liquidations left, so that next to "
+        "nothing became surplus."
+    )
+    assert prose.flows(table([row()])) == ["No position was liquidated, and none ended below zero."]
+
+
+def test_long_tables_are_folded(result):
+    page = render(result)
+    assert page.count("<details>") == 4
+    assert "<summary>By leverage and stop loss, over all strategies and symbols: 42 rows.</summary>" in page
+    assert not tables.group_table(result, "symbol").folded
 
 
 def test_a_draw_is_never_thinned_away():
@@ -300,6 +458,7 @@ def test_a_draw_is_never_thinned_away():
         (words.share(0.12345), "12.3 %"),
         (words.share(-0.0123), "−1.23 %"),
         (words.share(0.00012), "0.012 %"),
+        (words.share(1e-9), "≈ 0 %"),
         (words.money(0.0), "0"),
         (words.money(-340.4), "−340"),
         (words.money(999.9), "1.00 k"),
@@ -314,6 +473,8 @@ def test_a_draw_is_never_thinned_away():
         (words.listing([]), "none"),
         (words.listing("ab"), "a and b"),
         (words.listing(range(10), 3), "0, 1, 2 and 7 more"),
+        (words.alternatives(["a"]), "a"),
+        (words.alternatives("abc"), "a, b or c"),
         (words.plural(1, "account"), "1 account"),
         (words.plain(21_005_900.0), "21,005,900"),
         (words.plain(datetime(2020, 3, 12, 10)), "2020-03-12 10:00"),
@@ -327,7 +488,7 @@ def test_words(text, expected):
 def test_long_tables_say_what_they_leave_out(result, monkeypatch):
     monkeypatch.setattr(tables, "MOST_ROWS", 3)
     assert len(tables.policy_table(result).rows) == 3
-    assert "The 3 largest deficits of 42 rows" in tables.policy_table(result).caption
+    assert "the 3 largest deficits of 42 rows" in tables.policy_table(result).caption
     assert "the 3 largest deficits of 5" in tables.group_table(result, "symbol").caption
 
 

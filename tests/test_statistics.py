@@ -336,6 +336,15 @@ def test_flow_histogram_holds_every_liquidation(result):
     assert tail == pytest.approx((ended["deficit"] >= edge).mean(), rel=1e-12)
 
 
+def test_flow_histogram_puts_fee_and_surplus_together():
+    left = {"exit_reason": "liquidation", "quantity": 1.0, "exit_price": 100.0}
+    accounts = table([row(liquidation_fee=2.0, surplus=1.0, **left), row(liquidation_fee=5.0, **left)])
+    found = statistics.flow_histogram(accounts)
+    tops = found.group_by("flow", "measure").agg(pl.col("upper").max()).sort("flow", "measure")
+    assert tops["flow"].to_list() == ["income", "income", "surplus", "surplus"]
+    assert tops["upper"].to_list() == pytest.approx([0.05, 5.0, 0.01, 1.0])
+
+
 def test_flow_histogram_without_flows_is_empty():
     assert statistics.flow_histogram(table([row()])).height == 0
     with pytest.raises(InputError, match="bins is 0"):
@@ -391,19 +400,73 @@ def test_fund_path_of_chosen_worlds():
     assert statistics.fund_path(ledger()).height == 0
 
 
-def test_worst_draws_rank_days():
+def draws() -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Three deficits on two days in two worlds, and the positions that left them."""
     fund = ledger(
         [
-            {"time": hours(1), "world": "v", "deficit": 5.0, "uncovered": 1.0},
-            {"time": hours(20), "world": "w", "symbol": "Y", "deficit": 7.0},
-            {"time": hours(30), "world": "w", "deficit": 9.0},
+            {"world": "v", "balance": 50.0},
+            {"world": "w", "balance": 20.0},
+            {"time": hours(1), "world": "v", "deficit": 5.0, "uncovered": 1.0, "balance": 46.0},
+            {"time": hours(20), "world": "w", "symbol": "Y", "deficit": 7.0, "balance": 13.0},
+            {"time": hours(21), "world": "w", "symbol": "Y", "surplus": 2.0, "balance": 15.0},
+            {"time": hours(30), "world": "w", "deficit": 9.0, "balance": 6.0},
         ]
     )
-    found = statistics.worst_draws(fund)
+    left = {"exit_reason": "liquidation", "quantity": 1.0, "exit_price": 50.0, "weight": 2.0}
+    accounts = table(
+        [
+            row(world="v", exit_time=hours(1), deficit=2.5, **left),
+            row(world="w", exit_time=hours(20), deficit=3.5, **left),
+            row(world="w", exit_time=hours(30), deficit=4.5, **left),
+            row(world="w", exit_time=hours(31), deficit=0.0, **left),
+            row(world="w", exit_time=hours(31)),
+        ]
+    )
+    return fund, accounts
+
+
+def test_worst_draws_rank_days():
+    fund, accounts = draws()
+    found = statistics.worst_draws(fund, accounts)
     assert found["deficit"].to_list() == [12.0, 9.0]
-    assert found.row(0) == (DAY, "Y", 2, 12.0, 1.0, "w", 7.0)
+    assert found.row(0) == (DAY, "Y", 2, 12.0, 1.0, "w", 7.0, 0.0, 7.0 / 20.0, 7.0 / 100.0)
+    assert found.row(1)[-2:] == (9.0 / 15.0, 9.0 / 200.0)
     assert statistics.worst_draws(fund, limit=1).height == 1
+    assert statistics.worst_draws(fund)["of_notional"].to_list() == [None, None]
     assert statistics.worst_draws(ledger()).height == 0
+
+
+def test_worst_draws_by_the_world_hit_hardest_and_by_stretch():
+    fund, accounts = draws()
+    found = statistics.worst_draws(fund, accounts, rank="worst_deficit")
+    assert found["worst_deficit"].to_list() == [9.0, 7.0]
+    found = statistics.worst_draws(fund, accounts, every="1h", limit=1, per="1d")
+    assert found["time"].to_list() == [hours(30), hours(20)]
+    with pytest.raises(InputError, match="rank is 'size'"):
+        statistics.worst_draws(fund, rank="size")
+
+
+def test_worst_draw_of_an_empty_fund_has_no_share_of_it():
+    fund = ledger([{"balance": 0.0}, {"time": hours(30), "deficit": 4.0, "uncovered": 4.0}])
+    assert statistics.worst_draws(fund)["of_fund"].to_list() == [None]
+
+
+def test_draws_in_time_lose_nothing(result):
+    found = statistics.draws_in_time(result.fund, result.accounts, every="1w")
+    for flow in ("deficit", "uncovered"):
+        assert found[flow].sum() == pytest.approx(result.fund[flow].sum(), rel=1e-12)
+    ended = result.accounts.filter((pl.col("exit_reason") == "liquidation") | (pl.col("deficit") > 0))
+    closed = ended["weight"] * ended["quantity"] * ended["exit_price"]
+    assert found["notional"].sum() == pytest.approx(closed.sum(), rel=1e-12)
+    path = statistics.fund_path(result.fund)
+    world = path["world"][0]
+    ends = (
+        path.filter(pl.col("world") == world).group_by(pl.col("time").dt.truncate("1w")).last().sort("time")
+    )
+    own = found.filter(pl.col("world") == world)
+    assert own["opening"].to_list()[1:] == ends["balance"].to_list()[:-1]
+    one = statistics.draws_in_time(result.fund, result.accounts, every="1w", worlds=[world])
+    assert one.equals(own)
 
 
 def test_grouping_by_an_unknown_column_is_an_error(result):

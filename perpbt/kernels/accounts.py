@@ -41,7 +41,8 @@ from .tables import (
     Rows,
     Signals,
 )
-from .walking import Care, Exit, start, walk, watch_for
+from .walking import Exit, walk
+from .watching import Care, start, watch_for
 
 
 class Lanes(NamedTuple):

@@ -49,6 +49,15 @@ REJECTIONS = (
 OPEN, RANGE, CLOSE = 0, 1, 2
 
 
+class Pyramid(NamedTuple):
+    """Nodes of level l start at row starts[l - 1]; `levels` is 0 where bars are to be looked at one by one."""
+
+    nodes: Floats  # (nodes, 8)
+    starts: Integers
+    levels: int
+    near: int  # bars a walk looks at one by one before it leaps
+
+
 class Market(NamedTuple):
     """One symbol's bars; every array has one entry a bar, prices in quote currency."""
 
@@ -65,6 +74,8 @@ class Market(NamedTuple):
     volatility: Floats  # sigma_i of MODEL §6, NaN without volume
     turnover: Floats  # volume * close, NaN without volume
     highest_mark: float  # over all bars: no position's notional exceeds quantity * this
+    lowest_funding: float  # of `funding`, over all bars
+    pyramid: Pyramid
 
 
 class Rates(NamedTuple):

@@ -13,6 +13,7 @@ import numpy as np
 
 from .closing import close
 from .compile import kernel
+from .leaping import leap, ratio_falls_with_price
 from .margin import (
     Position,
     equity,
@@ -36,51 +37,10 @@ from .tables import (
     TOP_UP,
     TRAILING_STOP,
     Calls,
-    Floats,
     Market,
     Rates,
 )
-
-
-class Watch(NamedTuple):
-    """The series a position's thresholds are tested on, by its side and triggers."""
-
-    adverse_mark: Floats
-    stop_open: Floats
-    stop_adverse: Floats
-    target_open: Floats
-    target_favourable: Floats
-    target_limit: bool  # a resting limit on last, filled at its price
-    trail_open: Floats
-    trail_adverse: Floats
-    trail_favourable: Floats
-
-
-class Care(NamedTuple):
-    """What the owner does about a thin margin, and the cash at hand for it."""
-
-    action: int
-    threshold: float
-    value: float
-    limit: int
-    row: int  # key written into Calls
-    slot: int  # first entry of Calls this position may use
-
-
-class Path(NamedTuple):
-    """What is remembered from bar to bar."""
-
-    extreme: float  # side * best price for a trailing stop
-    peak: float
-    trough: float  # lowest value since the peak
-    drawdown: float
-    worst_ratio: float
-    released: float  # cash given back by deleveraging
-    added: float  # margin topped up
-    wallet: float
-    calls: int
-    order: int  # margin order decided at the last close, to be executed at the next open
-    amount: float
+from .watching import Care, Path, Watch, marked
 
 
 class Exit(NamedTuple):
@@ -95,54 +55,12 @@ class Exit(NamedTuple):
 
 
 @kernel
-def watch_for(
-    market: Market, side: float, stop_on_mark: bool, target_on_mark: bool, trail_on_mark: bool
-) -> Watch:
-    """Choose the trigger series once per position."""
-    last_low = market.low if side > 0.0 else market.high
-    last_high = market.high if side > 0.0 else market.low
-    mark_low = market.mark_low if side > 0.0 else market.mark_high
-    mark_high = market.mark_high if side > 0.0 else market.mark_low
-    return Watch(
-        mark_low,
-        market.mark_open if stop_on_mark else market.open,
-        mark_low if stop_on_mark else last_low,
-        market.mark_open if target_on_mark else market.open,
-        mark_high if target_on_mark else last_high,
-        not target_on_mark,
-        market.mark_open if trail_on_mark else market.open,
-        mark_low if trail_on_mark else last_low,
-        mark_high if trail_on_mark else last_high,
-    )
-
-
-@kernel
-def start(
-    market: Market, rates: Rates, position: Position, bar: int, collateral: float, wallet: float
-) -> Path:
-    """The path of a position just opened; its equity path starts at the collateral, before the entry fee."""
-    ratio = margin_ratio(rates, position, market.mark_open[bar], position.funding)
-    best = position.side * position.entry
-    return Path(best, collateral, collateral, 0.0, ratio, 0.0, 0.0, wallet, 0, NO_CALL, 0.0)
-
-
-@kernel
 def trailing_level(watch: Watch, position: Position, path: Path, i: int) -> float:
     """side * trailing stop in bar i: from the best of entry, earlier bars and this open. -inf without one."""
     if position.trail == 0.0:
         return -np.inf
     best = max(path.extreme, position.side * watch.trail_open[i])
     return best * position.trail
-
-
-@kernel
-def marked(value: float, peak: float, trough: float, drawdown: float) -> tuple[float, float, float]:
-    """Peak, lowest value since the peak, and drawdown, after one more mark of the equity path."""
-    if value > peak:
-        return value, value, drawdown
-    if value < trough:
-        return peak, value, max(drawdown, (peak - value) / peak)
-    return peak, trough, drawdown
 
 
 @kernel
@@ -353,6 +271,19 @@ def carry_out(
 
 
 @kernel
+def to_next_stop(
+    market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, i: int, until: int,
+    leaps: bool,
+) -> tuple[int, Path]:  # fmt: skip
+    """The next bar to look at: nearby by looking at each, further on by leaps. Both give the same bar and path."""
+    near = min(until, i + market.pyramid.near) if leaps else until
+    i, path = quiet(market, rates, watch, care, position, path, i, near)
+    if i == near and i < until and path.order == NO_CALL:
+        i, path = leap(market, rates, watch, care, position, path, i, until)
+    return i, path
+
+
+@kernel
 def walk(
     market: Market,
     rates: Rates,
@@ -371,8 +302,9 @@ def walk(
     bars = market.open.size
     due = min(time_bar, signal_bar)
     i = entry_bar
+    leaps = market.pyramid.levels > 0 and ratio_falls_with_price(rates, position, market)
     while True:
-        i, path = quiet(market, rates, watch, care, position, path, i, min(due, bars))
+        i, path = to_next_stop(market, rates, watch, care, position, path, i, min(due, bars), leaps)
         carried = position
         if i == bars:
             return Exit(bars - 1, CLOSE, END, market.mark_close[bars - 1], position, path)
@@ -388,6 +320,7 @@ def walk(
                 return Exit(i, OPEN, reason, base, position, with_worst(path, worst))
             if path.order != NO_CALL:
                 position, path = carry_out(market, rates, care, calls, position, path, i)
+                leaps = leaps and ratio_falls_with_price(rates, position, market)
         reason, threshold = in_range(market, rates, watch, position, path, i)
         if reason != -1:
             base = range_price(market, watch, reason, position.side, threshold, i)

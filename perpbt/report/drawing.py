@@ -71,3 +71,8 @@ def categories(ax: Axes, axis: str, group: str, values: Sequence[object]) -> Non
 
 def group_label(name: str, value: object) -> str:
     return f"{words.label(value)}×" if name == "leverage" else words.label(value)
+
+
+def leads(value: float, *digits: int) -> bool:
+    """Whether a positive number starts with one of `digits`."""
+    return value > 0 and round(value / 10.0 ** np.floor(np.log10(value))) in digits

@@ -7,6 +7,7 @@ backend. Money is in quote currency throughout. An empty table draws a sentence 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -39,6 +40,7 @@ from perpbt.report.drawing import (
     ramp,
     style,
 )
+from perpbt.report.flow_figures import flow_bars, flow_tail
 from perpbt.report.fund_figures import (
     draw_severity,
     fund_balances,
@@ -57,6 +59,7 @@ __all__ = [
     "flow_tail",
     "fund_balances",
     "fund_draws",
+    "group_label",
     "guide_lines",
     "heat_map",
     "liquidation_map",
@@ -78,12 +81,7 @@ REASON_COLOURS = {
     "end": "#c9d0d6",
     "rejected": "#e6c229",
 }
-FLOWS = {
-    "income": ("brings: fee and surplus", SURPLUS, "-"),
-    "surplus": ("of it the surplus", "#009e73", "--"),
-    "deficit": ("costs: deficit", DEFICIT, "-"),
-}
-"""Flows of `flow_histogram`: words, colour, dash."""
+ORDERED = ("leverage", "stop loss")
 _HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
 _TIME_TICKS = (
     *((60_000, "1 min"), (600_000, "10 min"), (_HOUR_MS, "1 h"), (6 * _HOUR_MS, "6 h"), (_DAY_MS, "1 d")),
@@ -180,25 +178,33 @@ def survival_curves(table: pl.DataFrame, ax: Axes) -> Axes:
 
 
 def return_fan(table: pl.DataFrame, ax: Axes) -> Axes:
-    """`return_quantiles` as a fan over its groups: 5-95, 10-90 and 25-75 % bands, median and mean."""
+    """`return_quantiles`: 5-95, 10-90 and 25-75 % bands, median and mean of each group.
+
+    A fan over groups that have an order, leverage and stop loss; separate bars over others and a single one.
+    """
     group = table.columns[0]
     x = np.arange(table.height)
-    bands = ((5, 95, 0.16), (10, 90, 0.2), (25, 75, 0.3))
-    if table.height == 1:  # a band needs two ends
-        x, table = np.array([-0.3, 0.3]), pl.concat([table, table])
-    for low, high, strength in bands:
+    fan = table.height > 1 and group in ORDERED
+    for low, high, strength in ((5, 95, 0.16), (10, 90, 0.2), (25, 75, 0.3)):
         lower, upper = (table[f"quantile_{q:02d}"].to_numpy() for q in (low, high))
-        ax.fill_between(x, lower, upper, color=SURPLUS, alpha=strength, linewidth=0, label=f"{low}–{high} %")
-    ax.plot(x, table["quantile_50"].to_numpy(), color=SURPLUS, marker="o", markersize=3.5, label="median")
-    ax.plot(
-        x, table["mean"].to_numpy(), color=DEFICIT, linestyle="--", marker="s", markersize=3, label="mean"
-    )
+        shown: dict[str, Any] = {"color": SURPLUS, "alpha": strength, "linewidth": 0}
+        shown["label"] = f"{low}–{high} %"
+        if fan:
+            ax.fill_between(x, lower, upper, **shown)
+        else:
+            ax.bar(x, upper - lower, 0.5, lower, **shown)
+    middle, mean = table["quantile_50"].to_numpy(), table["mean"].to_numpy()
+    lines = ("-", "--") if fan else ("none", "none")
+    ax.plot(x, middle, color=SURPLUS, linestyle=lines[0], marker="o", markersize=3.5, label="median")
+    ax.plot(x, mean, color=DEFICIT, linestyle=lines[1], marker="s", markersize=3, label="mean")
     ax.axhline(0.0, color="#8a96a3", linewidth=0.8)
     if table["quantile_95"].max() > 5.0:  # type: ignore[operator]
         ax.set_yscale("symlog", linthresh=1.0)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:,.0f} %".replace("-", "−")))
-    categories(ax, "x", group, table[group].to_list() if x.dtype.kind == "i" else [table[group][0]])
+    categories(ax, "x", group, table[group].to_list())
+    ax.use_sticky_edges = False  # bars would put the median of -100 % on the frame
     ax.set(ylabel="total return of a position", title=f"Returns by {group}")
+    ax.set_xlim(-0.5, table.height - 0.5)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
 
@@ -246,54 +252,6 @@ def _name_bars(
                 fontsize=7.5,
                 color="#ffffff" if dark else "#000000",
             )
-
-
-def flow_bars(table: pl.DataFrame, ax: Axes, *, measure: str = "fraction") -> Axes:
-    """`flow_histogram`'s income and deficit of liquidations, the surplus as an outline; logarithmic axes."""
-    shown = table.filter((pl.col("measure") == measure) & (pl.col("lower") > 0))
-    if shown["positions"].sum() == 0:
-        return nothing(ax, "no liquidation brought or cost the fund anything")
-    for flow, (label, colour, dash) in FLOWS.items():
-        own = shown.filter(pl.col("flow") == flow)
-        if own.height:
-            edges = np.append(own["lower"].to_numpy(), own["upper"][-1])
-            counts = own["positions"].to_numpy()
-            if flow != "surplus":
-                ax.stairs(counts, edges, fill=True, color=colour, alpha=0.3)
-            ax.stairs(counts, edges, color=colour, linewidth=1.2, linestyle=dash, label=label)
-    ax.set(
-        xscale="log", yscale="log", ylabel="liquidations", title="What a liquidation brings or costs the fund"
-    )
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else ""))
-    ax.set_ylim(bottom=0.7)
-    _flow_axis(ax, shown, measure)
-    ax.legend(loc="upper left")
-    return ax
-
-
-def flow_tail(table: pl.DataFrame, ax: Axes, *, measure: str = "fraction") -> Axes:
-    """The tails: the share of liquidations whose income, surplus or deficit is at least x."""
-    shown = table.filter((pl.col("measure") == measure) & (pl.col("lower") > 0) & (pl.col("exceeding") > 0))
-    if shown.is_empty():
-        return nothing(ax, "no tail to show")
-    for flow, (label, colour, dash) in FLOWS.items():
-        own = shown.filter(pl.col("flow") == flow)
-        if own.height:
-            ax.plot(own["lower"], own["exceeding"], color=colour, linestyle=dash, label=label)
-    ax.set(xscale="log", yscale="log", ylabel="share of liquidations", title="Tail: at least this large")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.axis_share(value)))
-    _flow_axis(ax, shown, measure)
-    ax.legend()
-    return ax
-
-
-def _flow_axis(ax: Axes, shown: pl.DataFrame, measure: str) -> None:
-    """Names and labels of the axis of flows, from the first filled bin on."""
-    full = shown.filter(pl.col("positions") > 0)
-    ax.set_xlim(float(full["lower"].min() or 0.1) * 0.8, float(full["upper"].max() or 1.0) * 1.25)  # type: ignore[arg-type]
-    text = words.axis_share if measure == "fraction" else words.axis_money
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
-    ax.set_xlabel("of notional at the exit" if measure == "fraction" else "quote currency, of one position")
 
 
 def liquidation_map(table: pl.DataFrame, ax: Axes) -> Axes:

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
 from perpbt.report import words
-from perpbt.report.drawing import DEFICIT, date_numbers, nothing
+from perpbt.report.drawing import DEFICIT, date_numbers, leads, nothing
 from perpbt.statistics.common import exact_sums
 
 UNCOVERED = "#7c1508"
@@ -30,6 +30,8 @@ MOST_WINDOWS = 300
 LONG = timedelta(days=548)
 """A run of more than a year and a half: its years are told apart."""
 LEAST_SHARE = 0.01
+CHARACTER = 0.0075
+"""Width of a label's character, as a share of a wide axis."""
 
 
 def fund_balances(
@@ -166,7 +168,7 @@ def severe_places(draws: pl.DataFrame, every: str) -> list[float]:
     if found.is_empty():
         return []
     middles = date_numbers(found["time"]) + WINDOWS[every] / timedelta(days=2)
-    return [float(middles[place]) for place in peaks(found["time"], found["severity"].to_numpy())]
+    return [float(middles[place]) for place in peaks(found["time"], found["severity"].to_numpy(), every)]
 
 
 def spell(every: str) -> str:
@@ -176,50 +178,51 @@ def spell(every: str) -> str:
 
 
 def _name_peaks(ax: Axes, times: pl.Series, heights: NDArray[np.float64], every: str) -> None:
-    """Dates along the top for the bars that `peaks` picks, each on a guide line.
+    """A guide line at each bar that `peaks` picks; its date along the top, right or left, if it fits."""
+    middles = date_numbers(times) + WINDOWS[every] / timedelta(days=2)
+    low, high = ax.get_xlim()
+    taken: list[tuple[float, float]] = []
+    for place in peaks(times, heights, every):
+        text, at = _date(times[place], every), float(middles[place])
+        guide_lines(ax, [at])
+        length = CHARACTER * len(text) * (high - low)
+        for side, start in (("left", at), ("right", at - length)):
+            end = start + length
+            inside = low <= start and end <= high + 0.02 * (high - low)
+            if inside and all(end <= first or last <= start for first, last in taken):
+                taken.append((start, end))
+                ax.annotate(
+                    text,
+                    (at, 1.0),
+                    (3 if side == "left" else -3, -1),
+                    xycoords=("data", "axes fraction"),
+                    textcoords="offset points",
+                    ha=side,
+                    va="top",
+                    fontsize=8,
+                    annotation_clip=False,
+                )
+                break
 
-    A label that would meet the next one goes to the left of its guide.
-    """
-    places = date_numbers(times) + WINDOWS[every] / timedelta(days=2)
-    chosen = peaks(times, heights)
-    ends = [*(places[k] for k in chosen[1:]), places[-1]]
-    room = (places[-1] - places[0]) / 14
-    for place, end in zip(chosen, ends, strict=True):
-        left = end - places[place] < room < places[place] - places[0]
-        ax.annotate(
-            _date(times[place], every),
-            (places[place], 1.0),
-            (-3 if left else 3, -1),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            va="top",
-            fontsize=8,
-            annotation_clip=False,
-        )
-    guide_lines(ax, [float(places[place]) for place in chosen])
 
-
-def peaks(times: pl.Series, heights: NDArray[np.float64], most: int = 3) -> list[int]:
-    """Which bars to name: over LONG the highest of every calendar year, else the `most` highest, apart."""
-    order = [int(place) for place in np.argsort(-heights, kind="stable") if heights[place] > 0]
-    moments = times.to_list()
+def peaks(times: pl.Series, heights: NDArray[np.float64], every: str, most: int = 3) -> list[int]:
+    """Which bars to name, highest first: over LONG that of every calendar year, else `most`, well apart."""
+    moments = [moment + WINDOWS[every] / 2 for moment in times]
     span = moments[-1] - moments[0]
     chosen: list[int] = []
-    for place in order:
+    for place in (int(place) for place in np.argsort(-heights, kind="stable") if heights[place] > 0):
+        others = [moments[other] for other in chosen]
         if span > LONG:
-            new = all(moments[place].year != moments[other].year for other in chosen)
+            new = all(moments[place].year != other.year for other in others)
         else:
-            new = len(chosen) < most and all(
-                abs(moments[place] - moments[other]) > span / 9 for other in chosen
-            )
+            new = len(chosen) < most and all(abs(moments[place] - other) > span / 9 for other in others)
         if new:
             chosen.append(place)
-    return sorted(chosen)
+    return chosen
 
 
 def _date(start: datetime, every: str) -> str:
-    """A window in words: the month for long ones (that of their middle), else its day, and time if not 0:00.
+    """A window in words: the month of its middle if it is long, else its day, and time if that is not 0:00.
 
     Shorter runs go without the year, which the axis tells.
     """
@@ -229,7 +232,7 @@ def _date(start: datetime, every: str) -> str:
 
 
 def price_paths(prices: pl.DataFrame, ax: Axes, *, symbols: Sequence[str] | None = None) -> Axes:
-    """Closes of each symbol, first close = 100, a line a symbol; logarithmic where they move by a factor 3."""
+    """Closes of each symbol, first close = 100, a line a symbol; logarithmic if they span a factor 3."""
     for symbol in symbols if symbols is not None else prices["symbol"].unique().sort().to_list():
         own = prices.filter(pl.col("symbol") == symbol).sort("ts")
         own = own.gather_every(max(1, own.height // 700))
@@ -242,12 +245,7 @@ def price_paths(prices: pl.DataFrame, ax: Axes, *, symbols: Sequence[str] | None
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         ax.yaxis.set_minor_formatter(
-            FuncFormatter(lambda value, _: f"{value:,.6g}" if _leads(value, 2, 5) else "")
+            FuncFormatter(lambda value, _: f"{value:,.6g}" if leads(value, 2, 5) else "")
         )
     ax.set(ylabel="first close = 100", title="Price")
     return ax
-
-
-def _leads(value: float, *digits: int) -> bool:
-    """Whether a positive number starts with one of `digits`."""
-    return value > 0 and round(value / 10.0 ** np.floor(np.log10(value))) in digits

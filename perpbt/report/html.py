@@ -129,10 +129,10 @@ def _defaults(result: Any) -> Section:
     sentences = [
         "PD: defaults over opened positions. EAD: mean notional at the exit of a default. LGD: deficit over "
         "that notional. Expected loss = PD × EAD × LGD, in quote currency a position. These four weigh "
-        "positions where open interest is stated; liquidated counts them. Fund income: liquidation fees, "
-        "surplus and the share of trading fees; less the deficit it is the net fund flow. Rows of many worlds "
-        "add their sums and average their shares by positions; statistics.parquet has every strategy, policy "
-        "and symbol."
+        "positions where open interest is stated; liquidated counts them. Income of the fund: liquidation "
+        "fees, surplus and the share of trading fees; less the deficit it is the net flow. Rows of "
+        "many worlds add their sums and average their shares by positions; statistics.parquet has every "
+        "strategy, policy and symbol."
     ]
     rows = [
         tables.group_table(result, "strategy"),

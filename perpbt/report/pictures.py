@@ -16,7 +16,13 @@ from perpbt.report.embed import Picture, picture
 from perpbt.report.grouping import Grouping
 from perpbt.statistics.common import IS_LIQUIDATED, exact_sums
 
-HALF, WIDE = (5.6, 3.5), (11.4, 8.2)
+HALF, WIDE, CALM = (5.6, 3.5), (11.4, 8.2), (11.4, 5.0)
+HEIGHTS = {True: [2.0, 1.1, 1.0, 1.2], False: [2.0, 1.3]}
+"""Of the panels of a fund's picture, by whether a deficit was drawn."""
+RELATIVE = (
+    " A deficit relative to the notional liquidated in its window compares crashes whatever the size of the "
+    "market was; dotted lines lead from the worst of them to balance and price."
+)
 MOST_FUNDS, MOST_SYMBOLS, MOST_STRATEGIES = 10, 7, 2
 OUTSIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
 
@@ -76,25 +82,28 @@ def _fund_picture(result: Any, view: FundView, name: str) -> Picture:
     first, last = path.select(pl.col("time").min(), pl.col("time").max().alias("last")).row(0)
     every = figures.window_length(first, last)
     losses = statistics.draws_in_time(result.fund, result.accounts, every=every, worlds=worlds)
-    figure = _figure(WIDE)
-    axes = figure.subplots(4, 1, sharex=True, height_ratios=[2.0, 1.1, 1.0, 1.2])
-    balance, draws, severity, price = axes
+    drawn = bool((losses["deficit"] > 0).any())
+    figure = _figure(WIDE if drawn else CALM)
+    axes = figure.subplots(*((4, 1) if drawn else (2, 1)), sharex=True, height_ratios=HEIGHTS[drawn])
+    balance, *between, price = axes
     figures.fund_balances(path, balance, labels=view.labels, colours=view.colours, dashed=view.dashed)
     balance.legend(title=view.title, **OUTSIDE)
-    figures.fund_draws(losses, draws, every=every)
-    figures.draw_severity(losses, severity, every=every)
     figures.price_paths(result.prices, price, symbols=drawn_symbols(result))
-    for ax in (draws, price):
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(**OUTSIDE)
-    for ax in (balance, price):
-        figures.guide_lines(ax, figures.severe_places(losses, every))
     figures.date_axis(price).margins(x=0.005)
+    balance.margins(x=0.005)
+    price.set_xlim(price.get_xlim())  # bars and labels to come shall not widen it
+    caption = view.note
+    if drawn:
+        draws, severity = between
+        figures.fund_draws(losses, draws, every=every)
+        figures.draw_severity(losses, severity, every=every)
+        draws.legend(**OUTSIDE)
+        for ax in (balance, price):
+            figures.guide_lines(ax, figures.severe_places(losses, every))
+        caption += RELATIVE
+    if price.get_legend_handles_labels()[0]:
+        price.legend(**OUTSIDE)
     alt = f"Insurance fund balance over time with its draws, and the price under it. {view.note}"
-    caption = (
-        f"{view.note} A deficit relative to the notional liquidated in its window compares crashes whatever "
-        "the size of the market was; dotted lines lead from the worst of them to balance and price."
-    )
     return picture(figure, name, caption, alt, wide=True)
 
 
@@ -122,7 +131,9 @@ def fund_views(result: Any) -> list[FundView]:
 def _plain_view(ranked: pl.DataFrame) -> FundView:
     """The worlds with the largest deficits."""
     worlds = ranked["world"].head(MOST_FUNDS).to_list()
-    note = f"Funds of {words.listing(worlds)}." if len(worlds) > 1 else f"The fund of world {worlds[0]}."
+    note = (
+        f"Funds of {words.listing(worlds)}." if len(worlds) > 1 else "The fund of the one world of this run."
+    )
     if ranked.height > len(worlds):
         note = f"The {len(worlds)} funds with the largest deficits, of {ranked.height:,}."
     labels = {world: _short(world) for world in worlds}
@@ -130,25 +141,34 @@ def _plain_view(ranked: pl.DataFrame) -> FundView:
 
 
 def _strategy_view(worlds: pl.DataFrame, strategy: str, left_out: str) -> FundView:
-    """A line a leverage for its widest stop (none, if there is one), and the worst of the other worlds."""
+    """A line a leverage for its widest stop (none, if there is one); of a single leverage a line a stop.
+
+    And, dashed, the worst of the other worlds.
+    """
+    by = "leverage" if worlds["leverage"].n_unique() > 1 else "stop"
     widest = worlds.with_columns(
         width=pl.when(pl.col("stop_kind") == "none").then(np.inf).otherwise("stop_value")
     )
     widest = widest.sort("leverage", "width", "policy", descending=[False, True, False])
-    lines = widest.unique("leverage", keep="first", maintain_order=True).sort("leverage")
+    lines = widest.unique(by, keep="first", maintain_order=True)
+    lines = lines if by == "leverage" else lines.reverse()
     if lines.height > MOST_FUNDS:
         lines = lines[np.linspace(0, lines.height - 1, MOST_FUNDS).round().astype(int).tolist()]
-    labels = {world: f"{leverage:g}×" for world, leverage in lines.select("world", "leverage").iter_rows()}
+    labels = {world: figures.group_label(by, value) for world, value in lines.select("world", by).iter_rows()}
     colours = dict(zip(labels, figures.ramp(len(labels)), strict=True))
     others = worlds.filter(~pl.col("world").is_in(list(labels)) & (pl.col("deficit") > 0))
     worst = others.sort("deficit", "policy", descending=[True, False]).head(1)
     for world, leverage, stop in worst.select("world", "leverage", "stop").iter_rows():
         labels[world], colours[world] = f"{leverage:g}×, stop {stop}", "#009e73"
-    stops = lines["stop"].unique(maintain_order=True).to_list()
-    stop = "without stop loss" if stops == ["none"] else f"stop loss {words.listing(stops)}"
-    note = f"Strategy {_short(strategy, 60)}: one fund per leverage, {stop}"
+    if by == "leverage":
+        stops = lines["stop"].unique(maintain_order=True).to_list()
+        kept = "without stop loss" if stops == ["none"] else f"stop loss {words.listing(stops)}"
+    else:
+        kept = f"leverage {lines['leverage'][0]:g}×"
+    title = {"stop": "stop loss"}.get(by, by)
+    note = f"Strategy {_short(strategy, 60)}: one fund per {title}, {kept}"
     note += "; dashed, the fund with the largest deficits of its other policies." if worst.height else "."
-    return FundView(labels, colours, "leverage", note + left_out, tuple(worst["world"]))
+    return FundView(labels, colours, title, note + left_out, tuple(worst["world"]))
 
 
 def drawn_symbols(result: Any) -> list[str]:
@@ -169,12 +189,14 @@ def exit_pictures(groups: Grouping) -> list[Picture]:
     size = (HALF[0], max(2.2, 1.2 + 0.3 * reasons[by].n_unique()))
     figure = _figure(size)
     figures.exit_reason_bars(reasons, figure.subplots())
-    caption = f"How positions ended, in shares of all orders of a {by}.{groups.note}"
+    caption = f"How positions ended, in shares of all orders, by {by}.{groups.note}"
     pictures = [picture(figure, "exits", caption, f"Stacked bars of exit reasons by {by}.")]
     if when.height:
         figure = _figure(size)
         figures.liquidation_map(when, figure.subplots())
-        caption = f"Liquidations in time; the darker, the larger a share of a {by}'s positions.{groups.note}"
+        caption = (
+            f"Liquidations in time; the darker, the larger a share of the positions in a row.{groups.note}"
+        )
         alt = f"Heat map of liquidations over time by {by}."
         pictures.append(picture(figure, "liquidation-map", caption, alt))
     return pictures

@@ -51,11 +51,11 @@ DEFAULTS: tuple[Column, ...] = (
     _column("EAD", "ead", words.money),
     _column("LGD", "lgd", words.share),
     _column("expected loss", "expected_loss", words.money),
-    ("fund income", lambda row: words.money(row["net_fund_flow"] + row["deficit"])),
-    _column("of it surplus", "surplus", words.money),
+    ("income", lambda row: words.money(row["net_fund_flow"] + row["deficit"])),
+    _column("surplus", "surplus", words.money),
     _column("deficit", "deficit", words.money),
     _column("uncovered", "uncovered", words.money),
-    _column("net fund flow", "net_fund_flow", words.money),
+    _column("net flow", "net_fund_flow", words.money),
 )
 
 
@@ -76,9 +76,12 @@ def policy_table(result: Any) -> Table | None:
         .join(returns, on=("leverage", "stop"), how="left")
         .sort("leverage", "index")
     )
-    caption = f"By leverage and stop loss, over all strategies and symbols ({cells.height:,} rows)."
+    caption = f"By leverage and stop loss, over all strategies and symbols: {cells.height:,} rows."
     if cells.height > MOST_ROWS:
-        caption += f" The {MOST_ROWS} largest deficits; statistics.parquet has all."
+        caption = (
+            f"By leverage and stop loss: the {MOST_ROWS} largest deficits of {cells.height:,} rows; "
+            "statistics.parquet has all."
+        )
         cells = cells.sort("deficit", "leverage", "index", descending=[True, False, False]).head(MOST_ROWS)
     columns = (
         _column("leverage", "leverage", lambda value: f"{words.label(value)}×"),

@@ -38,7 +38,7 @@ def share(value: float | None) -> str:
     elif size >= 0.1:
         text = f"{percent:.2f}"
     else:
-        text = f"{percent:.2g}" if size >= 1e-4 else f"{percent:.0e}"
+        text = f"{percent:.2g}" if size >= 1e-4 else "≈ 0"
     return _minus(text) + " %"
 
 
