@@ -27,13 +27,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from made_bars import START, made_bars
+from numba.core import config
 
 import perpbt
 from perpbt.kernels.compile import cache_folder, sources_hash
 from perpbt.kernels.sums import exact_sums, fund_balances
 
 REPOSITORY = Path(__file__).parents[1]
+COMPILED = {"NUMBA_DISABLE_JIT": "0", "NUMBA_BOUNDSCHECK": "0"}
 BARS = 300
+compiled_only = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="kernels are not compiled in this run")
 HALF = {"kind": "equity", "fraction": 0.5}
 POLICIES: list[dict[str, Any]] = [
     {"leverage": [3, 20, 100], "stop_loss": ["none", {"atr": 2, "window": 5}, {"margin": 0.5}]},
@@ -131,7 +134,7 @@ def elsewhere(**environment: str) -> dict[str, Any]:
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **COMPILED, **environment},
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -185,6 +188,7 @@ def kernel_functions() -> dict[str, Any]:
     return found
 
 
+@compiled_only
 def test_no_kernel_is_compiled_with_fastmath() -> None:
     for name, function in kernel_functions().items():
         assert not function.targetoptions.get("fastmath"), name
@@ -193,6 +197,7 @@ def test_no_kernel_is_compiled_with_fastmath() -> None:
         assert function.targetoptions["nopython"] is True, name
 
 
+@compiled_only
 def test_both_doors_share_one_compiled_kernel(here: list[perpbt.Result]) -> None:
     """Whole numbers, nulls and several chunks in the input must not make numba compile a second version."""
     from perpbt.kernels.accounts import refill, run

@@ -369,27 +369,50 @@ def test_higher_fees_never_leave_more(market, venue, fee):
 
 
 # --------------------------------------------------------------------------- time, threads and chunks
+def cut_at(market, cut):
+    """The market as known when the bar `cut` has closed."""
+    return market | {"frame": market["frame"].filter(pl.col("ts") <= cut)}
+
+
+def check_past(early, whole, cut):
+    """Exits up to the cut are those of the whole history, no fewer and no more; returns them."""
+    over = (pl.col("exit_reason") != "end") & (pl.col("rejection").fill_null("") != "no_bar")
+    by_cut = (pl.col("entry_time") <= cut) & (pl.col("exit_time").fill_null(pl.col("entry_time")) <= cut)
+    out = early.accounts.filter(over)
+    assert_frame_equal(out, whole.accounts.filter(over & by_cut), check_exact=True)
+    return out
+
+
 @MADE
 @given(
     made_markets.markets(), made_markets.venues(), made_markets.rules(), st.booleans(), st.floats(0.2, 0.9)
 )
 def test_what_comes_later_changes_nothing(market, venue, rules, crowding, part):
-    """Cut the bars: exits up to there are those of the whole history, and so is the fund of whoever is out by then."""
+    """Cut the bars: exits up to there stay, and the fund of whoever is out by then as well."""
     times = market["frame"]["ts"].unique().sort()
     cut = times[max(5, int(part * times.len())) - 1]
-    early = market | {"frame": market["frame"].filter(pl.col("ts") <= cut)}
+    early = cut_at(market, cut)
     assume(early["frame"].drop_nulls("open")["symbol"].n_unique() == market["frame"]["symbol"].n_unique())
-    over = (pl.col("exit_reason") != "end") & (pl.col("rejection").fill_null("") != "no_bar")
-    by_cut = (pl.col("entry_time") <= cut) & (pl.col("exit_time").fill_null(pl.col("entry_time")) <= cut)
-    out = engine_run(early, venue, rules=rules).accounts.filter(over)
+    out = check_past(engine_run(early, venue, rules=rules), engine_run(market, venue, rules=rules), cut)
     assume(out.height > 0)
-    same(out, engine_run(market, venue, rules=rules).accounts.filter(over & by_cut))
     table = market["accounts_frame"].join(
         out.select("account"), on="account", how="semi", maintain_order="left"
     )
     short, long = (engine_run(some, venue, table, rules=rules, crowding=crowding) for some in (early, market))
     same(short.accounts, long.accounts)
     same(short.fund, long.fund)
+
+
+def test_no_exit_knows_the_next_bar(large_market):
+    """The same with hundreds of positions open at each cut."""
+    times = large_market["frame"]["ts"].unique().sort()
+    whole = engine_run(large_market, COSTLY)
+    still_in = 0
+    for bar in (0, 1, 2, 4, 8, 16, 100, 101, 102, 104, 108, 200):
+        early = engine_run(cut_at(large_market, times[bar]), COSTLY)
+        still_in += (early.accounts["exit_reason"] == "end").sum()
+        check_past(early, whole, times[bar])
+    assert still_in > 1000
 
 
 @pytest.fixture(scope="module")

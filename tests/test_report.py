@@ -327,7 +327,7 @@ def test_severity_compares_crashes_of_unlike_markets_and_leaves_out_next_to_noth
 
 
 def test_a_run_of_years_tells_the_worst_day_of_each():
-    page = checked(render(synthetic_result(accounts=420, hours=16_000)))
+    page = checked(render(synthetic_result(accounts=420, hours=22_000)))
     assert "The worst day of each year." in page.text
     assert page.text.count("Mar 2020") >= 2
 
