@@ -117,7 +117,8 @@ def test_names_of_symbols_and_worlds_do_not_matter(market, venue, wanted):
     second = engine_run(other, venue, table.with_columns(renamed), **wanted)
     same(first.accounts.with_columns(renamed), second.accounts)
     keys = ("time", "world", "symbol")
-    same(first.fund.with_columns(renamed).sort(keys), second.fund.sort(keys))
+    ledgers = (first.fund.with_columns(renamed), second.fund)
+    same(*(ledger.sort(keys, maintain_order=True) for ledger in ledgers))  # an opening row stays first
 
 
 @MADE
@@ -408,7 +409,7 @@ def test_no_exit_knows_the_next_bar(large_market):
     times = large_market["frame"]["ts"].unique().sort()
     whole = engine_run(large_market, COSTLY)
     still_in = 0
-    for bar in (0, 1, 2, 4, 8, 16, 100, 101, 102, 104, 108, 200):
+    for bar in (4, 5, 6, 8, 12, 16, 100, 101, 102, 104, 108, 200):
         early = engine_run(cut_at(large_market, times[bar]), COSTLY)
         still_in += (early.accounts["exit_reason"] == "end").sum()
         check_past(early, whole, times[bar])
