@@ -70,6 +70,7 @@ def categories(ax: Axes, axis: str, group: str, values: Sequence[object]) -> Non
 
 
 def group_label(name: str, value: object) -> str:
+    """A value of a group as a figure names it: leverage 10.0 → 10×."""
     return f"{words.label(value)}×" if name == "leverage" else words.label(value)
 
 

@@ -6,7 +6,7 @@ backend. Money is in quote currency throughout. An empty table draws a sentence 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib.style
@@ -185,6 +185,7 @@ def return_fan(table: pl.DataFrame, ax: Axes) -> Axes:
     group = table.columns[0]
     x = np.arange(table.height)
     fan = table.height > 1 and group in ORDERED
+    ax.use_sticky_edges = False  # else bars put put the median of -100 % on the frame
     for low, high, strength in ((5, 95, 0.16), (10, 90, 0.2), (25, 75, 0.3)):
         lower, upper = (table[f"quantile_{q:02d}"].to_numpy() for q in (low, high))
         shown: dict[str, Any] = {"color": SURPLUS, "alpha": strength, "linewidth": 0}
@@ -202,7 +203,6 @@ def return_fan(table: pl.DataFrame, ax: Axes) -> Axes:
         ax.set_yscale("symlog", linthresh=1.0)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:,.0f} %".replace("-", "−")))
     categories(ax, "x", group, table[group].to_list())
-    ax.use_sticky_edges = False  # bars would put the median of -100 % on the frame
     ax.set(ylabel="total return of a position", title=f"Returns by {group}")
     ax.set_xlim(-0.5, table.height - 0.5)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -254,12 +254,15 @@ def _name_bars(
             )
 
 
-def liquidation_map(table: pl.DataFrame, ax: Axes) -> Axes:
-    """`liquidations_in_time` as time × group; colour: share of the group's positions (logarithmic)."""
+def liquidation_map(table: pl.DataFrame, ax: Axes, *, groups: Sequence[object] | None = None) -> Axes:
+    """`liquidations_in_time` as time × group; colour: share of the group's positions (logarithmic).
+
+    `groups` are the rows in order, default those that have a liquidation.
+    """
     group = table.columns[0]
     if table.is_empty():
         return nothing(ax, "no position was liquidated")
-    keys = table[group].unique(maintain_order=True).to_list()
+    keys = table[group].unique(maintain_order=True).to_list() if groups is None else groups
     steps = np.diff(np.unique(date_numbers(table["time"])))
     width = float(steps.min()) if steps.size else 1.0
     norm = LogNorm(float(table["share"].min() or 1e-6), float(table["share"].max() or 1.0))  # type: ignore[arg-type]

@@ -186,14 +186,15 @@ def exit_pictures(groups: Grouping) -> list[Picture]:
     accounts, by = groups.accounts, groups.by
     reasons = statistics.exit_reasons(accounts, by)
     when = statistics.liquidations_in_time(accounts, by)
-    size = (HALF[0], max(2.2, 1.2 + 0.3 * reasons[by].n_unique()))
+    names = reasons[by].unique(maintain_order=True).to_list()
+    size = (HALF[0], max(2.2, 1.2 + 0.3 * len(names)))
     figure = _figure(size)
     figures.exit_reason_bars(reasons, figure.subplots())
     caption = f"How positions ended, in shares of all orders, by {by}.{groups.note}"
     pictures = [picture(figure, "exits", caption, f"Stacked bars of exit reasons by {by}.")]
     if when.height:
         figure = _figure(size)
-        figures.liquidation_map(when, figure.subplots())
+        figures.liquidation_map(when, figure.subplots(), groups=names)
         caption = (
             f"Liquidations in time; the darker, the larger a share of the positions in a row.{groups.note}"
         )

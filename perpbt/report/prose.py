@@ -217,15 +217,14 @@ def flows(accounts: pl.DataFrame) -> list[str]:
     if ended.is_empty():
         return ["No position was liquidated, and none ended below zero."]
     names = ("liquidation_fee", "surplus", "deficit")
-    told = [
-        f"{number:,} ({words.share(number / ended.height)})"
-        for number in (int((ended[name] > 0).sum()) for name in names)
-    ]
+    paid = [ended[name] > 0 for name in names]
+    counted = [int(which.sum()) for which in (*paid, ~(paid[0] | paid[1] | paid[2]))]
+    told = [f"{number:,} ({words.share(number / ended.height)})" for number in counted]
     sums = [math.fsum((ended[name] * ended["weight"]).to_list()) for name in names]
     fees, surplus, deficit = (words.money(value) for value in sums)
     sentence = (
-        f"Of {ended.height:,} liquidations and other exits below zero {told[0]} paid the fund a liquidation "
-        f"fee, {told[1]} left a surplus beyond it, and {told[2]} a deficit; the rest did neither. In money, "
+        f"Of {ended.height:,} liquidations and other exits below zero, {told[0]} paid the fund a liquidation "
+        f"fee, {told[1]} left a surplus beyond it, {told[2]} a deficit, and {told[3]} nothing. In money, "
         f"times the positions' weights: fees {fees}, surplus {surplus}, deficit {deficit}."
     )
     if sums[0] > 0 and sums[1] < SLIGHT * sums[0]:
