@@ -19,6 +19,7 @@ Inner: TypeAlias = Annotated[float, Range(above=0, below=1)]
 
 
 def percent(fraction: float) -> str:
+    """A fraction as people write it: 0.02 is "2%"."""
     return f"{100 * fraction:.10g}%"
 
 
@@ -125,6 +126,7 @@ Level: TypeAlias = Annotated[
 
 
 def below_entry(level: Any) -> Any:
+    """A stop-loss must leave a price above 0."""
     if isinstance(level, PriceDistance) and level.price >= 1:
         raise fault("must be a number above 0 and below 1: a long's stop would stand at or under 0")
     return level
@@ -234,6 +236,7 @@ class Reentry(Spec):
 
 
 def some_time(value: Duration) -> Duration:
+    """A span must have a length."""
     if value == 0:
         raise fault("must be longer than 0s")
     return value

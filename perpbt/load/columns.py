@@ -177,6 +177,7 @@ def number_expression(name: str, dtype: pl.DataType, where: str, *, text: bool) 
 
 
 def symbol_expression(name: str, dtype: pl.DataType, where: str) -> pl.Expr:
+    """The column as text; `InputError` names a column of another type."""
     if dtype == pl.String:
         return pl.col(name)
     if isinstance(dtype, (pl.Categorical, pl.Enum)):

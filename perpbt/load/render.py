@@ -21,6 +21,7 @@ Item = TypeVar("Item")
 
 
 def render(report: DataReport, width: int) -> str:
+    """The whole report, at most `width` characters wide where text can be wrapped."""
     good = [symbol for symbol in report.symbols if symbol.error is None]
     blocks = [_head(report, good, width), _errors(report, width)]
     if good:

@@ -175,6 +175,7 @@ def _part(
 
 
 def unreadable(name: str, error: Exception) -> InputError:
+    """The error for a file that polars cannot read, with the first line of what it says."""
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return InputError(f"{name}: cannot be read: {first_line}; allowed: Parquet, or CSV with a header line")
 

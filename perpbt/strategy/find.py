@@ -228,4 +228,5 @@ def _defines(path: Path) -> bool:
 
 
 def first_line(error: BaseException) -> str:
+    """The first line of an error, which is as a rule all that helps."""
     return str(error).strip().partition("\n")[0]
