@@ -43,6 +43,8 @@ from perpbt.simulation import in_order_given, run_symbol
 from perpbt.strategy import as_strategies, check_look_ahead, evaluate, evaluate_columns
 from perpbt.venue import Venue
 
+POLICY_NUMBERS = {"trailing_stop": pl.Float64, "max_trades": pl.Int64, "stop_value": pl.Float64}
+
 
 def series_names(policies: Sequence[Policy]) -> tuple[list[int], list[str]]:
     """Windows of average true range, and columns, that any policy's levels read."""
@@ -269,7 +271,7 @@ def finish(
         strategy=strategies.gather(pl.Series(strategy_of, dtype=pl.UInt32)),
         policy=labels.gather(pl.Series(policy_of, dtype=pl.UInt32)),
         leverage=plans.leverage[policy_of],
-        policies=pl.DataFrame([policy.row() for policy in policies], infer_schema_length=None),
+        policies=pl.DataFrame([policy.row() for policy in policies], schema_overrides=POLICY_NUMBERS),
         equity=None if equity is None else equity.sort("account", "time"),
         started=started,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import resource
+import sys
 import time
 from importlib.metadata import version
 from typing import Any
@@ -113,6 +113,16 @@ def conclude(
     )
 
 
+def peak_memory_mib() -> float | None:
+    """The most memory this process has held; None where the system does not say (Windows)."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, others KiB
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
 def note_blocks(setting: Setting, fewest: float) -> None:
     """Say so where few positions carry the open interest: each then moves as one large block."""
     if fewest < FEW_POSITIONS:
@@ -149,5 +159,5 @@ def metadata(setting: Setting, book: Book, totals: dict[str, float], crowd: int)
             **{name: version(name) for name in ("numba", "numpy", "polars", "pyarrow")},
         },
         "timings_seconds": {stage: round(seconds, 4) for stage, seconds in setting.timings.items()},
-        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "peak_memory_mib": peak_memory_mib(),
     }

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,6 @@ class Result:
     prices: pl.DataFrame
     metadata: dict[str, Any]
     equity: pl.DataFrame | None = None
-    source_spec: dict[str, Any] = field(default_factory=dict)
 
     def report(self, path: str | Path, *, title: str | None = None) -> Path:
         """Write a self-contained HTML report; returns its path."""

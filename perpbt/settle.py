@@ -316,8 +316,10 @@ def check_run(book: Book, money: Money, fund: pl.DataFrame, terms: FundTerms) ->
         return float(exact_sums(weight * values, np.array([0, values.size]))[0])
 
     def booked(name: str) -> float:
-        column = fund[name].to_numpy()
-        return float(exact_sums(np.ascontiguousarray(column), np.array([0, column.size]))[0])
+        column = (
+            fund[name].to_numpy().copy()
+        )  # polars hands out read-only arrays: another type to compile for
+        return float(exact_sums(column, np.array([0, column.size]))[0])
 
     totals = {
         "traders": total(money.cash_change),

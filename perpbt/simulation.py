@@ -234,17 +234,25 @@ def note_early_entries(setting: Setting, own: pl.DataFrame, market: Market, symb
 
 
 def given_equity(setting: Setting, table: pl.DataFrame) -> pl.DataFrame | None:
-    """Equity curves of given positions: each starts from its collateral; an account's positions are added
-    up.
+    """Equity curves of given positions: each starts from its collateral; an account's positions are added up.
+
+    Where an account's positions are on symbols with different bars, each counts with its last known equity.
     """
-    curves = equity_table(setting, table["account"], table["collateral"].to_numpy())
+    row = pl.Series("row", range(table.height), dtype=pl.UInt32)
+    curves = equity_table(setting, row, table["collateral"].to_numpy())
     if curves is None:
         return None
-    return (
-        curves.group_by("time", "account", maintain_order=True)
-        .agg(pl.col("equity").sum())
-        .sort("account", "time")
+    curves = curves.rename({"account": "row"})
+    owners = table.select(row, "account", "collateral")
+    asked = curves.join(owners, on="row").select("time", "account").unique()
+    known = (
+        asked.join(owners, on="account")
+        .sort("time", "row")
+        .join_asof(curves.sort("time", "row"), on="time", by="row", check_sortedness=False)
+        .sort("account", "time", "row")
+        .with_columns(pl.coalesce("equity", "collateral").alias("equity"))
     )
+    return known.group_by("time", "account", maintain_order=True).agg(pl.col("equity").sum())
 
 
 def in_order_given(result: Result, row: Integers) -> Result:

@@ -139,9 +139,7 @@ def made_account(rng, rows, symbol, number, tiers):
         "stop_loss": sometimes(distance(side == "short", side == "long")),
         "take_profit": sometimes(distance(side == "long", side == "short")),
         "trailing_stop": sometimes(distance(side == "short", True), 0.3),
-        "exit_time": sometimes(
-            entry_time + rng.choice((0, 1, HOUR, 2 * HOUR, 7 * HOUR, HOUR * 3 // 2)), 0.3
-        ),
+        "exit_time": sometimes(entry_time + rng.choice((0, 1, HOUR, 2 * HOUR, 7 * HOUR, HOUR * 3 // 2)), 0.3),
         "stop_trigger": sometimes(rng.choice(("last", "mark"))),
         "trailing_trigger": sometimes(rng.choice(("last", "mark"))),
         "take_profit_trigger": sometimes(rng.choice(("last", "mark"))),

@@ -74,7 +74,9 @@ def population(frame: pl.DataFrame, count: int, seed: int) -> pl.DataFrame:
         return pl.Series(np.where(given, values, np.nan)).fill_nan(None)
 
     word = np.array(["last", "mark"])
-    leave = frame["ts"].to_numpy()[np.minimum(bar + rng.integers(1, max(2, frame.height), count), frame.height - 1)]
+    leave = frame["ts"].to_numpy()[
+        np.minimum(bar + rng.integers(1, max(2, frame.height), count), frame.height - 1)
+    ]
     return pl.DataFrame(
         {
             "account": np.arange(count),

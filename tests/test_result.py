@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -449,3 +449,27 @@ def test_the_report_of_a_result(result: Result, tmp_path: Path) -> None:
     place = result.report(tmp_path / "report.html", title="Two ways to trade")
     assert place == tmp_path / "report.html"
     assert "<title>Two ways to trade</title>" in place.read_text()
+
+
+def test_equity_of_an_account_on_symbols_with_different_histories() -> None:
+    """The position whose bars begin later counts with its collateral from the start."""
+    hour = timedelta(hours=1)
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+
+    def bars(symbol: str, first: int) -> pl.DataFrame:
+        times = [start + k * hour for k in range(first, 12)]
+        price = {name: [100.0] * len(times) for name in ("open", "high", "low", "close")}
+        return pl.DataFrame({"ts": times, "symbol": [symbol] * len(times), **price})
+
+    accounts = pl.DataFrame(
+        {
+            "account": ["one", "one"], "strategy": ["s", "s"], "symbol": ["AAA", "BBB"], "side": ["long", "long"],
+            "entry_time": [start, start + 5 * hour], "collateral": [100.0, 1000.0], "leverage": [2.0, 2.0],
+        }
+    )  # fmt: skip
+    free = perpbt.Venue(name="free", tiers={"default": ((0.0, 1e9, 0.004, 125.0, 0.0),)})
+    both = pl.concat([bars("AAA", 0), bars("BBB", 5)])
+    result = perpbt.simulate(both, accounts, venue=free, equity_every="1h")
+    assert result.equity is not None
+    assert result.equity["time"].is_sorted()
+    assert result.equity["equity"].to_list() == [1100.0] * 12

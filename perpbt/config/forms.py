@@ -84,7 +84,7 @@ class AtrDistance(Spec):
 
 
 class ColumnLevel(Spec):
-    """An absolute price: the value of a bar column or a strategy's column when the entry is decided."""
+    """An absolute price: the value of a column of the strategy, or of a price column of the bars, when the entry is decided."""
 
     kind: ClassVar[str] = "column"
     column: Annotated[str, Field(min_length=1)]

@@ -199,7 +199,8 @@ else:
 
 def as_policies(given: Any) -> list[Policy]:
     """Labelled policies from a `Policy`, a `PolicyGrid`, a table like a grid's, or a list of these."""
-    items = [given] if isinstance(given, (Policy, _Grid, Mapping)) else list(given)
+    single = isinstance(given, (Policy, _Grid, Mapping)) or not isinstance(given, Iterable)
+    items = [given] if single else list(given)
     policies: list[Policy] = []
     for number, item in enumerate(items):
         if isinstance(item, Policy):
