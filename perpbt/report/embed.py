@@ -40,14 +40,19 @@ def picture(figure: Figure, name: str, caption: str, alt: str, *, wide: bool = F
 def _svg(figure: Figure, name: str, alt: str) -> str:
     """Inline SVG: no prologue, ids of its own, colours by variable."""
     text = StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):  # ids are then the same in every run
+    with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(
             text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
     drawing = text.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
-    drawing = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{name}-", drawing)
+    # Matplotlib makes some ids from where objects lie in memory: numbered by appearance they are the same in every run.
+    found = dict.fromkeys(re.findall(r'\bid="([^"]+)"', drawing))
+    numbers = {old: f"{name}-{number}" for number, old in enumerate(found)}
+    drawing = re.sub(
+        r'(\bid="|"#|url\(#)([^")]+)', lambda match: match[1] + numbers.get(match[2], match[2]), drawing
+    )
     for colour, variable in PAGE_COLOURS.items():
         drawing = drawing.replace(colour, variable)
     return drawing.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
