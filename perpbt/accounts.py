@@ -1,8 +1,7 @@
 """Accounts as a table: a row a position, checked before anything runs.
 
 In: a frame or a Parquet file in the columns of `COLUMNS`. Out: the same rows with every optional column
-present. Faults are told
-with the column, the row (0-based) and the value.
+present. Faults are told with the column, the row (0-based) and the value.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ COLUMNS = (*REQUIRED, *OPTIONAL)
 WORDS = {"side": ("long", "short"), **dict.fromkeys(
     ("stop_trigger", "trailing_trigger", "take_profit_trigger"), ("last", "mark")
 )}  # fmt: skip
+MOST = 1e15  # of money, leverage and weight: sums over many accounts stay finite
 EVERYONE = "all"  # the world of accounts that name none
 
 
@@ -139,6 +139,14 @@ def cast_time(column: pl.Series, source: str) -> pl.Series:
         raise InputError(
             f"{source}: row {row}, column {column.name!r}: {column[row]!r}; allowed: {TIMES_ALLOWED}"
         )
+    if isinstance(column.dtype, pl.Datetime) and column.dtype.time_unit != "ms":
+        within = (
+            column.dt.nanosecond() % 1_000_000 != 0
+        )  # bars open on whole ms: the first at or after this is later
+        moments = (
+            moments
+            + pl.select(within.fill_null(False).cast(pl.Int64) * pl.duration(milliseconds=1)).to_series()
+        )
     return moments.alias(column.name)
 
 
@@ -149,7 +157,9 @@ def check_values(frame: pl.DataFrame, symbols: Sequence[str], source: str) -> No
     for name, words in WORDS.items():
         rules.append((name, ~pl.col(name).is_in(list(words)), " or ".join(words)))
     for name in ("collateral", "leverage", "weight"):
-        rules.append((name, ~((pl.col(name) > 0) & pl.col(name).is_finite()), "a finite number above 0"))
+        rules.append(
+            (name, ~pl.col(name).is_between(0, MOST, closed="right"), f"a number above 0, at most {MOST:g}")
+        )
     rules.append(
         (
             "margin_buffer",

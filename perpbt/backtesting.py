@@ -43,6 +43,7 @@ from perpbt.simulation import in_order_given, run_symbol
 from perpbt.strategy import as_strategies, check_look_ahead, evaluate, evaluate_columns
 from perpbt.venue import Venue
 
+MOST_STARTS = 1 << 32  # of one strategy, policy and symbol
 POLICY_NUMBERS = {"trailing_stop": pl.Float64, "max_trades": pl.Int64, "stop_value": pl.Float64}
 
 
@@ -128,6 +129,7 @@ def signal_lanes(plans: Plans, policies: int, starts: Integers) -> Lanes:
         not_before=np.full(count, -1, dtype=np.int64),
         wallet=plans.capital[plan],
         trades=np.zeros(count, dtype=np.int64),
+        refused=np.zeros(count, dtype=np.int8),
         done=np.zeros(count, dtype=np.int8),
     )
 
@@ -175,22 +177,26 @@ def backtest(
     progress: Progress | None = None,
     strategy_folder: Path | None = None,
 ) -> Result:
-    """Trade one or more strategies under a grid of policies; every strategy x policy x symbol x start
-    offset is an account.
+    """Trade strategies under a grid of policies.
+
+    Every strategy x policy x symbol x start offset is an account. Each strategy x policy is a world of its
+    own, with its own fund and crowd.
 
     Args:
         bars: what `load_bars` returns or reads.
         strategy: a name, a path, a function of keyword parameters that returns {"long_entry": expression,
-        ...}, a mapping with name
-            and params, or a list of these. Signals are read at a close and filled at the next open.
-        policies: a `Policy`, a `PolicyGrid`, a mapping whose values may be lists of alternatives, or a
-        list of these; default: one
-            policy without leverage.
+            ...}, a mapping with name and params, or a list of these. Signals are read at a close and filled
+            at the next open.
+        policies: a `Policy`, a `PolicyGrid`, a mapping whose values may be lists of alternatives, or a list
+            of these; default: one policy without leverage.
         offsets: accounts per strategy, policy and symbol: how many starts, spread evenly over the bars, or
-        one every "1d". Each has
-            the weight 1 / starts.
-        The other options are those of `simulate`. Each strategy x policy is a world of its own, with its
-        own fund and crowd.
+            one every "1d". Each has the weight 1 / starts.
+        strategy_folder: where strategies given by a relative path are also looked for.
+        The other options are those of `simulate`.
+
+    An order that is refused is tried again at the next close that says so; of refusals for one cause in a
+    row the first is a row of `accounts`. An account all of whose orders have one size that is refused for its
+    size or leverage is out for good.
 
     Raises:
         InputError: data, strategy, policies or options are wrong, or a signal looks ahead. RunError: money
@@ -228,9 +234,7 @@ def backtest(
             lanes = signal_lanes(plans, many, starts)
             world = number * many + lanes.plan
             # sorts as strategy, policy, symbol, start
-            key = (world * len(names) + index) * (int(market.time.size) + 1) + np.tile(
-                np.arange(starts.size), many
-            )
+            key = (world * len(names) + index) * MOST_STARTS + np.tile(np.arange(starts.size), many)
             parts.append(
                 run_symbol(
                     setting, market, plans, signals, lanes, index, symbol,
@@ -245,6 +249,22 @@ def backtest(
     return finish(setting, parts, keys, names, bound, chosen, plans, started)
 
 
+def everyone(
+    code: Integers, strategies: pl.Series, labels: pl.Series, names: tuple[str, ...]
+) -> pl.DataFrame:
+    """How many accounts each strategy, policy and symbol has, from (world * symbols + symbol) of each account."""
+    codes, counts = np.unique(code, return_counts=True)
+    world, symbol = codes // len(names), codes % len(names)
+    return pl.DataFrame(
+        {
+            "strategy": strategies.gather(pl.Series(world // len(labels), dtype=pl.UInt32)),
+            "policy": labels.gather(pl.Series(world % len(labels), dtype=pl.UInt32)),
+            "symbol": pl.Series(names).gather(pl.Series(symbol, dtype=pl.UInt32)),
+            "accounts": counts,
+        }
+    )
+
+
 def finish(
     setting: Setting, parts: list[SymbolPart], keys: list[Integers], names: tuple[str, ...], bound: Sequence[Any],
     policies: Sequence[Policy], plans: Plans, started: float,
@@ -254,16 +274,20 @@ def finish(
     worlds = tuple(f"{one.label} | {policy.label}" for one in bound for policy in policies)
     book = make_book(names, worlds, parts)
     parts.clear()
-    lane_world = np.concatenate(list(keys))
-    rank = np.empty(lane_world.size, dtype=np.int64)
-    rank[np.argsort(lane_world, kind="stable")] = np.arange(lane_world.size)
+    lane_key = np.concatenate(keys)
+    rank = np.empty(lane_key.size, dtype=np.int64)
+    rank[np.argsort(lane_key, kind="stable")] = np.arange(lane_key.size)
     numbers = pl.Series(rank, dtype=pl.Int64)
     policy_of, strategy_of = book.world % many, book.world // many
     labels = pl.Series([policy.label for policy in policies], dtype=pl.String)
     strategies = pl.Series([one.label for one in bound], dtype=pl.String)
-    capital = np.zeros(lane_world.size)
+    capital = np.zeros(lane_key.size)
     capital[book.account] = plans.capital[policy_of]
-    equity = equity_table(setting, numbers, capital)
+
+    def equity() -> pl.DataFrame | None:
+        curves = equity_table(setting, book, book.account, numbers, capital)
+        return None if curves is None else curves.sort("account", "time")
+
     result = conclude(
         setting,
         book,
@@ -272,7 +296,8 @@ def finish(
         policy=labels.gather(pl.Series(policy_of, dtype=pl.UInt32)),
         leverage=plans.leverage[policy_of],
         policies=pl.DataFrame([policy.row() for policy in policies], schema_overrides=POLICY_NUMBERS),
-        equity=None if equity is None else equity.sort("account", "time"),
+        population=everyone(lane_key // MOST_STARTS, strategies, labels, names),
+        equity=equity,
         started=started,
     )
     result.metadata["strategies"] = [
@@ -284,5 +309,5 @@ def finish(
         }
         for one in bound
     ]
-    result.metadata["accounts"] = int(lane_world.size)
+    result.metadata["accounts"] = int(lane_key.size)
     return in_order_given(result, rank[book.account])

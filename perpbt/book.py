@@ -42,6 +42,7 @@ class Book:
     exit_time: Integers
     closes: Integers  # bar closes at which the position was open
     bars: Integers  # of each symbol
+    moments: int  # different times at which any symbol has a bar
     rates: tuple[Rates, ...]  # of each symbol
     exit_volatility: Floats
     exit_turnover: Floats
@@ -142,6 +143,7 @@ def make_book(symbols: tuple[str, ...], worlds: tuple[str, ...], parts: list[Sym
         "exit_turnover": joined("exit_turnover"),
     }
     bars = np.array([by_symbol[k].market_times.size for k in range(len(symbols))])
+    moments_of = [by_symbol[k].market_times for k in range(len(symbols))]
     rates = tuple(by_symbol[k].rates for k in range(len(symbols)))
     first_time = min((int(part.market_times[0]) for part in parts), default=0)
     symbol = np.repeat([part.symbol for part in parts], sizes)
@@ -158,6 +160,7 @@ def make_book(symbols: tuple[str, ...], worlds: tuple[str, ...], parts: list[Sym
         exit_time=np.concatenate([leave for _, leave, _ in moments]),
         closes=np.concatenate([closes for _, _, closes in moments]),
         bars=bars,
+        moments=int(np.unique(np.concatenate(moments_of)).size),
         rates=rates,
         first_time=first_time,
         call_time=call_time,

@@ -1,8 +1,8 @@
 """The command line: run, validate, strategies, venues.
 
 In: arguments. Out: tables on standard output, progress and errors on standard error, and an exit code: 0
-done, 1 the run failed,
-2 something given was wrong. What a command does not need is not imported: help and `validate` stay fast.
+done, 1 the run failed, 2 something given was wrong. What a command does not need is not imported: help and
+`validate` stay fast.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def run(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a key, such as policy.leverage=[5,20]; repeatable."
+            "--set", metavar="KEY=VALUE", help="Change a key, such as 'policy.leverage=[5,20]'; repeatable."
         ),
     ] = None,
     threads: Annotated[
@@ -114,14 +114,14 @@ def run(
     """Run a study and write its tables and report.
 
     The folder gets accounts.parquet (a row a position), fund.parquet (the insurance fund over time),
-    statistics.parquet,
-    policies.parquet, run.json (specification, hashes, versions, timings) and report.html.
+    statistics.parquet, policies.parquet, run.json (specification, hashes, versions, timings) and
+    report.html.
 
     Examples:
 
         perpbt run leverage_vs_stop
 
-        perpbt run leverage_vs_stop --data bars.parquet --set offsets=200 --set world.open_interest=5e8
+        perpbt run leverage_vs_stop --data bars.parquet --set offsets=2000 --set world.open_interest=5e8
 
         perpbt run my_study.toml --out runs/tight --set policy.stop_loss=0.01
     """

@@ -9,6 +9,7 @@ import hashlib
 import platform
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -16,47 +17,45 @@ import numpy as np
 import polars as pl
 
 from perpbt.book import Book
-from perpbt.engine import Outcome
+from perpbt.engine import take
 from perpbt.errors import InputError
 from perpbt.kernels.curves import equity_curves
-from perpbt.kernels.tables import Floats, Integers, Market
+from perpbt.kernels.tables import REJECTIONS, Floats, Integers, Rows
 from perpbt.result import Result, accounts_table, times
 from perpbt.setting import Setting
-from perpbt.settle import add_up, check_run, fill_with_crowd, ledger, scale_to_open_interest
+from perpbt.settle import Scaling, add_up, check_run, fill_with_crowd, ledger, scale_to_open_interest
 from perpbt.statistics import TOTAL, summarise
 
 FEW_POSITIONS = 10
 
 
-def sample_equity(setting: Setting, market: Market, outcome: Outcome, account: Integers) -> None:
-    """Equity changes of this symbol's accounts at the last close before each multiple of the sampling step."""
-    if setting.equity_every is None:
-        return
-    slot = market.time // setting.equity_every
-    samples = np.flatnonzero(np.append(slot[1:] != slot[:-1], True))
-    own, index = np.unique(account[outcome.rows.lane], return_inverse=True)
-    changes = np.zeros((own.size, samples.size))
-    first_call = np.searchsorted(outcome.calls.row, np.arange(outcome.rows.lane.size + 1))
-    equity_curves(market, outcome.rows, outcome.calls, first_call, index, samples, changes)
-    setting.curves.append((own, (slot[samples] + 1) * setting.equity_every, changes))
+def equity_table(
+    setting: Setting, book: Book, owner: Integers, names: pl.Series, start: Floats
+) -> pl.DataFrame | None:
+    """Equity at the last close before each multiple of the sampling step, if asked for: time, account, equity.
 
-
-def equity_table(setting: Setting, accounts: pl.Series, start: Floats) -> pl.DataFrame | None:
-    """The equity curves asked for: a row per account and sampling time, `start` being each account's money
-    at first.
+    `owner` is each row's index into `names` and `start`, the money each began with. A row per owner and time at which its symbol has
+    a close. After settling, so that fills are those of the crowd.
     """
-    if setting.equity_every is None:
+    step = setting.equity_every
+    if step is None:
         return None
     frames = []
-    for own, moments, changes in setting.curves:
-        count = moments.size
+    for index, market in setting.markets.items():
+        at = np.flatnonzero(book.symbol == index)
+        slot = market.time // step
+        samples = np.flatnonzero(np.append(slot[1:] != slot[:-1], True))
+        own, member = np.unique(owner[at], return_inverse=True)
+        changes = np.zeros((own.size, samples.size))
+        first, last = (np.searchsorted(book.calls.row, at, side=side) for side in ("left", "right"))
+        equity_curves(market, Rows(*take(book.rows, at)), book.calls, first, last, member, samples, changes)
         frames.append(
             pl.DataFrame(
                 {
-                    "account": accounts.gather(pl.Series(np.repeat(own, count), dtype=pl.UInt32)),
+                    "account": names.gather(pl.Series(np.repeat(own, samples.size), dtype=pl.UInt32)),
                     "equity": (start[own][:, None] + changes).ravel(),
                 }
-            ).with_columns(times(np.tile(moments, own.size)).alias("time"))
+            ).with_columns(times(np.tile((slot[samples] + 1) * step, own.size)).alias("time"))
         )
     return pl.concat(frames).select("time", "account", "equity") if frames else None
 
@@ -70,7 +69,8 @@ def conclude(
     policy: pl.Series,
     leverage: Floats,
     policies: pl.DataFrame,
-    equity: pl.DataFrame | None,
+    population: pl.DataFrame | None,
+    equity: Callable[[], pl.DataFrame | None],
     started: float,
 ) -> Result:
     """Settle the book, check that money is conserved, and make the tables."""
@@ -86,7 +86,7 @@ def conclude(
             )
     interest = setting.stated_interest()
     if interest is not None:
-        note_blocks(setting, scale_to_open_interest(book, interest))
+        note_scaling(setting, scale_to_open_interest(book, interest))
     crowd = fill_with_crowd(book) if setting.crowding else 0
     money = add_up(book)
     fund = ledger(book, setting.terms)
@@ -94,13 +94,10 @@ def conclude(
     since = setting.timed("settle", since)
     accounts = accounts_table(book, money, account, strategy, policy, leverage)
     since = setting.timed("tables", since)
-    statistics = summarise(accounts, fund)
+    statistics = summarise(accounts, fund, population)
     setting.timed("statistics", since)
-    refused = int((~book.opened).sum())
-    if refused:
-        setting.notes.append(
-            f"{refused:,} of {book.opened.size:,} orders were refused; see the column rejection"
-        )
+    note_refusals(setting, book)
+    note_flat_fills(setting, book)
     setting.timings["total"] = time.perf_counter() - started
     return Result(
         accounts=accounts,
@@ -109,7 +106,7 @@ def conclude(
         policies=policies,
         prices=pl.concat(setting.prices),
         metadata=metadata(setting, book, totals, crowd),
-        equity=equity,
+        equity=equity(),
     )
 
 
@@ -123,12 +120,42 @@ def peak_memory_mib() -> float | None:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
-def note_blocks(setting: Setting, fewest: float) -> None:
-    """Say so where few positions carry the open interest: each then moves as one large block."""
-    if fewest < FEW_POSITIONS:
+def note_scaling(setting: Setting, scaling: Scaling) -> None:
+    """Say where open interest was not applied, or is carried by so few positions that each moves as one large block."""
+    if scaling.unscaled:
         setting.notes.append(
-            f"open interest is carried by as few as {fewest:.2g} positions at a time (mean of the thinnest world), so that "
-            "one liquidation there is a large block; more start offsets or longer holding make crowds smoother"
+            f"open interest is not applied to {len(scaling.unscaled):,} worlds, the first {scaling.unscaled[0]!r}: "
+            "none of their positions was open at a close"
+        )
+    if scaling.fewest < FEW_POSITIONS:
+        setting.notes.append(
+            f"open interest is carried by as few as {scaling.fewest:.2g} positions at a time (mean of the thinnest "
+            "world), so that one liquidation there is a large block; more start offsets or longer holding make crowds "
+            "smoother"
+        )
+
+
+def note_refusals(setting: Setting, book: Book) -> None:
+    """Say how many orders were refused, why, and on which symbols."""
+    refused = np.flatnonzero(~book.opened)
+    if not refused.size:
+        return
+    causes = []
+    for cause in np.unique(book.rows.rejection[refused]):
+        here = refused[book.rows.rejection[refused] == cause]
+        symbols = ", ".join(book.symbols[k] for k in np.unique(book.symbol[here]))
+        causes.append(f"{here.size:,} {REJECTIONS[cause].replace('_', ' ')} on {symbols}")
+    setting.notes.append(f"{refused.size:,} of {book.opened.size:,} orders were refused: {'; '.join(causes)}")
+
+
+def note_flat_fills(setting: Setting, book: Book) -> None:
+    """Say how many liquidations fell into bars without a known turnover: they slip by the flat figure (MODEL §6)."""
+    at = book.liquidated
+    flat = int((~(book.exit_turnover[at] > 0.0)).sum())
+    if flat:
+        setting.notes.append(
+            f"{flat:,} of {at.size:,} liquidations fell into bars without trades or volume and slipped by the flat "
+            f"{setting.venue.slippage:g}"
         )
 
 

@@ -102,8 +102,9 @@ def run_chunk(
         row_parts.append(Rows(*take(rows, used)))
         call_parts.append(kept_calls._replace(row=place[kept_calls.row]))
         written += used.size
+    pages = len(row_parts)
     rows, calls = join(Rows, row_parts), join(Calls, call_parts)
-    if page == 1:  # already in the order of lanes, and no margin order follows another position's
+    if pages == 1 and page == 1:  # already in the order of lanes
         return Outcome(rows, calls)
     order = np.argsort(rows.lane, kind="stable")
     moved = np.empty(order.size, dtype=np.int64)

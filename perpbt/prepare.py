@@ -1,8 +1,8 @@
 """Frames to arrays: the one place where prices, venues and rules become what kernels read.
 
 In: checked bars of one symbol, a venue, rules. Out: contiguous float64 arrays on that symbol's bars. Every
-logarithm, rolling
-window and indicator is computed here, so that kernels use only + - * /, sqrt, min, max and comparisons.
+logarithm, rolling window and indicator is computed here, so that kernels use only + - * /, sqrt, min, max
+and comparisons.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ def milliseconds(column: pl.Series) -> Integers:
 def cumulative_funding(times: Integers, price: Floats, events: pl.DataFrame) -> Floats:
     """CF of MODEL §1: after each bar's open, the sum over events so far of price * rate.
 
-    An event is charged at the first bar that opens at or after it; one after the last bar is never
-    charged. `np.cumsum` adds in
-    order, event by event, so the sum depends on nothing but the events.
+    An event is charged at the first bar that opens at or after it; one after the last bar is never charged.
+    `np.cumsum` adds in order, event by event, so the sum depends on nothing but the events.
     """
     when = milliseconds(events["ts"])
     charged_at = np.searchsorted(times, when)
@@ -136,8 +135,8 @@ def average_true_range(frame: pl.DataFrame, window: int) -> Floats:
     """Wilder's average true range at each close; NaN until `window` bars are seen.
 
     True range is the largest of high - low and the distances of high and low from the close before; it is
-    smoothed with
-    weight 1/window. Source: J. Welles Wilder, New Concepts in Technical Trading Systems (1978).
+    smoothed with weight 1/window. Source: J. Welles Wilder, New Concepts in Technical Trading Systems
+    (1978).
     """
     before = pl.col("close").shift(1)
     true_range = pl.max_horizontal(

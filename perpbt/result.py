@@ -23,25 +23,31 @@ from perpbt.errors import InputError, RunError
 from perpbt.kernels.tables import REASONS, REJECTIONS, Floats, Integers
 from perpbt.settle import Money
 
+WRITTEN = (
+    *("accounts.parquet", "fund.parquet", "statistics.parquet", "policies.parquet", "equity.parquet"),
+    *("run.json", "report.html"),
+)
+
 
 @dataclass
 class Result:
     """The outcome of `simulate` or `backtest`. Money in quote currency, times UTC.
 
-    `accounts`: a row a position: account position strategy policy symbol world weight side leverage
-    collateral entry_time entry_price
-    quantity margin liquidation_price bankruptcy_price (both as of entry) exit_time exit_price exit_reason
-    rejection pnl (of the price,
-    before costs) funding (received > 0) fees liquidation_fee surplus (to the fund) deficit top_up
-    cash_change total_return
-    max_drawdown (fraction of peak equity) worst_margin_ratio (requirement / equity; 1 is liquidation,
-    infinite: opened beyond
-    bankruptcy). Rejected orders have nulls from entry_price on. For every row
+    `accounts`: a row a position. account position strategy policy symbol world weight side leverage
+    collateral entry_time entry_price quantity margin liquidation_price bankruptcy_price (both as of entry)
+    exit_time exit_price exit_reason rejection pnl (of the price, before costs) funding (received > 0) fees
+    liquidation_fee surplus (to the fund) deficit top_up cash_change total_return max_drawdown
+    worst_margin_ratio. Rejected orders have nulls from entry_price on. For every row
     cash_change + fees + liquidation_fee + surplus - deficit = pnl + funding.
+
+    `max_drawdown` is a fraction of peak equity, marked at the closes the position was open at and at its
+    exit. `worst_margin_ratio` is requirement / equity (1 is liquidation, infinite: opened beyond bankruptcy)
+    at the worst mark of every bar it survived and at the mark open of the bar it left in; the range of that
+    last bar is not in it, for nobody knows what came before the exit.
+
     `fund`: the ledger: time world symbol liquidation_fees surplus fee_share deficit uncovered balance.
-    `statistics`: a row per strategy, policy and symbol, and totals named "all".
-    `policies`: what each policy label stands for. `equity`: time account equity, if asked for. `prices`: a
-    thinned price path per symbol.
+    `statistics`: a row per strategy, policy and symbol, and totals named "all". `policies`: what each policy
+    label stands for. `equity`: time account equity, if asked for. `prices`: a thinned price path per symbol.
     """
 
     accounts: pl.DataFrame
@@ -103,10 +109,16 @@ def check_target(target: Path) -> None:
     if whole == here or whole in here.parents:  # replacing it would take the ground from under the caller
         raise InputError(f"{target}: is or holds the working directory; allowed: a directory beside or in it")
     exists = target.exists() or target.is_symlink()
-    earlier = target.is_dir() and (not any(target.iterdir()) or (target / "run.json").is_file())
-    if exists and not earlier:
+    held = sorted(entry.name for entry in target.iterdir()) if target.is_dir() else []
+    if exists and (not target.is_dir() or (held and "run.json" not in held)):
         raise InputError(
             f"{target}: exists and is not the result of an earlier run; allowed: a new or empty directory"
+        )
+    foreign = [name for name in held if name not in WRITTEN]
+    if foreign:
+        raise InputError(
+            f"{target}: holds {foreign[0]!r}, which no run writes and replacing would delete; allowed: a new or empty "
+            "directory, or an earlier result as it was written"
         )
     above = next(folder for folder in whole.parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):

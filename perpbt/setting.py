@@ -20,7 +20,7 @@ from perpbt.config import Duration, FundSpec, Rules, TurnoverInterest
 from perpbt.config.fields import Spec
 from perpbt.engine import Progress, choose_engine, choose_threads
 from perpbt.errors import InputError
-from perpbt.kernels.tables import Floats, Integers
+from perpbt.kernels.tables import Market
 from perpbt.load import Bars, SymbolBars, load_bars
 from perpbt.load.columns import TIMES_ALLOWED, number_expression, symbol_expression, time_expression
 from perpbt.settle import FundTerms, OpenInterest
@@ -46,7 +46,7 @@ class Setting:
     notes: list[str] = field(default_factory=list)
     symbols: dict[str, Any] = field(default_factory=dict)
     prices: list[pl.DataFrame] = field(default_factory=list)
-    curves: list[tuple[Integers, Integers, Floats]] = field(default_factory=list)  # accounts, times, changes
+    markets: dict[int, Market] = field(default_factory=dict)  # kept where equity curves are wanted
     digests: list[tuple[str, str]] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     interest: list[pl.DataFrame] = field(default_factory=list)  # of each symbol, where it goes with turnover
@@ -78,8 +78,15 @@ class Setting:
 def turnover_interest(bars: SymbolBars, wanted: TurnoverInterest) -> pl.DataFrame:
     """Open interest of one symbol that goes with its turnover; at each bar from bars before and with it."""
     if not bars.has_volume:
-        raise InputError(f"open_interest.days_of_turnover needs volume; {bars.symbol} has none")
-    a_day = wanted.days_of_turnover * 86_400_000 / max(bars.bar_ms, 1)
+        raise InputError(
+            f"open_interest.days_of_turnover needs volume; {bars.symbol} has none. Allowed: bars with volume, a number, "
+            "or none (--set world.open_interest=none)"
+        )
+    if not bars.bar_ms:
+        raise InputError(
+            f"open_interest.days_of_turnover needs more than one bar of {bars.symbol} to know a day's turnover"
+        )
+    a_day = wanted.days_of_turnover * 86_400_000 / bars.bar_ms
     turnover = (pl.col("volume").fill_null(0.0) * pl.col("close")).rolling_mean_by(
         "ts", f"{int(wanted.window)}ms"
     )

@@ -1,8 +1,7 @@
 """Settling: open interest, crowds, the insurance fund, and the conservation of money (MODEL §6-§8).
 
 In: the book of a run. Out: the same book with liquidations filled against their crowd, and the fund's
-ledger. Sums over accounts
-are exact, so nothing depends on their order.
+ledger. Sums over accounts are exact, so nothing depends on their order.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ class FundTerms:
 
 
 def grouped(keys: list[Integers]) -> tuple[Integers, Integers]:
-    """A stable order that sorts by `keys`, first key first, and where each group of equal keys starts in
-    it (plus the end).
+    """A stable order that sorts by `keys`, first key first, and where each group of equal keys starts in it
+    (plus the end).
     """
     order = np.lexsort(keys[::-1]).astype(np.int64)
     changed = np.zeros(order.size, dtype=bool)
@@ -67,13 +66,22 @@ def interest_at(series: pl.DataFrame, times: Integers) -> Floats:
     return np.asarray(values[np.maximum(at, 0)], dtype=np.float64)
 
 
-def scale_to_open_interest(book: Book, wanted: OpenInterest) -> float:
+@dataclass(frozen=True)
+class Scaling:
+    """What scaling to open interest met: how many positions carry it at a time, on average, where they are fewest; and the
+    worlds it could not scale, whose positions were never open at a close.
+    """
+
+    fewest: float
+    unscaled: tuple[str, ...]
+
+
+def scale_to_open_interest(book: Book, wanted: OpenInterest) -> Scaling:
     """Scale weights so that each world's mean total notional is the stated open interest (MODEL §7).
 
-    The mean is over bar closes. A number is for the whole world; a mapping states it per symbol; a frame
-    (`ts`, optional `symbol`,
-    `open_interest`) also scales each position by open interest at its entry relative to the series' mean.
-    Returns how many positions carry the open interest at a time, on average, where they are fewest.
+    The mean is over bar closes. A number is for the whole world and over all times at which any symbol has a bar; a mapping states it
+    per symbol, over that symbol's bars; a frame (`ts`, optional `symbol`, `open_interest`) also scales each position by open interest
+    at its entry relative to the series' mean.
     """
     per_symbol = isinstance(wanted, Mapping) or (
         isinstance(wanted, pl.DataFrame) and "symbol" in wanted.columns
@@ -97,15 +105,20 @@ def scale_to_open_interest(book: Book, wanted: OpenInterest) -> float:
         target = np.array([float(wanted[symbol]) for symbol in book.symbols])[book.symbol]
     else:
         target[:] = float(wanted)
-    held = np.where(book.opened, book.weight * book.rows.notional * book.closes / book.bars[book.symbol], 0.0)
+    bars = book.bars[book.symbol] if per_symbol else np.full(book.weight.size, book.moments)
+    held = np.where(book.opened, book.weight * book.rows.notional * book.closes / bars, 0.0)
     keys = [book.world, book.symbol] if per_symbol else [book.world]
     _, sums, member = group_sums(keys, held)
     mean_notional = sums[member]
     factor = np.ones(target.size)
     np.divide(target, mean_notional, out=factor, where=mean_notional > 0)
     book.weight *= factor
-    open_at_a_time = group_sums(keys, np.where(book.opened, book.closes / book.bars[book.symbol], 0.0))[1]
-    return float(open_at_a_time[open_at_a_time > 0].min(initial=np.inf))
+    never_open = book.opened & ~(mean_notional > 0)
+    open_at_a_time = group_sums(keys, np.where(book.opened, book.closes / bars, 0.0))[1]
+    return Scaling(
+        fewest=float(open_at_a_time[open_at_a_time > 0].min(initial=np.inf)),
+        unscaled=tuple(book.worlds[k] for k in np.unique(book.world[never_open])),
+    )
 
 
 def fill_with_crowd(book: Book) -> int:
@@ -240,9 +253,8 @@ def ledger(book: Book, terms: FundTerms) -> pl.DataFrame:
     every fund.
 
     Columns: time, world, symbol, liquidation_fees, surplus, fee_share, deficit, uncovered, balance; money
-    in quote currency, scaled by
-    weights. Inside a bar the open comes before the range, and in each credits before draws; `balance` is
-    the fund's after that bar.
+    in quote currency, scaled by weights. Inside a bar the open comes before the range, and in each credits
+    before draws; `balance` is the fund's after that bar.
     """
     events = flows(book, terms)
     symbols = len(book.symbols)
@@ -280,8 +292,8 @@ def ledger_rows(events: dict[str, np.ndarray]) -> tuple[Integers, dict[str, np.n
 
 
 def with_openings(book: Book, terms: FundTerms, columns: dict[str, np.ndarray]) -> pl.DataFrame:
-    """The ledger as a frame, with a row at the first bar for each fund; a pool's opening row has the
-    symbol "all".
+    """The ledger as a frame, with a row at the first bar for each fund; a pool's opening row has the symbol
+    "all".
     """
     worlds, symbols = pl.Series(book.worlds, dtype=pl.String), pl.Series(book.symbols, dtype=pl.String)
     body = pl.DataFrame(

@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 
 from perpbt.accounts import read_accounts
-from perpbt.book import SymbolPart, make_book, symbol_part
-from perpbt.conclude import conclude, equity_table, sample_equity
+from perpbt.book import Book, SymbolPart, make_book, symbol_part
+from perpbt.conclude import conclude, equity_table
 from perpbt.config import Duration, FundSpec, Rules, TurnoverInterest
 from perpbt.engine import Progress, choose_threads, run_lanes
 from perpbt.kernels.accounts import Lanes
@@ -51,7 +51,8 @@ def run_symbol(
     outcome = run_lanes(
         market, rates, plans, signals, lanes, threads=threads, progress=setting.progress, label=name
     )
-    sample_equity(setting, market, outcome, account)
+    if setting.equity_every is not None:
+        setting.markets[symbol] = market
     setting.timed("kernels", since)
     return symbol_part(
         symbol,
@@ -123,6 +124,7 @@ def given_lanes(table: pl.DataFrame, market: Market) -> Lanes:
         not_before=np.full(count, -1, dtype=np.int64),
         wallet=np.zeros(count),
         trades=np.zeros(count, dtype=np.int64),
+        refused=np.zeros(count, dtype=np.int8),
         done=np.zeros(count, dtype=np.int8),
     )
 
@@ -169,22 +171,19 @@ def simulate(
 
     Args:
         bars: what `load_bars` returns or reads.
-        accounts: a frame or Parquet file, a row a position. Required columns: account strategy symbol side
-        entry_time collateral
-            leverage. Optional, null for none: stop_loss take_profit trailing_stop (fractions of the entry
-            price) exit_time
-            stop_trigger trailing_trigger take_profit_trigger ("last" or "mark") margin_buffer world weight
-            policy. A position is
-            filled at the open of the first bar at or after `entry_time`.
+        accounts: a frame or Parquet file, a row a position, filled at the open of the first bar at or after
+            `entry_time`. Required columns: account strategy symbol side entry_time collateral leverage.
+            Optional, null for none: stop_loss take_profit trailing_stop (fractions of the entry price),
+            exit_time, stop_trigger trailing_trigger take_profit_trigger ("last" or "mark"), margin_buffer,
+            world, weight, policy.
         venue: a name, a TOML path, or a `Venue`. `tiers_as` gives a symbol the tiers of another.
         fund: seed (quote currency), scope ("symbol" or "pooled"), fee_share; what is left out is the venue's.
-        open_interest: mean total notional (quote currency) each world's weights are scaled to: a number, a
-        number per symbol, or a
-            frame with ts, open_interest and optionally symbol; or {"days_of_turnover": x}, which goes with
-            the market.
+        open_interest: mean total notional (quote currency) to which each world's weights are scaled: a
+            number, a number per symbol, a frame with ts, open_interest and optionally symbol, or
+            {"days_of_turnover": x}, which goes with the market.
         crowding: fill liquidations of the same world, symbol, side and moment against their total.
         rules: intrabar, take_profit_fill, oversize, funding_price.
-        engine: "auto" or "dense". threads: default all cores. Neither changes a result.
+        engine: "auto", "skip" or "dense". threads: default all cores. Neither changes a result.
         equity_every: also return equity curves, sampled at this duration, such as "1d".
         progress: called with a label, the accounts done and their number.
 
@@ -217,7 +216,8 @@ def simulate(
             policy=table["policy"].gather(picked),
             leverage=table["leverage"].gather(picked).to_numpy(),
             policies=pl.DataFrame(schema={"policy": pl.String, "leverage": pl.Float64}),
-            equity=given_equity(setting, table),
+            population=None,
+            equity=lambda: given_equity(setting, book, table),
             started=started,
         ),
         book.account,
@@ -233,13 +233,13 @@ def note_early_entries(setting: Setting, own: pl.DataFrame, market: Market, symb
         )
 
 
-def given_equity(setting: Setting, table: pl.DataFrame) -> pl.DataFrame | None:
+def given_equity(setting: Setting, book: Book, table: pl.DataFrame) -> pl.DataFrame | None:
     """Equity curves of given positions: each starts from its collateral; an account's positions are added up.
 
     Where an account's positions are on symbols with different bars, each counts with its last known equity.
     """
     row = pl.Series("row", range(table.height), dtype=pl.UInt32)
-    curves = equity_table(setting, row, table["collateral"].to_numpy())
+    curves = equity_table(setting, book, book.account, row, table["collateral"].to_numpy())
     if curves is None:
         return None
     curves = curves.rename({"account": "row"})

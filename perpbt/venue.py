@@ -1,8 +1,8 @@
 """The venue: fees, maintenance tiers, who keeps what after a liquidation, and the insurance fund's terms.
 
-In: a name (`perpbt/venues/*.toml`, `./venues/*.toml`), the path of a TOML file, or keyword arguments. Out: a
-frozen, checked `Venue`, with the margin arithmetic of one isolated linear position as methods. Adding a venue
-is adding a TOML file.
+In: a name (`perpbt/venues/*.toml`, `./venues/*.toml`), the path of a TOML file, or keyword arguments. Out:
+a frozen, checked `Venue`, with the margin arithmetic of one isolated linear position as methods. Adding a
+venue is adding a TOML file.
 """
 
 from __future__ import annotations
@@ -189,8 +189,8 @@ class Venue(BaseModel):
         currency; `funding` is the cumulative funding a long has paid per unit of quantity since entry. The
         result is the formula's raw value: a long whose margin outweighs its notional gets a number <= 0,
         which means never. Sources: Binance "How to calculate liquidation price of USD-M futures contracts";
-        Bybit "Liquidation price (USDT contract)" for the entry basis. Raises InputError for arguments out of
-        range.
+        Bybit "Liquidation price (USDT contract)" for the entry basis. Raises InputError for arguments out
+        of range.
         """
         long, entry, size, margin = self._position(side, entry_price, quantity, margin, funding)
         prices = []
@@ -271,8 +271,8 @@ def load_venue(source: str | Path | Venue, tiers_as: Mapping[str, str] | None = 
     """A venue by name, by the path of a TOML file, or as it is.
 
     A string with a folder in it or ending in ".toml" is a path, any other a name. `tiers_as` gives a symbol
-    the tiers of another, for example {"TESTUSDT": "BTCUSDT"}. Raises InputError that names the file and lists
-    every fault.
+    the tiers of another, for example {"TESTUSDT": "BTCUSDT"}. Raises InputError that names the file and
+    lists every fault.
     """
     venue = source if isinstance(source, Venue) else _read(_locate(source))
     if not tiers_as:

@@ -295,7 +295,7 @@ COMMAND_LINE: dict[str, tuple[Callable[[Path], list[str]], str]] = {
             "--set",
             "world.open_interest.days_of_turnover=0.1",
         ],
-        "open_interest.days_of_turnover needs volume; AAA has none",
+        "open_interest.days_of_turnover needs volume; AAA has none. Allowed: bars with volume, a number, or none (--set world.open_interest=none)",
     ),
     "funding on an index that is not there": (
         option("--set", "rules.funding_price=index"),
@@ -469,15 +469,15 @@ DOORS: dict[str, tuple[Callable[[], object], str]] = {
     "accounts: side as number": (rows(side=[1, -1]), "accounts: column 'side' is Int64; allowed: text"),
     "accounts: leverage of zero": (
         rows(leverage=[10, 0]),
-        "accounts: row 1, column 'leverage': 0.0; allowed: a finite number above 0",
+        "accounts: row 1, column 'leverage': 0.0; allowed: a number above 0, at most 1e+15",
     ),
     "accounts: negative leverage": (
         rows(leverage=[-5.0, 2.0]),
-        "accounts: row 0, column 'leverage': -5.0; allowed: a finite number above 0",
+        "accounts: row 0, column 'leverage': -5.0; allowed: a number above 0, at most 1e+15",
     ),
     "accounts: leverage NaN": (
         rows(leverage=[NAN, 10.0]),
-        "accounts: row 0, column 'leverage': nan; allowed: a finite number above 0",
+        "accounts: row 0, column 'leverage': nan; allowed: a number above 0, at most 1e+15",
     ),
     "accounts: leverage as text": (
         rows(leverage=["10", "x"]),
@@ -485,7 +485,7 @@ DOORS: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "accounts: collateral infinite": (
         rows(collateral=[float("inf"), 10.0]),
-        "accounts: row 0, column 'collateral': inf; allowed: a finite number above 0",
+        "accounts: row 0, column 'collateral': inf; allowed: a number above 0, at most 1e+15",
     ),
     "accounts: unknown symbol": (
         rows(symbol=["AAA", "CCC"]),
@@ -529,7 +529,7 @@ DOORS: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "accounts: weight of zero": (
         rows(weight=[0.0, 1.0]),
-        "accounts: row 0, column 'weight': 0.0; allowed: a finite number above 0",
+        "accounts: row 0, column 'weight': 0.0; allowed: a number above 0, at most 1e+15",
     ),
     "accounts: fractional account": (
         rows(account=[1.5, 2.5]),

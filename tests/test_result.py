@@ -381,7 +381,7 @@ def test_refused_and_early_orders_are_noted() -> None:
     early = table.with_columns(pl.col("entry_time") - timedelta(days=1), leverage=pl.lit(9999.0))
     notes = perpbt.simulate(made_bars(60), early).metadata["notes"]
     assert "AAA: 4 entries lie before the first bar and are filled at its open" in notes
-    assert "4 of 4 orders were refused; see the column rejection" in notes
+    assert "4 of 4 orders were refused: 4 leverage above tier maximum on AAA" in notes
 
 
 def test_metadata_are_json_and_name_what_ran(result: Result) -> None:
@@ -451,6 +451,9 @@ def test_the_report_of_a_result(result: Result, tmp_path: Path) -> None:
     assert "<title>Two ways to trade</title>" in place.read_text()
 
 
+FREE = perpbt.Venue(name="free", tiers={"default": ((0.0, 1e9, 0.004, 125.0, 0.0),)})
+
+
 def test_equity_of_an_account_on_symbols_with_different_histories() -> None:
     """The position whose bars begin later counts with its collateral from the start."""
     hour = timedelta(hours=1)
@@ -467,9 +470,75 @@ def test_equity_of_an_account_on_symbols_with_different_histories() -> None:
             "entry_time": [start, start + 5 * hour], "collateral": [100.0, 1000.0], "leverage": [2.0, 2.0],
         }
     )  # fmt: skip
-    free = perpbt.Venue(name="free", tiers={"default": ((0.0, 1e9, 0.004, 125.0, 0.0),)})
     both = pl.concat([bars("AAA", 0), bars("BBB", 5)])
-    result = perpbt.simulate(both, accounts, venue=free, equity_every="1h")
+    result = perpbt.simulate(both, accounts, venue=FREE, equity_every="1h")
     assert result.equity is not None
     assert result.equity["time"].is_sorted()
     assert result.equity["equity"].to_list() == [1100.0] * 12
+
+
+def test_equity_ends_where_the_crowd_left_the_account() -> None:
+    """Curves are drawn after liquidations are filled against their crowd."""
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    price = {"open": [100.0, 100.0, 92.0], "high": [100.0, 100.0, 92.0]}
+    price |= {"low": [100.0, 85.0, 92.0], "close": [100.0, 92.0, 92.0], "volume": [1000.0] * 3}
+    bars = pl.DataFrame(
+        {"ts": [start + timedelta(minutes=k) for k in range(3)], "symbol": ["AAA"] * 3, **price}
+    )
+    accounts = pl.DataFrame(
+        {
+            "account": ["a", "b"], "strategy": ["s"] * 2, "symbol": ["AAA"] * 2, "side": ["long"] * 2,
+            "entry_time": [start] * 2, "collateral": [100.0] * 2, "leverage": [10.0] * 2, "weight": [1.0, 30.0],
+        }
+    )  # fmt: skip
+    venue = perpbt.Venue(
+        name="v",
+        tiers={"default": ((0.0, 1e9, 0.02, 125.0, 0.0),)},
+        impact=0.05,
+        half_spread=1e-4,
+        surplus_to_fund=0.2,
+    )
+    result = perpbt.simulate(bars, accounts, venue=venue, crowding=True, equity_every="1m")
+    assert result.equity is not None
+    last = result.equity.group_by("account").agg(pl.col("equity").last()).sort("account")["equity"]
+    assert result.accounts["exit_reason"].to_list() == ["liquidation"] * 2
+    assert (last - (result.accounts["collateral"] + result.accounts["cash_change"])).abs().max() < 1e-9
+
+
+def test_statistics_have_a_row_for_those_who_never_traded() -> None:
+    def only_on_aaa() -> dict[str, pl.Expr]:
+        return {"long_entry": pl.col("symbol") == "AAA"}
+
+    result = perpbt.backtest(two_symbols(), only_on_aaa, {"leverage": [2, 3]}, offsets=2, venue=FREE)
+    rows = result.statistics.filter(pl.col("symbol") == "BBB")
+    assert rows["accounts"].to_list() == [2, 2]
+    assert rows["positions"].to_list() == [0, 0]
+    total = result.statistics.filter(pl.col("strategy") == "all")
+    assert total["accounts"].to_list() == [8]
+
+
+def test_a_refused_order_is_tried_again_and_told_once() -> None:
+    """Mark far below last: every entry would be liquidated at once, until it is not."""
+    bars = made_bars(40).with_columns(
+        mark_open=pl.col("open"), mark_high=pl.col("high"), mark_low=pl.col("low"), mark_close=pl.col("close")
+    )
+    far = pl.int_range(pl.len()) < 20
+    marks = [
+        pl.when(far).then(pl.col(name) * 0.5).otherwise(pl.col(name)).alias(name)
+        for name in bars.columns
+        if "mark" in name
+    ]
+    result = perpbt.backtest(bars.with_columns(marks), "hold", {"leverage": 10, "max_trades": 1}, venue=FREE)
+    assert result.accounts["rejection"].to_list() == ["liquidated_at_entry", None]
+    assert result.accounts["position"].to_list() == [1, 2]
+
+
+def test_a_folder_with_something_of_the_users_is_not_replaced(tmp_path: Path) -> None:
+    result = perpbt.backtest(made_bars(40), "hold", {"leverage": 2}, venue=FREE)
+    target = result.write(tmp_path / "run", report=False)
+    (target / "notes.txt").write_text("mine")
+    with pytest.raises(perpbt.InputError, match=r"holds 'notes\.txt', which no run writes"):
+        result.write(target, report=False)
+    assert (target / "notes.txt").read_text() == "mine"
+    (target / "notes.txt").unlink()
+    result.write(target, report=False)

@@ -1,8 +1,8 @@
 """One run: which data, venue, fund, world, rules, strategies, policies, start offsets and outputs.
 
-In: the tables of a TOML file (`load_spec`) or keyword arguments. Out: a frozen `RunSpec`, its paths resolved
-on request, and the hash of all in it that can change a number. The classes are the tables of the file, their
-fields its keys.
+In: the tables of a TOML file (`load_spec`) or keyword arguments. Out: a frozen `RunSpec`, its paths
+resolved on request, and the hash of all in it that can change a number. The classes are the tables of the
+file, their fields its keys.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Accounts over one symbol's bars: lanes that open, walk and close one position after another (MODEL §2-§6).
+"""Accounts over one symbol's bars: lanes that open, walk and close one position after another (MODEL
+§2-§6).
 
 `run` serves both doors. A table of positions is lanes with one fixed entry each; a strategy is lanes that
-wait for signals,
-re-enter, compound and answer margin calls. A lane that fills its page of rows stops with its state saved,
-and goes on in the
-next page.
+wait for signals, re-enter, compound and answer margin calls. A lane that fills its page of rows stops with
+its state saved, and goes on in the next page.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from .tables import (
     NO_BAR,
     OPEN,
     REJECTED,
+    RISK,
     SIGNAL,
     STOP_LOSS,
     TAKE_PROFIT,
@@ -54,7 +54,8 @@ class Lanes(NamedTuple):
     bar: Integers  # next close at which an entry may be decided; for a fixed entry, the bar of the entry itself
     not_before: Integers  # ms: earliest open of the next entry (cool-down)
     wallet: Floats
-    trades: Integers
+    trades: Integers  # positions opened
+    refused: Codes  # why the last order was refused, 0 once one is filled
     done: Codes
 
 
@@ -85,7 +86,7 @@ def next_entry(
 
 @kernel
 def write_opening(
-    market: Market, rates: Rates, rows: Rows, at: int, lane: int, bar: int, side: float, opening: Opening
+    rates: Rates, rows: Rows, at: int, lane: int, bar: int, side: float, opening: Opening
 ) -> None:
     """What is known of a position when it is opened, or refused."""
     position = opening.position
@@ -122,7 +123,6 @@ def write_exit(market: Market, rates: Rates, rows: Rows, at: int, limit: bool, e
     rows.exit_bar[at] = end.bar
     rows.phase[at] = end.phase
     rows.reason[at] = end.reason
-    rows.limit_fill[at] = limit_fill
     rows.exit_funding[at] = market.funding[end.bar]
     rows.exit_quantity[at] = position.quantity
     rows.exit_margin[at] = position.margin
@@ -150,7 +150,7 @@ def live(
 ) -> float:  # fmt: skip
     """One position from its order to its exit, written to row `at`; returns the wallet afterwards."""
     opening = open_position(market, rates, plans, p, signals, side, bar, wallet)
-    write_opening(market, rates, rows, at, lane, bar, side, opening)
+    write_opening(rates, rows, at, lane, bar, side, opening)
     if opening.rejection != ACCEPTED:
         return wallet
     bars = market.open.size
@@ -182,10 +182,8 @@ def after_exit(market: Market, plans: Plans, lanes: Lanes, rows: Rows, at: int, 
     p, reason, bar = lanes.plan[lane], rows.reason[at], rows.exit_bar[at]
     stopped = reason in (STOP_LOSS, TRAILING_STOP)
     lanes.bar[lane] = bar
-    if reason == REJECTED:
-        structural = rows.rejection[at] == ABOVE_LAST_TIER or rows.rejection[at] == ABOVE_MAXIMUM_LEVERAGE
-        lanes.done[lane] = structural
-    elif (
+    lanes.refused[lane] = ACCEPTED
+    if (
         rows.phase[at] == CLOSE
         or (stopped and plans.never_after_stop[p])
         or (reason == LIQUIDATION and plans.never_after_liquidation[p])
@@ -198,6 +196,24 @@ def after_exit(market: Market, plans: Plans, lanes: Lanes, rows: Rows, at: int, 
     lanes.trades[lane] += 1
     if plans.max_trades[p] >= 0 and lanes.trades[lane] >= plans.max_trades[p]:
         lanes.done[lane] = 1
+
+
+@kernel
+def after_refusal(plans: Plans, lanes: Lanes, rows: Rows, at: int, lane: int) -> int:
+    """The lane after a refused order; returns how many rows that leaves: of refusals for one cause in a row, the first.
+
+    It tries again at the next close that says so, unless every later order would be refused alike: one of the same size.
+    """
+    p, cause = lanes.plan[lane], rows.rejection[at]
+    again = cause == lanes.refused[lane]
+    same_size = plans.compounding[p] == 0 and plans.sizing_kind[p] != RISK
+    lanes.bar[lane] = rows.exit_bar[at]
+    lanes.refused[lane] = cause
+    lanes.done[lane] = same_size and cause in (ABOVE_LAST_TIER, ABOVE_MAXIMUM_LEVERAGE)
+    if again:
+        rows.lane[at] = -1
+        return 0
+    return 1
 
 
 @kernel
@@ -270,8 +286,11 @@ def run(
                 market, rates, plans, signals, rows, calls,
                 at, at * slots, lane, p, side, decided + 1, lanes.wallet[lane], -1,
             )  # fmt: skip
-            after_exit(market, plans, lanes, rows, at, lane)
-            at += 1
+            if rows.reason[at] == REJECTED:
+                at += after_refusal(plans, lanes, rows, at, lane)
+            else:
+                after_exit(market, plans, lanes, rows, at, lane)
+                at += 1
 
 
 @kernel

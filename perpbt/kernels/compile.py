@@ -1,13 +1,12 @@
 """The one place that states how kernels are compiled.
 
 In: a plain function of arrays, numbers and NamedTuples of them. Out: the same function compiled, without
-fastmath (it would move
-events that sit exactly on a threshold) and without the interpreter lock, so that chunks of accounts run on
-threads.
+fastmath (it would move events that sit exactly on a threshold) and without the interpreter lock, so that
+chunks of accounts run on threads.
 
 Compiled code is kept on disk in a folder named by a hash of every kernel source. Numba's own cache looks
-only at the file that
-holds the function, and would go on serving old margin code after an edit in a file it calls.
+only at the file that holds the function, and would go on serving old margin code after an edit in a file it
+calls.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ def equity_curves(
     rows: Rows,
     calls: Calls,
     first_call: Integers,
+    last_call: Integers,
     account: Integers,
     samples: Integers,
     out: Floats,
@@ -21,7 +22,7 @@ def equity_curves(
 
     Before the entry nothing; while open margin + PnL - funding + cash released - cash put in; after the
     exit the cash result.
-    `calls[first_call[row]:first_call[row + 1]]` are the margin orders of a row; `samples` ascend.
+    `calls[first_call[row]:last_call[row]]` are the margin orders of a row; `samples` ascend.
     """
     for row in range(rows.lane.size):
         if rows.rejection[row] != ACCEPTED:
@@ -29,7 +30,7 @@ def equity_curves(
         side, entry = float(rows.side[row]), rows.entry[row]
         quantity, margin = rows.quantity[row], rows.margin[row]
         put_in, released = rows.collateral[row], 0.0
-        call, last = first_call[row], first_call[row + 1]
+        call, last = first_call[row], last_call[row]
         final = (rows.released[row] + rows.back[row]) - (rows.collateral[row] + rows.top_up[row])
         for k in range(samples.size):
             bar = samples[k]

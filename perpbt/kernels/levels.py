@@ -15,8 +15,7 @@ def level(kind: int, value: float, side: float, entry: float, leverage: float, s
     """Price of a level on the `side` (+1 above, -1 below) of entry; NaN if there is none.
 
     `value` is a fraction of price, a fraction of margin, or a multiple of `series` (the average true range
-    at the last
-    close); for a level taken from a column, `series` is the price itself.
+    at the last close); for a level taken from a column, `series` is the price itself.
     """
     if kind == PRICE:
         return entry * (1.0 + side * value)

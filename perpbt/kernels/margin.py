@@ -2,10 +2,9 @@
 (MODEL §4).
 
 Maintenance is the highest of straight lines in the notional, one a tier: N * rate_k - deduction_k. So a
-position is
-liquidated when it is below any of them, and every test compares a number of the market with a number of
-the position.
-`side` is +1.0 or -1.0; multiplying by it is exact, so a short is a long seen in the mirror, to the last bit.
+position is liquidated when it is below any of them, and every test compares a number of the market with a
+number of the position. `side` is +1.0 or -1.0; multiplying by it is exact, so a short is a long seen in the
+mirror, to the last bit.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sums that do not depend on the order of what they add, and the path of a fund's balance.
 
 Accounts come in any order, on any number of threads; money summed over them must not. So groups are summed
-exactly and rounded
-once (Shewchuk 1997, Adaptive Precision Floating-Point Arithmetic; the method of Python's math.fsum).
+exactly and rounded once (Shewchuk 1997, Adaptive Precision Floating-Point Arithmetic; the method of
+Python's math.fsum).
 """
 
 from __future__ import annotations

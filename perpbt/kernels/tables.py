@@ -102,8 +102,8 @@ class Rates(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """One strategy on one symbol. `next_*[i]` is the first bar >= i at whose close the signal is on, or
-    the number of bars.
+    """One strategy on one symbol. `next_*[i]` is the first bar >= i at whose close the signal is on, or the
+    number of bars.
     """
 
     next_entry: Integers  # exactly one of long and short entry is on
@@ -154,7 +154,6 @@ class Rows(NamedTuple):
     phase: Codes
     reason: Codes
     rejection: Codes
-    limit_fill: Codes
     collateral: Floats
     entry: Floats
     quantity: Floats
@@ -188,9 +187,6 @@ class Calls(NamedTuple):
     row: Integers
     bar: Integers
     action: Codes
-    quantity: Floats
-    base: Floats
-    fill: Floats
     fee: Floats
     deficit: Floats
     back: Floats  # cash to the wallet; negative for a top-up

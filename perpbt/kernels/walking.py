@@ -102,11 +102,12 @@ def after_close(
 def quiet(
     market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, i: int, until: int
 ) -> tuple[int, Path]:
-    """Go over bars in which no threshold can be crossed and no margin call made; stop at the first other one.
+    """Go over bars in which no threshold can be crossed and no margin call made; stop at the first other
+    one.
 
     What `at_open`, `in_range` and `after_close` do, for bars in which they find nothing to do. It is
-    written out on plain local
-    numbers because this is where the time goes: handing tables of arrays to a function costs more than a bar.
+    written out on plain local numbers because this is where the time goes: handing tables of arrays to a
+    function costs more than a bar.
     """
     if path.order != NO_CALL:
         return i, path
@@ -249,9 +250,6 @@ def carry_out(
         share = path.amount
         part = resize(market, rates, position, position.quantity * share, position.margin * share)
         sold = close(rates, part, SIGNAL, False, market.open[i], rates.slippage, market.funding[i])
-        calls.quantity[at] = part.quantity
-        calls.base[at] = market.open[i]
-        calls.fill[at] = sold.fill
         calls.fee[at] = sold.fee
         calls.deficit[at] = sold.deficit
         calls.back[at] = sold.back

@@ -1,7 +1,7 @@
 """Funding events: snapped to the minute, checked, and laid on the bars.
 
-In: the funding column of the bars, or a table of its own. Out: one row an event (`ts`, `funding_rate`), times
-snapped.
+In: the funding column of the bars, or a table of its own. Out: one row an event (`ts`, `funding_rate`),
+times snapped.
 """
 
 from __future__ import annotations

@@ -106,8 +106,8 @@ def largest_draws(draws: pl.DataFrame) -> pl.DataFrame:
 def fund_draws(draws: pl.DataFrame, ax: Axes, *, every: str) -> Axes:
     """The largest deficit that one world's fund had in each window of `draws_in_time`, logarithmic.
 
-    What of it stayed uncovered is drawn in front; the largest windows carry their date. `every` is the length
-    of the windows.
+    What of it stayed uncovered is drawn in front; the largest windows carry their date. `every` is the
+    length of the windows.
     """
     worst = largest_draws(draws.filter(pl.col("deficit") > 0))
     if worst.is_empty():
@@ -146,8 +146,8 @@ def severity(draws: pl.DataFrame) -> pl.DataFrame:
     """`time`, `severity`: deficits of all worlds of `draws_in_time` over the notional they closed there.
 
     A measure without size: it compares crashes of a small market with those of a large one. Windows that
-    closed less than LEAST_SHARE of the mean are left out, for a ratio of next to nothing means nothing. Empty
-    without deficits.
+    closed less than LEAST_SHARE of the mean are left out, for a ratio of next to nothing means nothing.
+    Empty without deficits.
     """
     sums = exact_sums(draws, ("time",), ("deficit", "notional")).filter(pl.col("notional") > 0)
     sums = sums.filter(pl.col("notional") >= LEAST_SHARE * pl.col("notional").mean())

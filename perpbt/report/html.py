@@ -55,8 +55,8 @@ def write_report(result: Any, path: str | os.PathLike[str], *, title: str | None
 
     `result` has the tables `accounts`, `fund`, `statistics`, `policies` and `prices`, and `metadata` (see
     `perpbt.report.prose` for the keys that are read). `title` defaults to the one in the metadata. The file
-    is written beside its place and renamed, so a reader never sees half of one; its folder has to exist. Same
-    result, same bytes.
+    is written beside its place and renamed, so a reader never sees half of one; its folder has to exist.
+    Same result, same bytes.
     """
     page = render(result, title=title)
     target = Path(path)

@@ -1,13 +1,15 @@
 """Statistics: the tables of a result → numbers.
 
-In come the accounts table (one row a position), the fund ledger and the policy table, all polars frames; out
-go small polars frames that the report draws and prints. Nothing here simulates, draws, or knows a kernel.
+In come the accounts table (one row a position), the fund ledger and the policy table, all polars frames;
+out go small polars frames that the report draws and prints. Nothing here simulates, draws, or knows a
+kernel.
 
 Accounts that share a price path are one observation: every share in these tables describes the paths that
-were run. An interval has to come from other paths or from blocks of time, never from the number of accounts.
+were run. An interval has to come from other paths or from blocks of time, never from the number of
+accounts.
 
-Every sum of money or weights is correctly rounded (`exact_sums`), so no number depends on row order, threads
-or chunks.
+Every sum of money or weights is correctly rounded (`exact_sums`), so no number depends on row order,
+threads or chunks.
 """
 
 from perpbt.statistics.defaults import TOTAL, summarise

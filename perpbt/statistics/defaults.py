@@ -47,26 +47,31 @@ COUNTS = ("accounts", "positions", "rejected", "liquidated", "defaulted")
 IDENTITY_TOLERANCE = 1e-12
 
 
-def summarise(accounts: pl.DataFrame, fund: pl.DataFrame) -> pl.DataFrame:
+def summarise(
+    accounts: pl.DataFrame, fund: pl.DataFrame, population: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """Default and fund statistics of a run.
+
+    `population` (strategy, policy, symbol, accounts) says how many accounts there were, those included that
+    never gave an order: every row of it has a row here. Without it the accounts are those of `accounts`.
 
     Rows: every strategy × policy × symbol, then strategy × policy, strategy, and everything, with "all" in
     place of what was summed over; within a level sorted by name.
 
     Columns. Counts, every row of `accounts` once whatever its weight: `accounts` (distinct account values),
     `positions` (opened), `rejected`, `liquidated`, `defaulted` (deficit > 0, after any kind of exit).
-    Weighted: `pd` = Σw over defaults / Σw over opened positions; `ead` = weighted mean of quantity·exit_price
-    at default, in quote currency; `lgd` = Σw·deficit / Σw·quantity·exit_price at default; `expected_loss` =
-    Σw·deficit / Σw, quote currency a position, equal to pd·ead·lgd; `surplus`, `deficit`, `net_fund_flow` =
-    liquidation fees + surplus + fee share - deficit, and `uncovered`, sums in quote currency. Fee share and
-    uncovered are the ledger's, given to strategies that share a world in proportion to their fees, and to
-    their deficits of that time. Each position once: `median_return`, `mean_return` (fraction of collateral
-    and top-ups), `max_drawdown` (the largest, fraction of peak equity), `time_to_liquidation` (median
-    Duration over liquidated positions).
+    Weighted: `pd` = Σw over defaults / Σw over opened positions; `ead` = weighted mean of
+    quantity·exit_price at default, in quote currency; `lgd` = Σw·deficit / Σw·quantity·exit_price at
+    default; `expected_loss` = Σw·deficit / Σw, quote currency a position, equal to pd·ead·lgd; `surplus`,
+    `deficit`, `net_fund_flow` = liquidation fees + surplus + fee share - deficit, and `uncovered`, sums in
+    quote currency. Fee share and uncovered are the ledger's, given to strategies that share a world in
+    proportion to their fees, and to their deficits of that time. Each position once: `median_return`,
+    `mean_return` (fraction of collateral and top-ups), `max_drawdown` (the largest, fraction of peak
+    equity), `time_to_liquidation` (median Duration over liquidated positions).
 
-    Nulls: without a default pd and expected_loss are 0, ead and lgd null; without an opened position all but
-    counts and sums are null, and sums are 0. No NaN is made; a NaN in a summed column is an error of the run
-    that wrote it.
+    Nulls: without a default pd and expected_loss are 0, ead and lgd null; without an opened position all
+    but counts and sums are null, and sums are 0. No NaN is made; a NaN in a summed column is an error of
+    the run that wrote it.
 
     Raises InputError for lacking columns; RunError if pd·ead·lgd and the mean deficit differ by more than
     1e-12 of either, or the ledger holds an uncovered deficit or a fee share in a world and symbol without
@@ -76,7 +81,7 @@ def summarise(accounts: pl.DataFrame, fund: pl.DataFrame) -> pl.DataFrame:
     require(fund, FUND_COLUMNS, "fund")
     accounts = accounts.select(ACCOUNT_COLUMNS)
     parts = _base_sums(opened(accounts), fund)
-    table = pl.concat([_level(accounts, parts, kept) for kept in LEVELS])
+    table = pl.concat([_level(accounts, parts, kept, population) for kept in LEVELS])
     _check_identity(table)
     return table.drop("_by_factors")
 
@@ -137,7 +142,9 @@ def _attribute(flow: pl.DataFrame, claims: pl.DataFrame, amount: str, on: Sequen
     return split.select(*KEYS, pl.col(amount) * (pl.col("claim") / pl.col("whole")))
 
 
-def _level(accounts: pl.DataFrame, parts: pl.DataFrame, kept: Sequence[str]) -> pl.DataFrame:
+def _level(
+    accounts: pl.DataFrame, parts: pl.DataFrame, kept: Sequence[str], population: pl.DataFrame | None
+) -> pl.DataFrame:
     """The rows that keep the keys `kept` and sum over the others."""
     blank = [pl.lit(TOTAL).alias(key) for key in KEYS if key not in kept]
     sums = exact_sums(parts.with_columns(blank), KEYS, SUMS)
@@ -156,6 +163,10 @@ def _level(accounts: pl.DataFrame, parts: pl.DataFrame, kept: Sequence[str]) -> 
             time_to_liquidation=HELD.filter(liquidated).dt.total_milliseconds().median(),
         )
     )
+    if population is not None:
+        everyone = population.with_columns(blank).group_by(KEYS).agg(pl.col("accounts").sum().cast(pl.UInt32))
+        counts = everyone.join(counts.drop("accounts"), on=KEYS, how="left", nulls_equal=True)
+        counts = counts.with_columns(pl.col(COUNTS).fill_null(0))
     joined = counts.join(sums, on=KEYS, how="left", nulls_equal=True).sort(KEYS)
     return joined.with_columns(pl.col(SUMS).fill_null(0.0)).select(_columns())
 

@@ -61,11 +61,12 @@ def grid(
     strategy: str | None = None,
     symbol: str | None = None,
 ) -> pl.DataFrame:
-    """`value` over two policy fields: first column the row labels, then a Float64 column per `columns` value.
+    """`value` over two policy fields: first column the row labels, then a Float64 column per `columns`
+    value.
 
     `value` is a column of `combine`; cells with several policies, strategies or symbols are put together by
-    its rules. `strategy` and `symbol` pick one of each, default all. Rows run from the tightest stop to none,
-    other fields by value. A cell without a policy, or whose value has no observation, is null.
+    its rules. `strategy` and `symbol` pick one of each, default all. Rows run from the tightest stop to
+    none, other fields by value. A cell without a policy, or whose value has no observation, is null.
 
     Raises InputError for an unknown value or field, no policies (accounts given one by one have none), or a
     median of several rows.

@@ -81,11 +81,10 @@ def flow_histogram(accounts: pl.DataFrame, *, bins: int = 40, decades: float = 6
     Three flows: `income`, the liquidation fee and the surplus together; the `surplus` alone; the `deficit`.
 
     Two measures: `fraction` of the notional at the exit fill (quantity·exit_price), and `money`, quote
-    currency of the position itself. Columns: `flow`, `measure`, `lower`, `upper` (lower <=
-    value < upper, the last bin closed), `positions`, and `exceeding`, the share of all liquidations with a
-    value of at least `lower`. The first bin starts at 0 and holds what is smaller than `decades` powers of
-    ten below the largest value, zeros included. Each position counts once. A flow that is 0 throughout has no
-    rows.
+    currency of the position itself. Columns: `flow`, `measure`, `lower`, `upper` (lower <= value < upper,
+    the last bin closed), `positions`, and `exceeding`, the share of all liquidations with a value of at
+    least `lower`. The first bin starts at 0 and holds what is smaller than `decades` powers of ten below
+    the largest value, zeros included. Each position counts once. A flow that is 0 throughout has no rows.
     """
     if bins < 1 or not decades > 0:
         raise InputError(f"bins is {bins} and decades {decades}; both have to be positive")

@@ -19,7 +19,8 @@ def run_account(bars, cf, signals, policy, venue, rules, start_bar):
     number).
     """
     rows, wallet, not_before, i = [], policy["capital"], bars[0]["ts"], start_bar
-    while i + 1 < len(bars) and len(rows) != policy.get("max_trades"):
+    trades, refused = 0, None
+    while i + 1 < len(bars) and trades != policy.get("max_trades"):
         side = int(signals["long_entry"][i]) - int(signals["short_entry"][i])  # both at once: neither
         fill_bar = i + 1
         if side == 0 or bars[fill_bar]["ts"] < not_before or not levels_known(policy, i):
@@ -37,13 +38,18 @@ def run_account(bars, cf, signals, policy, venue, rules, start_bar):
             "exit_signal": signals["long_exit"] if side > 0 else signals["short_exit"],
         }  # fmt: skip
         row = run_position(bars, cf, order, venue, rules, fill_bar)
-        rows.append({**row, "position": len(rows) + 1})
         reason, i = row["exit_reason"], row["exit_bar"]
+        if (
+            reason != "rejected" or row["rejection"] != refused
+        ):  # of refusals for one cause in a row, the first
+            rows.append({**row, "position": len(rows) + 1})
         if reason == "rejected":
-            if row["rejection"] in FOR_GOOD:
+            refused = row["rejection"]
+            if refused in FOR_GOOD and same_size(policy):
                 break
             i = fill_bar  # try again at the close of the bar that would not fill
             continue
+        trades, refused = trades + 1, None
         wallet = row["wallet"]
         stopped, liquidated = reason in ("stop_loss", "trailing_stop"), reason == "liquidation"
         if (stopped and policy.get("after_stop") == "never") or reason == "end":
@@ -55,6 +61,11 @@ def run_account(bars, cf, signals, policy, venue, rules, start_bar):
         if reason in ("time", "signal"):
             i = i - 1  # out at this open, so what the close before said can be filled at this same open
     return rows
+
+
+def same_size(policy):
+    """Is every order of this account of one size, so that what refuses one by its size refuses all?"""
+    return not policy.get("compounding", False) and policy["sizing"]["kind"] != "risk"
 
 
 def levels_known(policy, close):

@@ -38,13 +38,13 @@ def crowd_of(row):
 
 
 def scaled_weights(rows, bars, open_interest):
-    """D12: weights times (open interest / the world's mean notional over the bars)."""
-    notionals = {}
+    """D12: weights times (open interest / the world's mean notional over all times at which there is a bar)."""
+    notionals, times = {}, len({bar["ts"] for row in rows for bar in bars[row["symbol"]]})
     for row in rows:
         if row["exit_reason"] == "rejected":
             continue
         closes = row["exit_bar"] - row["entry_bar"] + (row["exit_reason"] == "end")
-        mean = row["weight"] * row["notional"] * closes / len(bars[row["symbol"]])
+        mean = row["weight"] * row["notional"] * closes / times
         notionals.setdefault(row["world"], []).append(mean)
     result = []
     for row in rows:
