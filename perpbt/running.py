@@ -43,7 +43,8 @@ def read_open_interest(spec: RunSpec) -> OpenInterest | TurnoverInterest | None:
     try:
         return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"world.open_interest = {wanted!r}: no readable Parquet file ({error})") from error
+        cause = str(error).splitlines()[0]
+        raise InputError(f"world.open_interest = {wanted!r}: no readable Parquet file ({cause})") from error
 
 
 def run_spec(spec: RunSpec, *, progress: Progress | None = None) -> Result:

@@ -170,7 +170,7 @@ def test_validate_says_what_is_there_and_what_is_wrong(
 # ---------------------------------------------------------------------------------------------- fast start
 @pytest.mark.parametrize("words", ["--help", "run --help", "validate bars.parquet", "venues", "--version"])
 def test_what_a_command_does_not_need_is_not_imported(words: str, folder: Path) -> None:
-    heavy = ("numba", "matplotlib", "scipy", "rich")
+    heavy = ("numba", "matplotlib", "scipy")  # rich comes with older versions of typer, whatever we import
     code = f"""
 import sys
 sys.argv = ["perpbt", *{words.split()!r}]
