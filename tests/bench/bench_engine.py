@@ -7,6 +7,7 @@ Results are compared first; nothing is printed if they differ. Prices are made, 
 
 from __future__ import annotations
 
+import platform
 import sys
 import time
 from datetime import UTC, datetime
@@ -107,27 +108,49 @@ def same_as_oracle(frame: pl.DataFrame, table: pl.DataFrame, accounts: pl.DataFr
     return time.perf_counter() - started, seen
 
 
+def cost(bars: perpbt.Bars, table: pl.DataFrame, engine: str) -> tuple[float, pl.DataFrame]:
+    """Median seconds in the kernels of three runs on one thread, and the accounts."""
+    runs = [perpbt.simulate(bars, table, venue=venue(), threads=1, engine=engine) for _ in range(3)]
+    seconds = float(np.median([run.metadata["timings_seconds"]["kernels"] for run in runs]))
+    return seconds, runs[0].accounts
+
+
 def main() -> None:
+    """Compare, then print a line for each population."""
     frame = made_bars()
     bars = perpbt.load_bars(frame)
     small = population(12, 5.0, 0.05)
-    naive_seconds, naive_bars = same_as_oracle(
-        frame, small, perpbt.simulate(bars, small, venue=venue()).accounts
+    found = perpbt.simulate(bars, small, venue=venue()).accounts
+    naive_seconds, naive_bars = same_as_oracle(frame, small, found)
+    naive = naive_seconds / naive_bars * 1e9
+    print(
+        f"{platform.machine()}, Python {platform.python_version()}, perpbt {perpbt.__version__}; one thread"
     )
-    naive_seconds / naive_bars * 1e9
+    print(
+        f"{len(small)} positions equal to the oracle in every figure; the oracle: {naive:,.0f} ns an account-bar"
+    )
+    head = ("population", "positions", "account-bars", "dense M/s", "x oracle", "skip us/pos", "x dense")
+    print(("{:<26}" + "{:>15}" * 6).format(*head))
     cases = [("1x, no stop", 500, 1.0, None, None), ("5x, stop 5 %", 3000, 5.0, 0.05, None)]
-    cases += [("2x, trailing stop 20 %", 1000, 2.0, None, 0.2), ("50x, no stop", 20_000, 50.0, None, None)]
-    for _name, count, leverage, stop, trail in cases:
+    cases += [("20x, stop 1 %", 10_000, 20.0, 0.01, None), ("2x, trailing stop 20 %", 1000, 2.0, None, 0.2)]
+    cases += [("50x, no stop", 20_000, 50.0, None, None)]
+    for name, count, leverage, stop, trail in cases:
         table = population(count, leverage, stop, trail)
-        runs = [perpbt.simulate(bars, table, venue=venue(), threads=1) for _ in range(3)]
-        seconds = float(np.median([run.metadata["timings_seconds"]["kernels"] for run in runs]))
-        held = (
-            runs[0]
-            .accounts.select((pl.col("exit_time") - pl.col("entry_time")).dt.total_minutes() + 1)
-            .sum()
-            .item()
+        dense, accounts = cost(bars, table, "dense")
+        skip, same = cost(bars, table, "skip")
+        if not accounts.equals(same):
+            raise SystemExit(f"{name}: the engines differ; no timing printed")
+        minutes = (pl.col("exit_time") - pl.col("entry_time")).dt.total_minutes() + 1
+        held = accounts.select(minutes.sum()).item()
+        figures = (
+            count,
+            held,
+            held / dense / 1e6,
+            naive / (dense / held * 1e9),
+            skip / count * 1e6,
+            dense / skip,
         )
-        seconds / held * 1e9
+        print(f"{name:<26}" + "{:>15,}{:>15,}{:>15,.0f}{:>15,.0f}{:>15,.1f}{:>15,.0f}".format(*figures))
 
 
 if __name__ == "__main__":
