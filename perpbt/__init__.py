@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from perpbt.config import FundSpec, Policy, PolicyGrid, Rules, load_spec
     from perpbt.errors import InputError, PerpbtError, RunError
     from perpbt.load import Bars, describe, load_bars
+    from perpbt.load.pack import pack
     from perpbt.result import Result
     from perpbt.running import run_spec
     from perpbt.simulation import simulate
@@ -41,6 +42,7 @@ _HOMES = {
     "load_bars": "load",
     "load_spec": "config",
     "load_venue": "venue",
+    "pack": "load.pack",
     "run_spec": "running",
     "simulate": "simulation",
 }
@@ -65,6 +67,7 @@ __all__ = [
     "load_bars",
     "load_spec",
     "load_venue",
+    "pack",
     "run_spec",
     "simulate",
 ]

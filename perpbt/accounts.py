@@ -42,16 +42,10 @@ def read_accounts(accounts: pl.DataFrame | pl.LazyFrame | str | Path, symbols: S
     """The checked table. `symbols` are those in the bars; `InputError` names the first fault."""
     source, frame = open_accounts(accounts)
     check_columns(frame, source)
-    frame = frame.with_columns(
-        *[
-            pl.lit(None, dtype=kind).alias(name)
-            for name, kind in OPTIONAL.items()
-            if name not in frame.columns
-        ]
-    )
     frame = cast_columns(frame, source)
     check_values(frame, symbols, source)
-    return frame.select(COLUMNS).with_columns(
+    absent = [pl.lit(None, kind).alias(name) for name, kind in OPTIONAL.items() if name not in frame.columns]
+    return frame.with_columns(absent).select(COLUMNS).with_columns(
         pl.col("stop_trigger").fill_null("last"),
         pl.col("take_profit_trigger").fill_null("last"),
         pl.coalesce("trailing_trigger", "stop_trigger", pl.lit("last")).alias("trailing_trigger"),
@@ -173,9 +167,11 @@ def check_values(frame: pl.DataFrame, symbols: Sequence[str], source: str) -> No
         rules.append((name, ~((pl.col(name) > 0) & pl.col(name).is_finite()), limit))
         rules.append((name, below_zero_price & (pl.col(name) >= 1), limit))
     rules.append(("exit_time", pl.col("exit_time") < pl.col("entry_time"), "not before entry_time"))
-    for name, wrong, allowed in rules:
-        at = frame.select(wrong.fill_null(False).arg_true()).to_series()
-        if len(at):
+    rules = [rule for rule in rules if rule[0] in frame.columns]
+    faults = frame.select(wrong.fill_null(False).any().alias(str(k)) for k, (_, wrong, _) in enumerate(rules)).row(0)
+    for (name, wrong, allowed), found in zip(rules, faults, strict=True):
+        if found:
+            at = frame.select(wrong.fill_null(False).arg_true()).to_series()
             row = int(at[0])
             value = frame[name][row]
             told = f"{stamp(value)} UTC" if isinstance(value, datetime) else repr(value)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from perpbt.book import SymbolPart, make_book
+from perpbt.book import Block, Book, Chunk, Fills, SymbolPart
 from perpbt.conclude import conclude, equity_table
 from perpbt.config import (
     AtrDistance,
@@ -30,20 +30,30 @@ from perpbt.config import (
     TurnoverInterest,
     as_policies,
 )
-from perpbt.engine import Progress
+from perpbt.engine import Counted, Outcome, Progress, choose_threads, following_pages, in_threads, tile_size
 from perpbt.errors import InputError
-from perpbt.kernels.accounts import Lanes
-from perpbt.kernels.tables import CALLS, LEVEL_KINDS, SIZINGS, Floats, Integers, Plans
+from perpbt.followers import FollowingOrder, Tile, tiles
+from perpbt.kernels.tables import (
+    CALLS,
+    LEVEL_KINDS,
+    PLAN,
+    SIZINGS,
+    Integers,
+    Market,
+    Rates,
+    Signals,
+    Table,
+    table,
+)
 from perpbt.load import Bars
-from perpbt.prepare import market_arrays, signal_arrays
+from perpbt.prepare import market_arrays, rates_for, signal_arrays
 from perpbt.result import Result
 from perpbt.setting import Setting, describe_symbol, make_setting, open_bars
-from perpbt.settle import OpenInterest
-from perpbt.simulation import in_order_given, run_symbol
 from perpbt.strategy import as_strategies, check_look_ahead, evaluate, evaluate_columns
 from perpbt.venue import Venue
+from perpbt.weights import OpenInterest
+from perpbt.witness import run_naively
 
-MOST_STARTS = 1 << 32  # of one strategy, policy and symbol
 POLICY_NUMBERS = {"trailing_stop": pl.Float64, "max_trades": pl.Int64, "stop_value": pl.Float64}
 
 
@@ -55,18 +65,9 @@ def series_names(policies: Sequence[Policy]) -> tuple[list[int], list[str]]:
     return windows, columns
 
 
-def policy_plans(policies: Sequence[Policy]) -> Plans:
+def policy_plans(policies: Sequence[Policy]) -> Table:
     """Policies as the kernels read them, one entry each."""
     windows, columns = series_names(policies)
-
-    def code(values: list[int]) -> np.ndarray:
-        return np.array(values, dtype=np.int8)
-
-    def number(values: list[float]) -> Floats:
-        return np.array(values, dtype=np.float64)
-
-    def whole(values: list[int]) -> Integers:
-        return np.array(values, dtype=np.int64)
 
     def level_kind(level: Any) -> int:
         return LEVEL_KINDS.index(level.kind if level else "none")
@@ -77,7 +78,7 @@ def policy_plans(policies: Sequence[Policy]) -> Plans:
     def level_series(level: Any) -> int:
         if isinstance(level, AtrDistance):
             return windows.index(level.window)
-        return columns.index(level.column) if isinstance(level, ColumnLevel) else 0
+        return len(windows) + columns.index(level.column) if isinstance(level, ColumnLevel) else 0
 
     def sizing_value(sizing: Any) -> float:
         return float(sizing.amount if sizing.kind == "collateral" else sizing.fraction)
@@ -88,50 +89,35 @@ def policy_plans(policies: Sequence[Policy]) -> Plans:
         return call.target if isinstance(call, TopUp) else call.fraction
 
     calls = [policy.margin_call for policy in policies]
-    return Plans(
-        leverage=number([policy.leverage for policy in policies]),
-        margin_buffer=number([policy.margin_buffer for policy in policies]),
-        sizing_kind=code([SIZINGS.index(policy.sizing.kind) for policy in policies]),
-        sizing_value=number([sizing_value(policy.sizing) for policy in policies]),
-        capital=number([policy.capital for policy in policies]),
-        compounding=code([policy.compounding for policy in policies]),
-        stop_kind=code([level_kind(policy.stop_loss) for policy in policies]),
-        stop_value=number([level_value(policy.stop_loss) for policy in policies]),
-        stop_series=code([level_series(policy.stop_loss) for policy in policies]),
-        stop_on_mark=code([policy.stop_trigger == "mark" for policy in policies]),
-        target_kind=code([level_kind(policy.take_profit) for policy in policies]),
-        target_value=number([level_value(policy.take_profit) for policy in policies]),
-        target_series=code([level_series(policy.take_profit) for policy in policies]),
-        target_on_mark=code([policy.take_profit_trigger == "mark" for policy in policies]),
-        trail=number([float("nan") if policy.trailing_stop is None else policy.trailing_stop for policy in policies]),
-        trail_on_mark=code([policy.trailing_trigger == "mark" for policy in policies]),
-        max_holding=whole([-1 if policy.max_holding is None else int(policy.max_holding) for policy in policies]),
-        call_action=code([CALLS.index(call.action if call else "none") for call in calls]),
-        call_threshold=number([call.threshold if call else 0.0 for call in calls]),
-        call_value=number([call_value(call) for call in calls]),
-        call_count=whole([call.max_calls if call else 0 for call in calls]),
-        never_after_stop=code([policy.reentry.after_stop == "never" for policy in policies]),
-        never_after_liquidation=code([policy.reentry.after_liquidation == "never" for policy in policies]),
-        cool_down=whole([int(policy.reentry.cool_down) for policy in policies]),
-        max_trades=whole([-1 if policy.max_trades is None else policy.max_trades for policy in policies]),
+    return table(
+        PLAN,
+        len(policies),
+        leverage=[policy.leverage for policy in policies],
+        margin_buffer=[policy.margin_buffer for policy in policies],
+        sizing_kind=[SIZINGS.index(policy.sizing.kind) for policy in policies],
+        sizing_value=[sizing_value(policy.sizing) for policy in policies],
+        capital=[policy.capital for policy in policies],
+        compounding=[policy.compounding for policy in policies],
+        stop_kind=[level_kind(policy.stop_loss) for policy in policies],
+        stop_value=[level_value(policy.stop_loss) for policy in policies],
+        stop_series=[level_series(policy.stop_loss) for policy in policies],
+        stop_on_mark=[policy.stop_trigger == "mark" for policy in policies],
+        target_kind=[level_kind(policy.take_profit) for policy in policies],
+        target_value=[level_value(policy.take_profit) for policy in policies],
+        target_series=[level_series(policy.take_profit) for policy in policies],
+        target_on_mark=[policy.take_profit_trigger == "mark" for policy in policies],
+        trail=[float("nan") if policy.trailing_stop is None else policy.trailing_stop for policy in policies],
+        trail_on_mark=[policy.trailing_trigger == "mark" for policy in policies],
+        max_holding=[-1 if policy.max_holding is None else int(policy.max_holding) for policy in policies],
+        call_action=[CALLS.index(call.action if call else "none") for call in calls],
+        call_threshold=[call.threshold if call else 0.0 for call in calls],
+        call_value=[call_value(call) for call in calls],
+        call_count=[call.max_calls if call else 0 for call in calls],
+        never_after_stop=[policy.reentry.after_stop == "never" for policy in policies],
+        never_after_liquidation=[policy.reentry.after_liquidation == "never" for policy in policies],
+        cool_down=[int(policy.reentry.cool_down) for policy in policies],
+        max_trades=[-1 if policy.max_trades is None else policy.max_trades for policy in policies],
     )  # fmt: skip
-
-
-def signal_lanes(plans: Plans, policies: int, starts: Integers) -> Lanes:
-    """A lane per policy and start bar, policies outermost."""
-    count = policies * starts.size
-    plan = np.repeat(np.arange(policies), starts.size)
-    return Lanes(
-        plan=plan,
-        fixed_side=np.zeros(count, dtype=np.int8),
-        exit_due=np.full(count, -1, dtype=np.int64),
-        bar=np.tile(starts, policies),
-        not_before=np.full(count, -1, dtype=np.int64),
-        wallet=plans.capital[plan],
-        trades=np.zeros(count, dtype=np.int64),
-        refused=np.zeros(count, dtype=np.int8),
-        done=np.zeros(count, dtype=np.int8),
-    )
 
 
 def refuse_coupled(setting: Setting, policies: Sequence[Policy]) -> None:
@@ -212,17 +198,19 @@ def backtest(
     refuse_coupled(setting, chosen)
     loaded, starting = open_bars(bars), read_offsets(offsets)
     plans, (windows, columns) = policy_plans(chosen), series_names(chosen)
-    names, many = loaded.symbols, len(chosen)
+    labels = tuple(policy.label for policy in chosen)
+    order = FollowingOrder(tuple(one.label for one in bound), labels, loaded.symbols, plans)
     parts: list[SymbolPart] = []
-    keys: list[Integers] = []
-    for index, symbol in enumerate(names):
+    for index, symbol in enumerate(loaded.symbols):
         since = time.perf_counter()
         collected = loaded.collect(symbol)
         describe_symbol(setting, collected)
         since = setting.timed("load", since)
         market = market_arrays(collected, setting.rules, setting.engine)
         starts = np.array(starting.starts(market.time), dtype=np.int64)  # type: ignore[arg-type]
+        order.starts.append(starts.size)
         setting.timed("prepare", since)
+        rates, fills = rates_for(setting.venue, symbol, setting.rules), Fills(market)
         for number, one in enumerate(bound):
             since = time.perf_counter()
             check_look_ahead(one, collected.frame)
@@ -230,73 +218,68 @@ def backtest(
             signals = signal_arrays(
                 collected.frame, evaluate(one, collected.frame), windows, [extra[name] for name in columns]
             )
-            setting.timed("signals", since)
-            lanes = signal_lanes(plans, many, starts)
-            world = number * many + lanes.plan
-            # sorts as strategy, policy, symbol, start
-            key = (world * len(names) + index) * MOST_STARTS + np.tile(np.arange(starts.size), many)
-            parts.append(
-                run_symbol(
-                    setting, market, plans, signals, lanes, index, symbol,
-                    account=np.arange(lanes.plan.size) + sum(part.size for part in keys),
-                    plan=lanes.plan,
-                    world=world,
-                    weight=np.full(lanes.plan.size, 1.0 / starts.size),
-                    requested_time=np.zeros(lanes.plan.size, dtype=np.int64),
-                )
-            )  # fmt: skip
-            keys.append(key)
-    return finish(setting, parts, keys, names, bound, chosen, plans, started)
+            since = setting.timed("signals", since)
+            follow(setting, market, rates, signals, order, fills, (number, index), starts)
+            setting.timed("kernels", since)
+        if setting.equity_every is not None:
+            setting.markets[index] = market
+        parts.append(fills.part(rates))
+    order.close()
+    return finish(setting, Book(loaded.symbols, order.worlds, parts, order), order, bound, chosen, started)
 
 
-def everyone(
-    code: Integers, strategies: pl.Series, labels: pl.Series, names: tuple[str, ...]
-) -> pl.DataFrame:
-    """How many accounts each strategy, policy and symbol has, from (world * symbols + symbol) of each account."""
-    codes, counts = np.unique(code, return_counts=True)
-    world, symbol = codes // len(names), codes % len(names)
-    return pl.DataFrame(
-        {
-            "strategy": strategies.gather(pl.Series(world // len(labels), dtype=pl.UInt32)),
-            "policy": labels.gather(pl.Series(world % len(labels), dtype=pl.UInt32)),
-            "symbol": pl.Series(names).gather(pl.Series(symbol, dtype=pl.UInt32)),
-            "accounts": counts,
-        }
-    )
+def follow(
+    setting: Setting, market: Market, rates: Rates, signals: Signals, order: FollowingOrder, fills: Fills,
+    which: tuple[int, int], starts: Integers,
+) -> None:  # fmt: skip
+    """All accounts of one strategy on one symbol through the engine, into the order."""
+    (strategy, symbol), policies = which, len(order.policies)
+    lanes = policies * starts.size
+    threads = choose_threads(setting.threads, lanes, market.time.size)
+    counted = Counted(setting.progress, order.symbols[symbol], lanes)
+
+    def work(tile: Tile) -> tuple[Tile, list[Outcome]]:
+        own = tile.lanes(order.plans, starts)
+        if setting.engine != "oracle":
+            return tile, list(following_pages(market, rates, order.plans, signals, own))
+        return tile, [
+            run_naively(
+                market, rates, order.plans, signals, own, progress=setting.progress, label=counted.label
+            )
+        ]
+
+    size = lanes if setting.engine == "oracle" else tile_size(lanes, threads)
+    for tile, pages in in_threads(work, tiles(policies, starts.size, size), threads):
+        for page in pages:
+            fills.note(page.rows)
+            block = Block(symbol, page.rows, page.calls)
+            order.put(block, strategy * policies + tile.first_policy, tile)
+        counted.add(tile.size)
 
 
 def finish(
-    setting: Setting, parts: list[SymbolPart], keys: list[Integers], names: tuple[str, ...], bound: Sequence[Any],
-    policies: Sequence[Policy], plans: Plans, started: float,
-) -> Result:  # fmt: skip
-    """Number the accounts by strategy, policy, symbol and start, and conclude the run."""
-    many = len(policies)
-    worlds = tuple(f"{one.label} | {policy.label}" for one in bound for policy in policies)
-    book = make_book(names, worlds, parts)
-    parts.clear()
-    lane_key = np.concatenate(keys)
-    rank = np.empty(lane_key.size, dtype=np.int64)
-    rank[np.argsort(lane_key, kind="stable")] = np.arange(lane_key.size)
-    numbers = pl.Series(rank, dtype=pl.Int64)
-    policy_of, strategy_of = book.world % many, book.world // many
-    labels = pl.Series([policy.label for policy in policies], dtype=pl.String)
-    strategies = pl.Series([one.label for one in bound], dtype=pl.String)
-    capital = np.zeros(lane_key.size)
-    capital[book.account] = plans.capital[policy_of]
+    setting: Setting,
+    book: Book,
+    order: FollowingOrder,
+    bound: Sequence[Any],
+    policies: Sequence[Policy],
+    started: float,
+) -> Result:
+    """Conclude the run, and say what was run."""
 
-    def equity() -> pl.DataFrame | None:
-        curves = equity_table(setting, book, book.account, numbers, capital)
+    def equity(chunk: Chunk) -> pl.DataFrame | None:
+        policy = chunk.world % len(order.policies)
+        owner = order.numbers(chunk.of.group, chunk.rows["lane"])
+        curves = equity_table(setting, chunk, owner, order.plans["capital"][policy])
         return None if curves is None else curves.sort("account", "time")
 
     result = conclude(
         setting,
         book,
-        account=numbers.gather(pl.Series(book.account, dtype=pl.UInt32)),
-        strategy=strategies.gather(pl.Series(strategy_of, dtype=pl.UInt32)),
-        policy=labels.gather(pl.Series(policy_of, dtype=pl.UInt32)),
-        leverage=plans.leverage[policy_of],
+        groups=order.groups,
+        population=order.population,
+        labels=order.labels,
         policies=pl.DataFrame([policy.row() for policy in policies], schema_overrides=POLICY_NUMBERS),
-        population=everyone(lane_key // MOST_STARTS, strategies, labels, names),
         equity=equity,
         started=started,
     )
@@ -309,5 +292,5 @@ def finish(
         }
         for one in bound
     ]
-    result.metadata["accounts"] = int(lane_key.size)
-    return in_order_given(result, rank[book.account])
+    result.metadata["accounts"] = order.accounts
+    return result

@@ -1,168 +1,196 @@
-"""The book of a run: every position of every symbol, side by side, before money is settled and after.
+"""The book of a run: every position the engine has finished, block by block, and handed out in the order of the accounts table.
 
-In: what the engine returned for each symbol. Out: one set of arrays over all positions, ready for `settle`.
+In: what the engine returned for each symbol. Out: chunks of rows, ready to be settled. A block is the rows of one symbol in that order
+with others left out; what the order is, the door knows by which the run came in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from perpbt.engine import Outcome, join
-from perpbt.kernels.tables import (
-    ACCEPTED,
-    CLOSE,
-    LIQUIDATION,
-    NO_BAR,
-    Calls,
-    Floats,
-    Integers,
-    Market,
-    Rates,
-    Rows,
-)
+from perpbt.kernels.lanes import note_fills
+from perpbt.kernels.tables import CALL, ROW, TURNOVER, VOLATILITY, Floats, Integers, Market, Rates, Table
+
+CHUNK = 16_384  # rows settled at a time: some 4 MB
+
+
+@dataclass(frozen=True)
+class Block:
+    """Finished rows of one symbol, and their margin orders with `row` of `calls` an index into them, ascending."""
+
+    symbol: int
+    rows: Table
+    calls: Table
+
+
+@dataclass
+class SymbolPart:
+    """What is kept of a symbol when its bars are let go."""
+
+    time: Integers
+    rates: Rates
+    liquidated_bars: Integers  # bars in which anybody was liquidated, and their
+    volatility: Floats
+    turnover: Floats
+    flat: int = 0  # liquidations in bars of unknown turnover
+
+
+@dataclass
+class Fills:
+    """Bars of a symbol in which anybody was liquidated, noted on the way."""
+
+    market: Market
+    at: np.ndarray = field(init=False)
+    flat: int = 0
+
+    def __post_init__(self) -> None:
+        self.at = np.zeros(self.market.time.size, dtype=np.int8)
+
+    def note(self, rows: Table) -> None:
+        """Note the liquidations among finished rows."""
+        self.flat += note_fills(rows, self.market.series[TURNOVER], self.at)
+
+    def part(self, rates: Rates) -> SymbolPart:
+        """What is kept of the symbol."""
+        bars = np.flatnonzero(self.at)
+        series = self.market.series
+        return SymbolPart(
+            self.market.time, rates, bars, series[VOLATILITY, bars], series[TURNOVER, bars], self.flat
+        )
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows [first, last) of a block and where they go in a chunk: from entry `to` on, or to the entries `to`."""
+
+    block: Block
+    first: int
+    last: int
+    to: int | Integers
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What rows belong to; one entry a row."""
+
+    symbol: Integers
+    world: Integers
+    group: Integers  # of strategy, policy and symbol
+    weight: Floats  # before scaling to open interest
+    requested: Integers  # when a row that found no bar was asked for, ms
+    account: Integers | None  # codes to count accounts by; None where their number is known
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows [first, first + rows.size) of the accounts table, with what each belongs to."""
+
+    first: int
+    rows: Table
+    calls: Table
+    of: Belongings
+
+    @property
+    def symbol(self) -> Integers:
+        """Index into the run's symbols, a row."""
+        return self.of.symbol
+
+    @property
+    def world(self) -> Integers:
+        """Index into the run's worlds, a row."""
+        return self.of.world
+
+
+class Order(Protocol):
+    """Which rows of which blocks make up the accounts table: what a door knows."""
+
+    @property
+    def size(self) -> int:
+        """Rows of the table."""
+
+    def pieces(self, first: int, last: int) -> Sequence[Piece]:
+        """Where rows [first, last) are."""
+
+    def belongings(self, first: int, last: int) -> Belongings:
+        """What rows [first, last) belong to."""
+
+    def release(self, row: int) -> None:
+        """Nobody will ask for rows before `row` again."""
+
+
+def gathered(first: int, last: int, order: Order) -> Chunk:
+    """One chunk. Rows that lie side by side in one block are not copied."""
+    pieces = order.pieces(first, last) if first < last else ()
+    belongings = order.belongings(first, last)
+    if len(pieces) == 1 and isinstance(pieces[0].to, int):
+        piece = pieces[0]
+        return Chunk(first, piece.block.rows[piece.first : piece.last], moved_calls(piece), belongings)
+    rows = np.empty(last - first, dtype=ROW)
+    for piece in pieces:
+        to = piece.to
+        rows[slice(to, to + piece.last - piece.first) if isinstance(to, int) else to] = piece.block.rows[
+            piece.first : piece.last
+        ]
+    calls = [moved for moved in map(moved_calls, pieces) if moved.size]
+    joined = np.concatenate(calls) if calls else np.empty(0, dtype=CALL)
+    return Chunk(first, rows, joined[np.argsort(joined["row"], kind="stable")], belongings)
+
+
+def moved_calls(piece: Piece) -> Table:
+    """The margin orders of a piece, with `row` an index into the chunk."""
+    calls = piece.block.calls
+    if not calls.size:
+        return calls
+    calls = calls[slice(*np.searchsorted(calls["row"], (piece.first, piece.last)))].copy()
+    row = calls["row"] - piece.first
+    calls["row"] = row + piece.to if isinstance(piece.to, int) else piece.to[row]
+    return calls
 
 
 @dataclass
 class Book:
-    """All positions of a run; arrays have one entry a position unless said otherwise."""
+    """All positions of a run and what settling needs to know about them."""
 
-    rows: Rows
-    calls: Calls
     symbols: tuple[str, ...]  # sorted
     worlds: tuple[str, ...]
-    symbol: Integers  # index into symbols
-    world: Integers  # index into worlds
-    plan: Integers  # index into what the caller calls plans
-    account: Integers  # index into the caller's accounts
-    weight: Floats
-    entry_time: Integers  # ms
-    exit_time: Integers
-    closes: Integers  # bar closes at which the position was open
-    bars: Integers  # of each symbol
-    moments: int  # different times at which any symbol has a bar
-    rates: tuple[Rates, ...]  # of each symbol
-    exit_volatility: Floats
-    exit_turnover: Floats
-    first_time: int
-    call_time: Integers = field(
-        default_factory=lambda: np.zeros(0, dtype=np.int64)
-    )  # one entry a margin order
+    parts: list[SymbolPart]  # one a symbol
+    order: Order
+    times: Integers = field(init=False)  # of all bars, symbol after symbol
+    starts: Integers = field(init=False)  # where in `times` those of each symbol begin
+
+    def __post_init__(self) -> None:
+        kept: list[Integers] = []
+        starts: list[int] = []
+        for part in self.parts:  # symbols as a rule share their bars, and then keep them once
+            same = next((k for k, time in enumerate(kept) if np.array_equal(time, part.time)), len(kept))
+            kept += [part.time] if same == len(kept) else []
+            part.time = kept[same]
+            starts.append(sum(time.size for time in kept[:same]))
+        self.times = np.concatenate([*kept, np.zeros(0, dtype=np.int64)])
+        self.starts = np.array(starts, dtype=np.int64)
+        self.first_time = int(self.times.min()) if self.times.size else 0
+
+    @cached_property
+    def moments(self) -> int:
+        """Different times at which any symbol has a bar."""
+        one = all(part.time is self.parts[0].time for part in self.parts)  # its times ascend
+        return int(self.times.size if one else np.unique(self.times).size)
 
     @property
-    def opened(self) -> npt.NDArray[np.bool_]:
-        """Positions that were not refused."""
-        return np.asarray(self.rows.rejection == ACCEPTED)
+    def size(self) -> int:
+        """Positions, refused orders included."""
+        return self.order.size
 
-    @property
-    def liquidated(self) -> Integers:
-        """Indices of liquidated positions."""
-        return np.flatnonzero(self.opened & (self.rows.reason == LIQUIDATION))
+    def ranges(self, size: int = CHUNK) -> Iterator[tuple[int, int]]:
+        """The table in chunks of `size` rows; one without rows if it has none."""
+        for first in range(0, max(self.size, 1), size):
+            yield first, min(first + size, self.size)
 
-
-@dataclass(frozen=True)
-class SymbolPart:
-    """What the engine returned for (some accounts of) one symbol, with what is needed later of its bars."""
-
-    symbol: int  # index into the run's symbols
-    market_times: Integers
-    outcome: Outcome
-    rates: Rates
-    account: Integers  # per row
-    plan: Integers  # per row
-    world: Integers  # per row
-    weight: Floats  # per row
-    exit_volatility: Floats
-    exit_turnover: Floats
-    requested_time: Integers  # per row: entry time asked for, for rows that found no bar
-
-
-def symbol_part(
-    symbol: int,
-    market: Market,
-    outcome: Outcome,
-    rates: Rates,
-    *,
-    account: Integers,
-    plan: Integers,
-    world: Integers,
-    weight: Floats,
-    requested_time: Integers,
-) -> SymbolPart:
-    """Keep of a symbol what settling needs; per-lane arrays are spread over rows."""
-    lane = outcome.rows.lane
-    exits = np.minimum(outcome.rows.exit_bar, market.time.size - 1)
-    return SymbolPart(
-        symbol,
-        market.time,
-        outcome,
-        rates,
-        account[lane],
-        plan[lane],
-        world[lane],
-        weight[lane],
-        market.volatility[exits],
-        market.turnover[exits],
-        requested_time[lane],
-    )
-
-
-def part_times(part: SymbolPart) -> tuple[Integers, Integers, Integers]:
-    """Entry time, exit time and closes held, of each row of a part."""
-    rows, times = part.outcome.rows, part.market_times
-    found = rows.rejection != NO_BAR  # which has no bar to take a time from
-    entry = np.where(found, times[np.minimum(rows.entry_bar, times.size - 1)], part.requested_time)
-    leave = np.where(found, times[np.minimum(rows.exit_bar, times.size - 1)], entry)
-    closes = np.where(rows.phase == CLOSE, rows.exit_bar + 1, rows.exit_bar) - rows.entry_bar
-    return entry, leave, closes
-
-
-def make_book(symbols: tuple[str, ...], worlds: tuple[str, ...], parts: list[SymbolPart]) -> Book:
-    """Put the parts together; empties `parts`."""
-    sizes = [part.outcome.rows.lane.size for part in parts]
-    offsets = np.cumsum([0, *sizes])
-    moments = [part_times(part) for part in parts]
-    call_parts = [
-        part.outcome.calls._replace(row=part.outcome.calls.row + offset)
-        for part, offset in zip(parts, offsets, strict=False)
-    ]
-    call_time = np.concatenate([part.market_times[part.outcome.calls.bar] for part in parts])
-    by_symbol = {part.symbol: part for part in parts}
-
-    def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])
-
-    kept = {
-        "world": joined("world"),
-        "plan": joined("plan"),
-        "account": joined("account"),
-        "weight": joined("weight"),
-        "exit_volatility": joined("exit_volatility"),
-        "exit_turnover": joined("exit_turnover"),
-    }
-    bars = np.array([by_symbol[k].market_times.size for k in range(len(symbols))])
-    moments_of = [by_symbol[k].market_times for k in range(len(symbols))]
-    rates = tuple(by_symbol[k].rates for k in range(len(symbols)))
-    first_time = min((int(part.market_times[0]) for part in parts), default=0)
-    symbol = np.repeat([part.symbol for part in parts], sizes)
-    row_parts = [part.outcome.rows for part in parts]
-    by_symbol.clear()
-    parts.clear()  # the rows are the bulk of a run's memory: nothing else may hold them while they are joined
-    return Book(
-        rows=join(Rows, row_parts),
-        calls=join(Calls, call_parts),
-        symbols=symbols,
-        worlds=worlds,
-        symbol=symbol,
-        entry_time=np.concatenate([entry for entry, _, _ in moments]),
-        exit_time=np.concatenate([leave for _, leave, _ in moments]),
-        closes=np.concatenate([closes for _, _, closes in moments]),
-        bars=bars,
-        moments=int(np.unique(np.concatenate(moments_of)).size),
-        rates=rates,
-        first_time=first_time,
-        call_time=call_time,
-        **kept,
-    )
+    def chunk(self, span: tuple[int, int]) -> Chunk:
+        """Rows [first, last) of the accounts table."""
+        return gathered(*span, self.order)

@@ -9,95 +9,135 @@ import hashlib
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from perpbt.book import Book
-from perpbt.engine import take
+from perpbt.book import CHUNK, Book, Chunk
+from perpbt.engine import choose_threads, in_threads
 from perpbt.errors import InputError
+from perpbt.frames import accounts_table, times
+from perpbt.kernels.adding import EVENT
 from perpbt.kernels.curves import equity_curves
-from perpbt.kernels.tables import REJECTIONS, Floats, Integers, Rows
-from perpbt.result import Result, accounts_table, times
+from perpbt.kernels.tables import REJECTIONS, Floats, Integers, Table
+from perpbt.result import Result
 from perpbt.setting import Setting
-from perpbt.settle import Scaling, add_up, check_run, fill_with_crowd, ledger, scale_to_open_interest
-from perpbt.statistics import TOTAL, summarise
+from perpbt.settle import CROWD, Crowds, check_run, ledger, make_crowds, sold_by
+from perpbt.settled import Columns, Settled, Settling
+from perpbt.statistics import TOTAL
+from perpbt.weights import Scaling, Weights
 
 FEW_POSITIONS = 10
+SERIAL_BELOW = 1 << 16  # rows that one thread settles sooner than several would
+Labels = Callable[
+    [int, int, Integers], Mapping[str, pl.Series]
+]  # first and last row, and lanes: whose rows these are
 
 
-def equity_table(
-    setting: Setting, book: Book, owner: Integers, names: pl.Series, start: Floats
-) -> pl.DataFrame | None:
+def equity_table(setting: Setting, chunk: Chunk, owner: Integers, start: Floats) -> pl.DataFrame | None:
     """Equity at the last close before each multiple of the sampling step, if asked for: time, account, equity.
 
-    `owner` is each row's index into `names` and `start`, the money each began with. A row per owner and time at which its symbol has
-    a close. After settling, so that fills are those of the crowd.
+    `owner` is the account of each row of the whole run and `start` the money it began with. A row per owner and time at which its symbol
+    has a close. After settling, so that fills are those of the crowd.
     """
     step = setting.equity_every
     if step is None:
         return None
     frames = []
     for index, market in setting.markets.items():
-        at = np.flatnonzero(book.symbol == index)
+        at = np.flatnonzero(chunk.symbol == index)
         slot = market.time // step
         samples = np.flatnonzero(np.append(slot[1:] != slot[:-1], True))
-        own, member = np.unique(owner[at], return_inverse=True)
+        own, begins, member = np.unique(owner[at], return_index=True, return_inverse=True)
         changes = np.zeros((own.size, samples.size))
-        first, last = (np.searchsorted(book.calls.row, at, side=side) for side in ("left", "right"))
-        equity_curves(market, Rows(*take(book.rows, at)), book.calls, first, last, member, samples, changes)
+        first, last = (np.searchsorted(chunk.calls["row"], at, side=side) for side in ("left", "right"))
+        equity_curves(market, chunk.rows[at], chunk.calls, first, last, member, samples, changes)
         frames.append(
             pl.DataFrame(
                 {
-                    "account": names.gather(pl.Series(np.repeat(own, samples.size), dtype=pl.UInt32)),
-                    "equity": (start[own][:, None] + changes).ravel(),
+                    "account": np.repeat(own, samples.size),
+                    "equity": (start[at][begins][:, None] + changes).ravel(),
                 }
             ).with_columns(times(np.tile((slot[samples] + 1) * step, own.size)).alias("time"))
         )
     return pl.concat(frames).select("time", "account", "equity") if frames else None
 
 
+def scaled(setting: Setting, book: Book, threads: int) -> tuple[Weights, Crowds | None]:
+    """Weights and crowds, from one look at all positions where there are any to find."""
+    weights = Weights(book, setting.stated_interest())
+    if weights.wanted is None and not setting.crowding:
+        return weights, None
+    sold: list[Table] = []
+
+    def look(span: tuple[int, int]) -> tuple[Chunk, Floats, Floats]:
+        chunk = book.chunk(span)
+        weight = weights.before(chunk)
+        if setting.crowding:
+            sold.append(sold_by(book, chunk, weight, weights.cell(chunk)))
+        return (chunk, *weights.carried(chunk, weight))
+
+    for chunk, held, closes in in_threads(look, book.ranges(), threads):
+        weights.meet(chunk, held, closes)
+    if weights.wanted is not None:
+        note_scaling(setting, weights.scale())
+    if not setting.crowding:
+        return weights, None
+    return weights, make_crowds(book, np.concatenate([np.empty(0, CROWD), *sold]), weights.factor)
+
+
+def check_names(groups: pl.DataFrame) -> None:
+    """No symbol, strategy or policy may bear the name of totals."""
+    for what in ("symbol", "strategy", "policy"):
+        if TOTAL in groups[what].unique():
+            raise InputError(
+                f"{what} {TOTAL!r}: allowed: any other name; {TOTAL!r} stands for totals in the statistics"
+            )
+
+
 def conclude(
     setting: Setting,
     book: Book,
     *,
-    account: pl.Series,
-    strategy: pl.Series,
-    policy: pl.Series,
-    leverage: Floats,
-    policies: pl.DataFrame,
+    groups: pl.DataFrame,
     population: pl.DataFrame | None,
-    equity: Callable[[], pl.DataFrame | None],
+    labels: Labels,
+    policies: pl.DataFrame,
+    equity: Callable[[Chunk], pl.DataFrame | None],
     started: float,
 ) -> Result:
     """Settle the book, check that money is conserved, and make the tables."""
     since = time.perf_counter()
-    for what, names in (
-        ("symbol", book.symbols),
-        ("strategy", strategy.unique()),
-        ("policy", policy.unique()),
-    ):
-        if TOTAL in names:
-            raise InputError(
-                f"{what} {TOTAL!r}: allowed: any other name; {TOTAL!r} stands for totals in the statistics"
-            )
-    interest = setting.stated_interest()
-    if interest is not None:
-        note_scaling(setting, scale_to_open_interest(book, interest))
-    crowd = fill_with_crowd(book) if setting.crowding else 0
-    money = add_up(book)
-    fund = ledger(book, setting.terms)
-    totals = check_run(book, money, fund, setting.terms)
+    check_names(groups)
+    threads = 1 if book.size < SERIAL_BELOW else choose_threads(setting.threads, book.size, SERIAL_BELOW)
+    weights, crowds = scaled(setting, book, threads)
+    settling = Settling(book, weights, crowds, setting.terms, groups)
+    columns = Columns.of(book.size)
+    curves = None
+
+    def settle(span: tuple[int, int]) -> tuple[Chunk, int]:
+        chunk = book.chunk(span)
+        settling.settle(chunk, columns, chunk.first)
+        return chunk, span[1]
+
+    # equity curves are of whole accounts, whose rows may be in many chunks
+    size = CHUNK if setting.equity_every is None else max(book.size, 1)
+    for chunk, last in in_threads(settle, book.ranges(size), threads):
+        book.order.release(last)
+        curves = None if setting.equity_every is None else equity(chunk)
+    found = settling.found()
+    fund = ledger(book, np.concatenate([np.empty(0, EVENT), *found.events]), setting.terms)
+    totals = check_run(found.totals, found.gross, fund, setting.terms)
     since = setting.timed("settle", since)
-    accounts = accounts_table(book, money, account, strategy, policy, leverage)
+    accounts = accounts_table(columns, labels(0, book.size, columns.moment("lane")))
     since = setting.timed("tables", since)
-    statistics = summarise(accounts, fund, population)
+    statistics = found.tally.table(fund, population)
     setting.timed("statistics", since)
-    note_refusals(setting, book)
-    note_flat_fills(setting, book)
+    note_refusals(setting, book, found)
+    note_flat_fills(setting, book, found)
     setting.timings["total"] = time.perf_counter() - started
     return Result(
         accounts=accounts,
@@ -105,8 +145,8 @@ def conclude(
         statistics=statistics,
         policies=policies,
         prices=pl.concat(setting.prices),
-        metadata=metadata(setting, book, totals, crowd),
-        equity=equity(),
+        metadata=metadata(setting, book, totals, crowds.largest if crowds else 0),
+        equity=curves,
     )
 
 
@@ -135,26 +175,24 @@ def note_scaling(setting: Setting, scaling: Scaling) -> None:
         )
 
 
-def note_refusals(setting: Setting, book: Book) -> None:
+def note_refusals(setting: Setting, book: Book, found: Settled) -> None:
     """Say how many orders were refused, why, and on which symbols."""
-    refused = np.flatnonzero(~book.opened)
-    if not refused.size:
+    refused = int(found.refused.sum())
+    if not refused:
         return
     causes = []
-    for cause in np.unique(book.rows.rejection[refused]):
-        here = refused[book.rows.rejection[refused] == cause]
-        symbols = ", ".join(book.symbols[k] for k in np.unique(book.symbol[here]))
-        causes.append(f"{here.size:,} {REJECTIONS[cause].replace('_', ' ')} on {symbols}")
-    setting.notes.append(f"{refused.size:,} of {book.opened.size:,} orders were refused: {'; '.join(causes)}")
+    for cause in np.flatnonzero(found.refused.any(axis=1)):
+        symbols = ", ".join(book.symbols[k] for k in np.flatnonzero(found.refused[cause]))
+        causes.append(f"{found.refused[cause].sum():,} {REJECTIONS[cause].replace('_', ' ')} on {symbols}")
+    setting.notes.append(f"{refused:,} of {book.size:,} orders were refused: {'; '.join(causes)}")
 
 
-def note_flat_fills(setting: Setting, book: Book) -> None:
+def note_flat_fills(setting: Setting, book: Book, found: Settled) -> None:
     """Say how many liquidations fell into bars without a known turnover: they slip by the flat figure (MODEL §6)."""
-    at = book.liquidated
-    flat = int((~(book.exit_turnover[at] > 0.0)).sum())
+    flat = sum(part.flat for part in book.parts)
     if flat:
         setting.notes.append(
-            f"{flat:,} of {at.size:,} liquidations fell into bars without trades or volume and slipped by the flat "
+            f"{flat:,} of {found.liquidated:,} liquidations fell into bars without trades or volume and slipped by the flat "
             f"{setting.venue.slippage:g}"
         )
 
@@ -177,7 +215,7 @@ def metadata(setting: Setting, book: Book, totals: dict[str, float], crowd: int)
         "largest_crowd": crowd,
         "notes": setting.notes,
         "symbols": setting.symbols,
-        "positions": int(book.rows.lane.size),
+        "positions": book.size,
         "worlds": len(book.worlds),
         "money": totals,
         "data_sha256": hashlib.sha256(digest.encode()).hexdigest(),

@@ -1,34 +1,38 @@
-"""Driving the kernels: lanes in chunks, pages of rows, threads.
+"""Driving the kernels: lanes in chunks, chunks on threads.
 
-In: one symbol's arrays and lanes. Out: the rows of all positions, in the order of lanes, and the margin
-orders carried out.
-Every lane writes its own rows, so the result does not depend on chunks or threads.
+In: one symbol's arrays and lanes. Out: the rows of all positions in the order of lanes, page after page, and the margin orders
+carried out. Every lane writes its own rows, so the result does not depend on chunks or threads.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
 from perpbt.errors import InputError
-from perpbt.kernels.accounts import Lanes, run
-from perpbt.kernels.tables import Calls, Integers, Market, Plans, Rates, Rows, Signals, Table, empty_table
+from perpbt.kernels.lanes import run_following, run_given
+from perpbt.kernels.tables import CALL, ROW, Integers, Market, Rates, Signals, Table
 
 Progress = Callable[[str, int, int], None]
-ENGINES = ("auto", "skip", "dense")
+ENGINES = ("auto", "skip", "dense", "oracle")
 
-CHUNK = 4096  # lanes; with PAGE rows each a buffer of some 10 MB
-PAGE = 8  # rows a lane may write before it has to wait for the next page
+CHUNK = 8192  # lanes a thread takes at a time
+PAGE = 16_384  # rows it writes before it hands them on: some 4 MB
 SERIAL_BELOW = 10_000_000  # account-bars under which threads cost more than they bring
+
+Task = TypeVar("Task")
+Done = TypeVar("Done")
 
 
 def choose_engine(wanted: str) -> tuple[str, str]:
-    """The engine that will run, and why. "skip" and "dense" give the same result to the bit."""
+    """The engine that will run, and why. All give the same result to the bit; "oracle" is plain Python, for small runs."""
     if wanted not in ENGINES:
         raise InputError(f"engine = {wanted!r}: must be one of {', '.join(ENGINES)}")
     if wanted == "auto":
@@ -45,106 +49,75 @@ def choose_threads(wanted: int | None, lanes: int, bars: int) -> int:
     return wanted or os.cpu_count() or 1
 
 
+@dataclass
+class Counted:
+    """Counts up to `total` for somebody who watches."""
+
+    progress: Progress | None
+    label: str
+    total: int
+    done: int = 0
+
+    def add(self, number: int) -> None:
+        """So many more are done."""
+        self.done += number
+        if self.progress is not None:
+            self.progress(self.label, self.done, self.total)
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """Rows of all positions in lane order, and executed margin orders with `calls.row` an index into them."""
+    """Finished rows in lane order, and executed margin orders with `row` of `calls` an index into them."""
 
-    rows: Rows
-    calls: Calls
-
-
-def take(table: Rows | Calls, picked: Integers) -> list[np.ndarray]:
-    """The entries `picked` of each column."""
-    return [column[picked] for column in table]
+    rows: Table
+    calls: Table
 
 
-def join(table: type[Table], parts: list[Table]) -> Table:
-    """Tables one after the other. Empties `parts`, column by column, so that rows are held about once at a time."""
-    columns: list[list[Any]] = [list(part) for part in parts]
-    parts.clear()
-    if len(columns) == 1:
-        return table(*columns[0])
-    made = []
-    for k in range(len(table._fields)):
-        made.append(np.concatenate([part[k] for part in columns]))
-        for part in columns:
-            part[k] = None
-    return table(*made)
-
-
-def run_chunk(
-    market: Market,
-    rates: Rates,
-    plans: Plans,
-    signals: Signals,
-    lanes: Lanes,
-    first: int,
-    last: int,
-    slots: int,
-) -> Outcome:
-    """Lanes [first, last) to their end."""
-    single = bool(
-        np.all((lanes.fixed_side[first:last] != 0) | (plans.max_trades[lanes.plan[first:last]] == 1))
-    )
-    page = 1 if single else PAGE
-    row_parts: list[Rows] = []
-    call_parts: list[Calls] = []
-    written = 0
-    while not np.all(lanes.done[first:last]) or not row_parts:
-        rows = empty_table(Rows, (last - first) * page)
-        calls = empty_table(Calls, (last - first) * page * slots)
-        run(market, rates, plans, signals, lanes, rows, calls, first, last, page, slots)
-        used = np.flatnonzero(rows.lane >= 0)
-        place = np.full(rows.lane.size + 1, -1)
-        place[used] = np.arange(written, written + used.size)
-        executed = np.flatnonzero(calls.row >= 0)
-        kept_calls = Calls(*take(calls, executed))
-        row_parts.append(Rows(*take(rows, used)))
-        call_parts.append(kept_calls._replace(row=place[kept_calls.row]))
-        written += used.size
-    pages = len(row_parts)
-    rows, calls = join(Rows, row_parts), join(Calls, call_parts)
-    if pages == 1 and page == 1:  # already in the order of lanes
-        return Outcome(rows, calls)
-    order = np.argsort(rows.lane, kind="stable")
-    moved = np.empty(order.size, dtype=np.int64)
-    moved[order] = np.arange(order.size)
-    calls = calls._replace(row=moved[calls.row])
-    by_row = np.argsort(calls.row, kind="stable")
-    return Outcome(Rows(*take(rows, order)), Calls(*take(calls, by_row)))
-
-
-def run_lanes(
-    market: Market,
-    rates: Rates,
-    plans: Plans,
-    signals: Signals,
-    lanes: Lanes,
-    *,
-    threads: int,
-    progress: Progress | None = None,
-    label: str = "",
-) -> Outcome:
-    """All lanes of one symbol to their end."""
-    count = lanes.plan.size
-    slots = int(plans.call_count.max()) if plans.call_count.size else 0
-    size = max(256, CHUNK // max(1, slots))
-    starts = range(0, count, size)
-
-    def work(first: int) -> Outcome:
-        return run_chunk(market, rates, plans, signals, lanes, first, min(first + size, count), slots)
-
-    rows: list[Rows] = []
-    calls: list[Calls] = []
-    written = 0
+def in_threads(work: Callable[[Task], Done], tasks: Iterable[Task], threads: int) -> Iterator[Done]:
+    """What `work` makes of each task, in the order of tasks; no more is begun than a few beyond what is taken."""
+    if threads == 1:
+        yield from map(work, tasks)
+        return
+    waiting = iter(tasks)
     with ThreadPoolExecutor(threads) as pool:
-        done = map(work, starts) if threads == 1 else pool.map(work, starts)
-        for number, outcome in enumerate(done, start=1):
-            rows.append(outcome.rows)
-            calls.append(outcome.calls._replace(row=outcome.calls.row + written))
-            written += outcome.rows.lane.size
-            if progress is not None:
-                progress(label, min(number * size, count), count)
-    if not rows:
-        return Outcome(empty_table(Rows, 0), empty_table(Calls, 0))
-    return Outcome(join(Rows, rows), join(Calls, calls))
+        begun: deque[Future[Done]] = deque(pool.submit(work, task) for task in islice(waiting, 2 * threads))
+        try:
+            while begun:
+                done = begun.popleft().result()
+                begun.extend(pool.submit(work, task) for task in islice(waiting, 1))
+                yield done
+        finally:  # an error, or nobody asks any more
+            for future in begun:
+                future.cancel()
+
+
+def tile_size(lanes: int, threads: int) -> int:
+    """Lanes to a tile: few enough that threads end together, many enough that a tile is worth its while."""
+    return min(CHUNK, max(256, lanes // (8 * threads)))
+
+
+def given_rows(
+    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, places: Integers, rows: Table
+) -> None:
+    """Lanes of one given position each: that of lane k, by plan k, goes to row places[k]. `rows` begin as zeros."""
+    run_given(market, rates, plans, signals, lanes, places, rows, np.zeros(1, dtype=CALL))
+
+
+def following_pages(
+    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table
+) -> Iterator[Outcome]:
+    """The rows of lanes that follow signals, in pages; the lanes are used up."""
+    slots = int(plans["call_count"].max(initial=0))
+    single = bool((plans["max_trades"] == 1).all())
+    size = lanes.size if single else max(PAGE, 1)
+    first = 0
+    while first < lanes.size:
+        rows = np.zeros(size, dtype=ROW)
+        calls = np.zeros(max(1, size * min(slots, 1) + slots), dtype=CALL)
+        first, used, called = run_following(market, rates, plans, signals, lanes, first, rows, calls, slots)
+        yield Outcome(trimmed(rows, used), trimmed(calls, called))
+
+
+def trimmed(records: Table, used: int) -> Table:
+    """The records written, without holding on to much that is not."""
+    return records[:used] if 2 * used >= records.size else records[:used].copy()

@@ -15,12 +15,12 @@ import polars as pl
 
 from perpbt.config import Rules
 from perpbt.errors import InputError
-from perpbt.kernels.pyramid import build, no_pyramid
-from perpbt.kernels.tables import Codes, Floats, Integers, Market, Rates, Signals
+from perpbt.kernels.pyramid import no_pyramid, pyramid_over
+from perpbt.kernels.tables import SERIES, Floats, Integers, Market, Rates, Signals
 from perpbt.load import SymbolBars
 from perpbt.venue import Venue
 
-NEAR = 64  # bars looked at one by one before a leap: positions that end soon end there, and a leap costs about as much
+NEAR = 8  # bars looked at one by one before a leap: positions that end soon end there, and a leap costs about as much
 
 
 def floats(column: pl.Series) -> Floats:
@@ -72,33 +72,25 @@ def market_arrays(bars: SymbolBars, rules: Rules, engine: str) -> Market:
     # range-based volatility of the bar (Parkinson 1980), used as sigma_i of the square-root law
     volatility = np.log(column["high"] / column["low"]) / (2.0 * np.sqrt(np.log(2.0)))
     funding = cumulative_funding(times, paid_on, bars.funding)
-    pyramid = no_pyramid()
-    if engine == "skip":
-        pyramid = build(
-            column["low"],
-            column["high"],
-            column["mark_low"],
-            column["mark_high"],
+    series = np.empty((SERIES, times.size))
+    for row, values in enumerate(
+        (
+            *(column[name] for name in ("low", "high", "mark_low", "mark_high")),
             funding,
-            column["mark_close"],
-            NEAR,
+            *(column[name] for name in ("mark_close", "open", "mark_open")),
+            volatility,
+            turnover,
         )
+    ):
+        series[row] = values
+    highest_mark, lowest_funding = float(column["mark_high"].max()), float(funding.min())
     return Market(
         time=times,
-        open=column["open"],
-        high=column["high"],
-        low=column["low"],
-        close=column["close"],
-        mark_open=column["mark_open"],
-        mark_high=column["mark_high"],
-        mark_low=column["mark_low"],
-        mark_close=column["mark_close"],
-        funding=funding,
-        volatility=volatility,
-        turnover=turnover,
-        highest_mark=float(column["mark_high"].max()),
-        lowest_funding=float(funding.min()),
-        pyramid=pyramid,
+        series=series,
+        highest_mark=highest_mark,
+        lowest_funding=lowest_funding,
+        greatest=max(highest_mark, float(column["high"].max()), float(funding.max()), -lowest_funding),
+        pyramid=pyramid_over(series, NEAR) if engine == "skip" else no_pyramid(),
     )
 
 
@@ -106,9 +98,7 @@ def rates_for(venue: Venue, symbol: str, rules: Rules) -> Rates:
     """A venue's numbers for one symbol."""
     tiers = venue.brackets(symbol)
 
-    def column(name: str) -> Floats:
-        return np.array([getattr(tier, name) for tier in tiers], dtype=np.float64)
-
+    columns = ("floor", "cap", "rate", "max_leverage", "deduction")
     return Rates(
         taker_fee=float(venue.taker_fee),
         maker_fee=float(venue.maker_fee),
@@ -123,11 +113,7 @@ def rates_for(venue: Venue, symbol: str, rules: Rules) -> Rates:
         optimistic=rules.intrabar == "optimistic",
         target_at_open=rules.take_profit_fill == "open",
         clip=rules.oversize == "clip",
-        floor=column("floor"),
-        cap=column("cap"),
-        rate=column("rate"),
-        max_leverage=column("max_leverage"),
-        deduction=column("deduction"),
+        tiers=np.array([[getattr(tier, name) for name in columns] for tier in tiers], dtype=np.float64),
     )
 
 
@@ -155,9 +141,8 @@ def next_true(mask: npt.NDArray[np.bool_]) -> Integers:
 
 def no_signals(bars: int) -> Signals:
     """Signals that never come: for positions whose entry and exit are given."""
-    never = np.full(bars, bars, dtype=np.int64)
-    nothing = np.zeros((1, bars))
-    return Signals(never, np.zeros(bars, dtype=np.int8), never, never, nothing, nothing)
+    marks = np.full((4, bars), bars, dtype=np.int64)
+    return Signals(marks, np.zeros((1, bars)))
 
 
 def signal_arrays(
@@ -166,7 +151,7 @@ def signal_arrays(
     windows: Sequence[int],
     columns: Sequence[Floats],
 ) -> Signals:
-    """A strategy's signals on one symbol, with the indicators its policies read.
+    """A strategy's signals on one symbol, with what its policies' levels read: average true ranges, then columns.
 
     Long and short entry at the same close contradict each other: neither is taken.
     """
@@ -174,13 +159,16 @@ def signal_arrays(
     never = np.zeros(bars, dtype=bool)
     long_entry = signals.get("long_entry", never)
     short_entry = signals.get("short_entry", never)
-    side: Codes = (long_entry & ~short_entry).astype(np.int8) - (short_entry & ~long_entry).astype(np.int8)
-    nothing = np.zeros((1, bars))
+    side = (long_entry & ~short_entry).astype(np.int64) - (short_entry & ~long_entry)
+    series = [*(average_true_range(frame, window) for window in windows), *columns]
     return Signals(
-        next_entry=next_true(side != 0),
-        entry_side=np.ascontiguousarray(side),
-        next_long_exit=next_true(signals.get("long_exit", never)),
-        next_short_exit=next_true(signals.get("short_exit", never)),
-        atr=np.array([average_true_range(frame, window) for window in windows]) if windows else nothing,
-        columns=np.array(columns) if len(columns) else nothing,
+        marks=np.array(
+            [
+                next_true(side != 0),
+                side,
+                next_true(signals.get("long_exit", never)),
+                next_true(signals.get("short_exit", never)),
+            ]
+        ),
+        series=np.array(series) if series else np.zeros((1, bars)),
     )

@@ -15,13 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from perpbt.book import Book
 from perpbt.errors import InputError, RunError
-from perpbt.kernels.tables import REASONS, REJECTIONS, Floats, Integers
-from perpbt.settle import Money
 
 WRITTEN = (
     *("accounts.parquet", "fund.parquet", "statistics.parquet", "policies.parquet", "equity.parquet"),
@@ -143,74 +139,3 @@ def put_in_place(aside: Path, target: Path) -> None:
         old.rmdir()
         raise
     shutil.rmtree(old)
-
-
-def words(names: tuple[str, ...], codes: Integers) -> pl.Series:
-    """Names by code, sharing one copy of each."""
-    return pl.Series(names, dtype=pl.String).gather(pl.Series(codes, dtype=pl.UInt32))
-
-
-def times(values: Integers) -> pl.Expr:
-    """Milliseconds as UTC datetimes."""
-    return pl.lit(pl.Series(values, dtype=pl.Int64)).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
-
-
-def accounts_table(
-    book: Book, money: Money, account: pl.Series, strategy: pl.Series, policy: pl.Series, leverage: Floats
-) -> pl.DataFrame:
-    """The accounts frame; `account`, `strategy`, `policy` and `leverage` have one entry a row of the book."""
-    rows, opened = book.rows, book.opened
-    side = rows.side.astype(np.float64)
-    invested = rows.collateral + rows.top_up
-    with np.errstate(invalid="ignore", divide="ignore"):
-        bankruptcy = rows.entry - side * (rows.margin / rows.quantity)
-        total_return = money.cash_change / invested
-    numbers: dict[str, Floats] = {
-        "entry_price": rows.entry,
-        "quantity": rows.quantity,
-        "margin": rows.margin,
-        "liquidation_price": rows.liquidation_price,
-        "bankruptcy_price": bankruptcy,
-        "exit_price": rows.fill,
-        "pnl": money.pnl,
-        "funding": money.funding,
-        "fees": money.fees,
-        "liquidation_fee": money.liquidation_fee,
-        "surplus": money.surplus,
-        "deficit": money.deficit,
-        "top_up": rows.top_up,
-        "cash_change": money.cash_change,
-        "total_return": total_return,
-        "max_drawdown": money.drawdown,
-        "worst_margin_ratio": rows.worst_ratio,
-    }
-    keep = pl.Series(opened)
-    frame = pl.DataFrame(
-        {
-            "account": account,
-            "strategy": strategy,
-            "policy": policy,
-            "symbol": words(book.symbols, book.symbol),
-            "world": words(book.worlds, book.world),
-            "weight": book.weight,
-            "side": words(("short", "long"), (rows.side > 0).astype(np.int64)),
-            "leverage": leverage,
-            "collateral": rows.collateral,
-            "exit_reason": words(REASONS, rows.reason.astype(np.int64)),
-            "rejection": words(REJECTIONS, rows.rejection.astype(np.int64)),
-            **numbers,
-        }
-    )
-    frame = frame.with_columns(
-        times(book.entry_time).alias("entry_time"),
-        pl.when(keep).then(times(book.exit_time)).alias("exit_time"),
-        pl.when(~keep).then(pl.col("rejection")).alias("rejection"),
-        *[pl.when(keep).then(pl.col(name)).alias(name) for name in numbers],
-        pl.col("account").cum_count().over("account").cast(pl.UInt32).alias("position"),
-    )
-    order = (
-        "account position strategy policy symbol world weight side leverage collateral entry_time entry_price quantity margin "
-        "liquidation_price bankruptcy_price exit_time exit_price exit_reason rejection pnl funding fees liquidation_fee surplus "
-        "deficit top_up cash_change total_return max_drawdown worst_margin_ratio"
-    )
-    return frame.select(order.split())

@@ -19,8 +19,8 @@ from perpbt.engine import Progress
 from perpbt.errors import InputError
 from perpbt.load import load_bars
 from perpbt.result import Result
-from perpbt.settle import OpenInterest
 from perpbt.venue import Venue, load_venue
+from perpbt.weights import OpenInterest
 
 
 def code_sha256() -> str:

@@ -23,8 +23,9 @@ from perpbt.errors import InputError
 from perpbt.kernels.tables import Market
 from perpbt.load import Bars, SymbolBars, load_bars
 from perpbt.load.columns import TIMES_ALLOWED, number_expression, symbol_expression, time_expression
-from perpbt.settle import FundTerms, OpenInterest
+from perpbt.settle import FundTerms
 from perpbt.venue import Venue, load_venue
+from perpbt.weights import OpenInterest
 
 PRICE_POINTS = 2000  # of the thinned price path a result carries for pictures
 

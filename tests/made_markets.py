@@ -15,9 +15,10 @@ from __future__ import annotations
 import random
 
 import numpy as np
-import oracle
 import polars as pl
 from hypothesis import strategies as st
+
+from perpbt import oracle
 
 HOUR = 3_600_000
 START = 1_704_067_200_000  # 2024-01-01 00:00 UTC

@@ -24,6 +24,7 @@ MODULES = pytest.mark.parametrize("module", FILES)
 WALLS: Mapping[str, set[str]] = {
     "errors": set(),
     "kernels": set(),
+    "oracle": set(),
     "config": {"errors"},
     "load": {"errors", "config"},
     "checks": {"errors"},
@@ -32,20 +33,32 @@ WALLS: Mapping[str, set[str]] = {
     "strategy": {"config", "errors", "load"},
     "accounts": {"checks", "config", "errors", "load"},
     "scenarios": {"errors", "config", "load"},
-    "statistics": {"errors"},
+    "statistics": {"errors", "kernels"},  # of these, those that count and add
     "report": {"statistics", "errors"},
     "summary": {"result", "statistics", "errors"},
     "prepare": {"config", "errors", "kernels", "load", "venue"},
     "engine": {"errors", "kernels"},
+    "witness": {"engine", "errors", "kernels", "oracle"},
     "book": {"engine", "errors", "kernels"},
     "settle": {"book", "errors", "kernels"},
+    "bench": set(),  # public names only: what is timed is what a user calls
 }
 # Rooms that never meet a simulation, however many imports one follows.
 NO_SIMULATION = ("config", "load", "venue", "strategy", "accounts", "scenarios", "statistics", "report")
-SIMULATION = {"kernels", "engine", "book", "settle", "simulation", "backtesting", "conclude", "running"}
+SIMULATION = {
+    "oracle",
+    "engine",
+    "witness",
+    "book",
+    "settle",
+    "simulation",
+    "backtesting",
+    "conclude",
+    "running",
+}
 # Who may import these libraries: fast help, one cast point, kernels that are tested on their own.
 LIBRARIES: Mapping[str, set[str]] = {
-    "numba": {"kernels"},
+    "numba": {"kernels", "bench"},  # bench: the other side's order function
     "matplotlib": {"report"},
     "jinja2": {"report"},
     "scipy": {"statistics", "report"},
@@ -135,6 +148,17 @@ def test_what_describes_or_reports_never_meets_a_simulation(name: str) -> None:
     assert reached(rooms(), name) & SIMULATION == set()
 
 
+def test_statistics_sees_of_kernels_only_what_counts_and_adds() -> None:
+    arithmetic = {f"perpbt.kernels.{name}" for name in ("numbering", "sums", "tallying")}
+    for module in FILES:
+        if room(module) in (*NO_SIMULATION, "summary"):
+            seen = {name for name in everything(module) if name.startswith("perpbt.kernels")}
+            assert seen <= (arithmetic if room(module) == "statistics" else set()), module
+    for module in arithmetic:
+        seen = {name for name in everything(module) if name.startswith("perpbt.")}
+        assert seen <= arithmetic | {"perpbt.kernels.compile", "perpbt.kernels.tables"}, module
+
+
 def test_rooms_import_in_one_direction() -> None:
     graph = rooms()
     circular = {name for name in graph if name in reached(graph, name)}
@@ -168,6 +192,25 @@ def test_kernels_see_nothing_but_numpy_numba_and_each_other() -> None:
             assert module == "perpbt.kernels.compile", "one place states how kernels are compiled"
 
 
+def test_the_oracle_computes_with_nothing_but_math() -> None:
+    """It is a witness only as long as it shares nothing with what it is compared to."""
+    modules = [module for module in FILES if room(module) == "oracle"]
+    assert len(modules) > 3
+    for module in modules:
+        names = everything(module)
+        assert {name.split(".")[0] for name in names} <= {
+            "perpbt",
+            "math",
+            "typing",
+            "collections",
+            "__future__",
+        }
+        assert {name for name in names if name.startswith(("perpbt", "collections"))} <= {
+            *modules,
+            "collections.abc",  # for annotations, as typing is
+        }
+
+
 # ------------------------------------------------------------------------------------------- inside kernels
 def kernels() -> Iterator[ast.FunctionDef]:
     for module, tree in TREES.items():
@@ -190,6 +233,7 @@ def test_kernels_use_only_arithmetic_that_is_the_same_compiled_and_not() -> None
         "inf",
         "int64",
         "int8",
+        "uint64",
         "isfinite",
         "isnan",
         "nan",

@@ -279,7 +279,7 @@ COMMAND_LINE: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         spec("offsets = 3", "offsets = 0"),
         "{d}/spec.toml: offsets = 0: must be a whole number at least 1",
     ),
-    "engine": (option("--set", "engine=gpu"), "engine = 'gpu': must be one of auto, skip, dense"),
+    "engine": (option("--set", "engine=gpu"), "engine = 'gpu': must be one of auto, skip, dense, oracle"),
     "no threads": (option("--threads", "0"), "{d}/spec.toml: threads = 0: must be a whole number at least 1"),
     "open interest below zero": (
         option("--set", "world.open_interest=-5"),
@@ -563,7 +563,7 @@ DOORS: dict[str, tuple[Callable[[], object], str]] = {
         with_option(rules={"oversize": "shrink"}),
         "Rules: oversize = 'shrink': must be 'reject' or 'clip'",
     ),
-    "unknown engine": (with_option(engine="gpu"), "engine = 'gpu': must be one of auto, skip, dense"),
+    "unknown engine": (with_option(engine="gpu"), "engine = 'gpu': must be one of auto, skip, dense, oracle"),
     "no threads": (with_option(threads=0), "threads = 0: must be at least 1"),
     "threads as text": (
         with_option(threads="all"),

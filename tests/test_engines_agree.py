@@ -1,18 +1,35 @@
-"""The engine that skips against the one that looks at every bar: the same result to the bit, whatever the bars."""
+"""Three witnesses: the engine that skips, the one that looks at every bar, and the naive oracle behind the same doors.
+
+The same tables to the bit, whatever the bars, the order of accounts and the threads. The oracle, some thousand times slower, is asked
+about a few accounts of each population: without crowds they do not depend on each other.
+"""
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Iterable
 
 import made_markets
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
-from test_engine_equals_oracle import MADE, engine_bars, engine_rules, engine_venue
+from hypothesis import strategies as st
+from test_engine_equals_oracle import (
+    DATA,
+    MADE,
+    engine_bars,
+    engine_policy,
+    engine_rules,
+    engine_strategy,
+    engine_venue,
+)
 
 import perpbt
+import perpbt.engine
 import perpbt.prepare
+import perpbt.witness
 
 START = 1_704_067_200_000
 LANES = int(os.environ.get("PERPBT_LANES", "1000"))
@@ -81,7 +98,7 @@ def population(frame: pl.DataFrame, count: int, seed: int) -> pl.DataFrame:
         {
             "account": np.arange(count),
             "strategy": ["s"] * count,
-            "symbol": ["AAA"] * count,
+            "symbol": frame["symbol"].gather(pl.Series(bar)),
             "side": side,
             "entry_time": frame["ts"].gather(pl.Series(bar)),
             "collateral": rng.choice([10.0, 100.0, 1000.0, 3000.0], count),
@@ -115,15 +132,47 @@ VENUES = {
 }
 
 
-def agree(bars: perpbt.Bars, table: pl.DataFrame, **options: object) -> pl.DataFrame:
-    """Run both engines; returns the rows they agree on."""
-    dense = perpbt.simulate(bars, table, engine="dense", **options)
-    skip = perpbt.simulate(bars, table, engine="skip", **options)
-    for name in dense.accounts.columns:
-        differs = dense.accounts[name].ne_missing(skip.accounts[name]).arg_true()
-        assert len(differs) == 0, (name, table.row(int(differs[0]), named=True))
-    assert dense.fund.equals(skip.fund)
+TABLES = ("accounts", "fund", "statistics", "policies", "prices", "equity")
+
+
+def content(frame: pl.DataFrame) -> bytes:
+    """A table's values to the bit, which tells 0.0 from -0.0."""
+    frame.rechunk().write_parquet(buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def same_tables(left: perpbt.Result, right: perpbt.Result) -> None:
+    """All that two runs return is equal."""
+    for name in TABLES:
+        one, other = getattr(left, name), getattr(right, name)
+        if one is None or other is None:
+            assert one is other, name
+            continue
+        assert (one.schema, one.height) == (other.schema, other.height), name
+        for column in one.columns:
+            differs = one[column].ne_missing(other[column]).arg_true()
+            rows = [frame.row(int(differs[0]), named=True) for frame in (one, other)] if len(differs) else []
+            assert not rows, (name, column, len(differs), *rows)
+        assert content(one) == content(other), name
+
+
+def agree(bars: perpbt.Bars, table: pl.DataFrame, few: int = 40, **options: object) -> pl.DataFrame:
+    """Dense and skip on all positions, dense and the oracle on the first few; returns the rows they agree on."""
+    dense, skip = (perpbt.simulate(bars, table, engine=engine, **options) for engine in ("dense", "skip"))
+    same_tables(dense, skip)
+    all_agree(
+        perpbt.simulate(bars, table.head(few), engine=engine, **options) for engine in ("dense", "oracle")
+    )
     return skip.accounts
+
+
+def all_agree(results: Iterable[perpbt.Result]) -> perpbt.Result:
+    """Runs of one thing by different engines; returns the first."""
+    first, *others = results
+    assert len({result.metadata["engine"] for result in (first, *others)}) == 1 + len(others)
+    for other in others:
+        same_tables(first, other)
+    return first
 
 
 @pytest.mark.parametrize("near", [0, 64])
@@ -145,11 +194,59 @@ def test_on_long_walks(
     }
 
 
-@pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 31, 33, 255, 256, 257, 271, 4095, 4096, 4097, 4113])
+EDGES = (
+    *(1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 271),
+    *(511, 512, 513, 519, 4095, 4096, 4097, 4104, 4113),
+)
+
+
+@pytest.mark.parametrize("count", EDGES)
 def test_at_the_edges_of_blocks(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(perpbt.prepare, "NEAR", 0)
     frame = walk(count, seed=count, tick=0.5, step=0.004)
-    agree(perpbt.load_bars(frame), population(frame, 800, seed=count), venue=VENUES["mark"])
+    table = population(frame, 800, seed=count)
+    agree(perpbt.load_bars(frame), table, venue=VENUES["mark"], crowding=True, equity_every="1h")
+
+
+def test_a_gap_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One to three bars without prices, at every place of a short history; funding due in them is still charged."""
+    monkeypatch.setattr(perpbt.prepare, "NEAR", 0)
+    whole = walk(27, seed=5, tick=0.5, gaps=False, step=0.006)
+    whole = whole.with_columns(funding_rate=pl.lit(0.003) * (pl.int_range(pl.len()) % 5 - 2))
+    prices = [name for name in whole.columns if name not in ("ts", "symbol", "funding_rate")]
+    table = population(whole, 60, seed=5)
+    policy = {
+        "leverage": [5, 40],
+        "max_holding": "4m",
+        "reentry": {"cool_down": "3m"},
+        "stop_loss": [0.01, {"atr": 1, "window": 2}],
+    }
+    for place in range(1, whole.height):
+        lost = pl.int_range(pl.len()).is_between(place, place + place % 3)
+        bars = perpbt.load_bars(
+            whole.with_columns(pl.when(~lost).then(pl.col(name)).alias(name) for name in prices)
+        )
+        agree(bars, table, venue=VENUES["mark"])
+        all_agree(
+            perpbt.backtest(bars, "hold", policy, offsets=5, venue=VENUES["mark"], engine=engine)
+            for engine in ("dense", "skip", "oracle")
+        )
+
+
+def test_order_threads_and_chunks_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perpbt.engine, "SERIAL_BELOW", 0)
+    monkeypatch.setattr(perpbt.engine, "CHUNK", 256)
+    frame = walk(513, seed=8, tick=0.5, step=0.004)
+    bars, table = perpbt.load_bars(frame), population(frame, 600, seed=8)
+    options = {"venue": VENUES["mark"], "crowding": True, "open_interest": 1e7}
+    first = perpbt.simulate(bars, table, engine="oracle", **options)
+    for seed, engine in enumerate(("skip", "dense", "oracle")):
+        mixed = table.sample(fraction=1.0, shuffle=True, seed=seed)
+        for threads in (1, 2):
+            other = perpbt.simulate(bars, mixed, engine=engine, threads=threads, **options)
+            assert other.accounts["account"].equals(mixed["account"])
+            other.accounts = other.accounts.sort("account")
+            same_tables(first, other)
 
 
 @pytest.mark.parametrize("rules", [{"intrabar": "optimistic"}, {"take_profit_fill": "open"}])
@@ -174,38 +271,71 @@ POLICIES = {
 
 
 @pytest.mark.parametrize("tick", [0.0, 1.0])
-def test_with_margin_calls_and_reentry(monkeypatch: pytest.MonkeyPatch, tick: float) -> None:
+@pytest.mark.parametrize(
+    ("count", "offsets", "engines"), [(12_000, 12, ("dense", "skip")), (1500, 2, ("dense", "skip", "oracle"))]
+)
+def test_with_margin_calls_and_reentry(
+    monkeypatch: pytest.MonkeyPatch, tick: float, count: int, offsets: int, engines: tuple[str, ...]
+) -> None:
     monkeypatch.setattr(perpbt.prepare, "NEAR", 0)
-    bars = perpbt.load_bars(walk(12_000, seed=11, tick=tick))
-    venue = VENUES["mark"]
-    both = [
-        perpbt.backtest(
-            bars, ["ma_cross", "hold"], POLICIES, offsets=12, venue=venue, engine=engine, equity_every="6h"
-        )
-        for engine in ("dense", "skip")
-    ]
-    assert both[0].accounts.equals(both[1].accounts)
-    assert both[0].fund.equals(both[1].fund)
-    assert both[0].equity is not None
-    assert both[0].equity.equals(both[1].equity)
-    assert both[0].accounts["top_up"].max() > 0
-    assert both[0].accounts["position"].max() > 5
+    bars = perpbt.load_bars(walk(count, seed=11, tick=tick))
+    options = {"offsets": offsets, "venue": VENUES["mark"], "equity_every": "6h"}
+    result = all_agree(
+        perpbt.backtest(bars, ["ma_cross", "hold"], POLICIES, engine=engine, **options) for engine in engines
+    )
+    assert result.equity is not None
+    assert result.accounts["top_up"].max() > 0
+    assert result.accounts["position"].max() >= 3
 
 
 @given(market=made_markets.markets(), venue=made_markets.venues(), rules=made_markets.rules())
 @settings(MADE)
 def test_on_made_bars(market, venue, rules) -> None:
-    before = perpbt.prepare.NEAR
-    perpbt.prepare.NEAR = 0
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(perpbt.prepare, "NEAR", 0)
         agree(
-            engine_bars(market),
-            market["accounts_frame"],
-            venue=engine_venue(venue),
-            rules=engine_rules(rules),
+            engine_bars(market), market["accounts_frame"], few=100, venue=engine_venue(venue), rules=engine_rules(rules),
+            crowding=True, open_interest=1e6, equity_every="6h",
+        )  # fmt: skip
+
+
+@given(st.data())
+@settings(MADE)
+def test_policies_on_made_bars(data) -> None:
+    market = data.draw(made_markets.markets(max_accounts=1))
+    policies = data.draw(st.lists(made_markets.policies(), min_size=1, max_size=3, unique_by=str))
+    signals = data.draw(made_markets.signals(market["bars"]["AAA"]))
+    options = {
+        "venue": engine_venue(data.draw(made_markets.venues())),
+        "rules": engine_rules(data.draw(made_markets.rules())),
+        "offsets": data.draw(st.sampled_from((1, 3))),
+        "equity_every": "6h",
+    }
+    strategy, wanted = (
+        engine_strategy(market["bars"]["AAA"], signals),
+        [engine_policy(one) for one in policies],
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(perpbt.prepare, "NEAR", 0)
+        all_agree(
+            perpbt.backtest(engine_bars(market, ["AAA"]), strategy, wanted, engine=engine, **options)
+            for engine in ("dense", "skip", "oracle")
         )
-    finally:
-        perpbt.prepare.NEAR = before
+
+
+def test_the_oracle_refuses_what_would_take_it_an_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = walk(50, seed=1)
+    bars, table = perpbt.load_bars(frame), population(frame, 4, seed=1)
+    assert perpbt.simulate(bars, table, engine="oracle").metadata["engine"] == "oracle"
+    monkeypatch.setattr(perpbt.witness, "MOST_ACCOUNT_BARS", 199)
+    with pytest.raises(
+        perpbt.InputError, match=r"4 accounts x 50 bars of AAA = 200; allowed: .* and 199 accounts x bars"
+    ):
+        perpbt.simulate(bars, table, engine="oracle")
+    monkeypatch.setattr(perpbt.witness, "MOST_ACCOUNT_BARS", 200)
+    monkeypatch.setattr(perpbt.witness, "MOST_BARS", 49)
+    with pytest.raises(perpbt.InputError, match="at most 49 bars"):
+        perpbt.simulate(bars, table, engine="oracle")
 
 
 @pytest.mark.slow
@@ -219,3 +349,24 @@ def test_a_million_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
             population(frame, 50_000, seed=seed),
             venue=list(VENUES.values())[seed % 3],
         )
+
+
+@pytest.mark.slow
+def test_a_million_lanes_on_real_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads, accounts shuffled; the oracle on 300 of them."""
+    path = DATA / "binance_um_1m_2025_05_06.parquet"
+    if not path.exists():
+        pytest.skip(f"no real data at {path}: set PERPBT_DATA to the folder that holds it")
+    monkeypatch.setattr(perpbt.prepare, "NEAR", 16)
+    bars = perpbt.load_bars(path)
+    share = -(-1_000_000 // len(bars.symbols))
+    parts = [population(bars.collect(symbol).frame, share, seed=k) for k, symbol in enumerate(bars.symbols)]
+    table = pl.concat(parts).with_columns(account=pl.int_range(pl.len()))
+    mixed = table.sample(fraction=1.0, shuffle=True, seed=1)
+    skip = perpbt.simulate(bars, table, engine="skip", threads=2)
+    dense = perpbt.simulate(bars, mixed, engine="dense", threads=2)
+    dense.accounts = dense.accounts.sort("account")
+    same_tables(dense, skip)
+    few = mixed.head(300)
+    some = all_agree(perpbt.simulate(bars, few, engine=engine) for engine in ("skip", "oracle"))
+    assert skip.accounts["exit_reason"].n_unique() == some.accounts["exit_reason"].n_unique() == 7

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 
 import made_markets
-import oracle
 import pytest
 from hypothesis import given, settings
+
+from perpbt import oracle
 
 HOUR = 3_600_000
 TIER = {"floor": 0.0, "cap": 1e9, "rate": 0.01, "max_leverage": 125.0, "deduction": 0.0}

@@ -8,12 +8,11 @@ its state saved, and goes on in the next page.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from .closing import close, liquidation_slippage
-from .compile import kernel
+from .closing import Closing, close, liquidation_slippage
+from .compile import bare, kernel, part
+from .leaping import BLOCK, BLOCKS
 from .margin import Position, liquidation_price
 from .opening import Opening, levels_known, open_position
 from .tables import (
@@ -21,7 +20,12 @@ from .tables import (
     ABOVE_MAXIMUM_LEVERAGE,
     ACCEPTED,
     CLOSE,
+    ENTRY_SIDE,
+    FUNDING,
     LIQUIDATION,
+    NEXT_ENTRY,
+    NEXT_LONG_EXIT,
+    NEXT_SHORT_EXIT,
     NO_BAR,
     OPEN,
     REJECTED,
@@ -31,234 +35,272 @@ from .tables import (
     TAKE_PROFIT,
     TIME,
     TRAILING_STOP,
-    Calls,
-    Codes,
+    TURNOVER,
+    VOLATILITY,
     Floats,
     Integers,
+    Lane,
     Market,
-    Plans,
+    Plan,
+    Pyramid,
     Rates,
-    Rows,
+    Row,
     Signals,
+    Table,
 )
-from .walking import Exit, walk
+from .walking import Exit, Term, walk
 from .watching import Care, start, watch_for
 
 
-class Lanes(NamedTuple):
-    """Accounts and their state, one entry a lane. `fixed_side` is 0 for a lane that follows signals."""
-
-    plan: Integers
-    fixed_side: Codes
-    exit_due: Integers  # ms, -1: none
-    bar: Integers  # next close at which an entry may be decided; for a fixed entry, the bar of the entry itself
-    not_before: Integers  # ms: earliest open of the next entry (cool-down)
-    wallet: Floats
-    trades: Integers  # positions opened
-    refused: Codes  # why the last order was refused, 0 once one is filled
-    done: Codes
-
-
-@kernel
+@part
 def first_at_or_after(times: Integers, moment: int) -> int:
     """Index of the first bar that opens at or after `moment`; the number of bars if none does."""
     return int(np.searchsorted(times, moment))
 
 
-@kernel
-def next_entry(
-    market: Market, plans: Plans, signals: Signals, p: int, close_bar: int, not_before: int
-) -> int:
+@part
+def next_entry(market: Market, plan: Plan, signals: Signals, close_bar: int, not_before: int) -> int:
     """The next bar at whose close an entry is decided that can be filled; the number of bars if there is
     none.
     """
-    bars = market.open.size
+    bars = market.time.size
     i = max(close_bar, first_at_or_after(market.time, not_before) - 1)
     while i < bars - 1:
-        i = signals.next_entry[i]
+        i = signals.marks[NEXT_ENTRY, i]
         if i >= bars - 1:
             return bars
-        if levels_known(plans, p, signals, i):
+        if levels_known(plan, signals, i):
             return i
         i += 1
     return bars
 
 
-@kernel
-def write_opening(
-    rates: Rates, rows: Rows, at: int, lane: int, bar: int, side: float, opening: Opening
-) -> None:
+@part
+def write_opening(rates: Rates, row: Row, lane: int, bar: int, side: float, opening: Opening) -> None:
     """What is known of a position when it is opened, or refused."""
     position = opening.position
-    rows.lane[at] = lane
-    rows.entry_bar[at] = bar
-    rows.exit_bar[at] = bar
-    rows.side[at] = 1 if side > 0.0 else -1
-    rows.rejection[at] = opening.rejection
-    rows.reason[at] = REJECTED
-    rows.collateral[at] = opening.collateral
+    row["lane"] = lane
+    row["entry_bar"] = bar
+    row["exit_bar"] = bar
+    row["side"] = 1 if side > 0.0 else -1
+    row["rejection"] = opening.rejection
+    row["reason"] = REJECTED
+    row["collateral"] = opening.collateral
     if opening.rejection != ACCEPTED:
         return
-    rows.entry[at] = position.entry
-    rows.quantity[at] = position.quantity
-    rows.margin[at] = position.margin
-    rows.notional[at] = opening.notional
-    rows.open_fee[at] = opening.fee
-    rows.entry_funding[at] = position.funding
-    lines = 1 if rates.entry_maintenance else rates.rate.size
-    rows.liquidation_price[at] = liquidation_price(rates, position, position.funding, lines)
+    row["entry"] = position.entry
+    row["quantity"] = position.quantity
+    row["margin"] = position.margin
+    row["notional"] = opening.notional
+    row["open_fee"] = opening.fee
+    row["entry_funding"] = position.funding
+    lines = 1 if rates.entry_maintenance else rates.tiers.shape[0]
+    row["liquidation_price"] = liquidation_price(rates, position, position.funding, lines)
 
 
-@kernel
-def write_exit(market: Market, rates: Rates, rows: Rows, at: int, limit: bool, end: Exit) -> float:
+@part
+def write_closing(row: Row, closing: Closing) -> None:
+    """The money of a closing."""
+    row["fill"] = closing.fill
+    row["close_fee"] = closing.fee
+    row["liquidation_fee"] = closing.liquidation_fee
+    row["surplus"] = closing.surplus
+    row["deficit"] = closing.deficit
+    row["back"] = closing.back
+    row["pnl"] = closing.pnl
+    row["funding"] = closing.funding
+
+
+@part
+def write_exit(market: Market, rates: Rates, row: Row, limit: bool, end: Exit) -> float:
     """Close the position at its exit and write the row; returns the cash that goes back to the trader."""
     position, path = end.position, end.path
     limit_fill = end.reason == TAKE_PROFIT and limit
     slippage = rates.slippage
     if end.reason == LIQUIDATION:
         slippage = liquidation_slippage(
-            rates, market.volatility[end.bar], market.turnover[end.bar], position.quantity * end.base
+            rates,
+            market.series[VOLATILITY, end.bar],
+            market.series[TURNOVER, end.bar],
+            position.quantity * end.base,
         )
-    closing = close(rates, position, end.reason, limit_fill, end.base, slippage, market.funding[end.bar])
-    rows.exit_bar[at] = end.bar
-    rows.phase[at] = end.phase
-    rows.reason[at] = end.reason
-    rows.exit_funding[at] = market.funding[end.bar]
-    rows.exit_quantity[at] = position.quantity
-    rows.exit_margin[at] = position.margin
-    rows.top_up[at] = path.added
-    rows.released[at] = path.released
-    rows.base[at] = end.base
-    rows.fill[at] = closing.fill
-    rows.close_fee[at] = closing.fee
-    rows.liquidation_fee[at] = closing.liquidation_fee
-    rows.surplus[at] = closing.surplus
-    rows.deficit[at] = closing.deficit
-    rows.back[at] = closing.back
-    rows.pnl[at] = closing.pnl
-    rows.funding[at] = closing.funding
-    rows.peak[at] = path.peak
-    rows.drawdown[at] = path.drawdown
-    rows.worst_ratio[at] = path.worst_ratio
+    closing = close(
+        rates, position, end.reason, limit_fill, end.base, slippage, market.series[FUNDING, end.bar]
+    )
+    row["exit_bar"] = end.bar
+    row["phase"] = end.phase
+    row["reason"] = end.reason
+    row["exit_funding"] = market.series[FUNDING, end.bar]
+    row["exit_quantity"] = position.quantity
+    row["exit_margin"] = position.margin
+    row["top_up"] = path.added
+    row["released"] = path.released
+    row["base"] = end.base
+    write_closing(row, closing)
+    row["peak"] = path.peak
+    row["drawdown"] = path.drawdown
+    row["worst_ratio"] = path.worst_ratio
     return closing.back
 
 
-@kernel
+@part
+def term_of(market: Market, plan: Plan, signals: Signals, side: float, bar: int, exit_due: int) -> Term:
+    """When a position opened in `bar` is due to leave; `exit_due` is a moment in ms, or -1."""
+    if plan["max_holding"] >= 0:
+        exit_due = market.time[bar] + plan["max_holding"]
+    time_bar = market.time.size
+    if exit_due >= 0:
+        time_bar = max(first_at_or_after(market.time, exit_due), bar + 1)
+    leave = NEXT_LONG_EXIT if side > 0.0 else NEXT_SHORT_EXIT
+    return Term(bar, time_bar, signals.marks[leave, bar] + 1)
+
+
+@part
+def care_of(plan: Plan, at: int, slot: int) -> Care:
+    """The owner's care of the position in row `at`."""
+    return Care(plan["call_action"], plan["call_threshold"], plan["call_value"], plan["call_count"], at, slot)
+
+
+@part
 def live(
-    market: Market, rates: Rates, plans: Plans, signals: Signals, rows: Rows, calls: Calls,
-    at: int, slot: int, lane: int, p: int, side: float, bar: int, wallet: float, exit_due: int,
+    market: Market, rates: Rates, plan: Plan, signals: Signals, rows: Table, calls: Table, trace: Table,
+    at: int, slot: int, lane: int, side: float, bar: int, wallet: float, exit_due: int,
 ) -> float:  # fmt: skip
     """One position from its order to its exit, written to row `at`; returns the wallet afterwards."""
-    opening = open_position(market, rates, plans, p, signals, side, bar, wallet)
-    write_opening(rates, rows, at, lane, bar, side, opening)
+    row = rows[at]
+    opening = open_position(market, rates, plan, signals, side, bar, wallet)
+    write_opening(rates, row, lane, bar, side, opening)
     if opening.rejection != ACCEPTED:
         return wallet
-    bars = market.open.size
-    due = exit_due
-    if plans.max_holding[p] >= 0:
-        due = market.time[bar] + plans.max_holding[p]
-    time_bar = bars
-    if due >= 0:
-        time_bar = max(first_at_or_after(market.time, due), bar + 1)
-    leave = signals.next_long_exit if side > 0.0 else signals.next_short_exit
-    signal_bar = leave[bar] + 1
-    watch = watch_for(
-        market, side, plans.stop_on_mark[p] != 0, plans.target_on_mark[p] != 0, plans.trail_on_mark[p] != 0
-    )
-    care = Care(
-        plans.call_action[p], plans.call_threshold[p], plans.call_value[p], plans.call_count[p], at, slot
-    )
+    term = term_of(market, plan, signals, side, bar, exit_due)
+    watch = watch_for(side, plan["stop_on_mark"], plan["target_on_mark"], plan["trail_on_mark"])
+    care = care_of(plan, at, slot)
     path = start(market, rates, opening.position, bar, opening.collateral, wallet - opening.collateral)
-    end = walk(market, rates, watch, care, calls, opening.position, path, bar, time_bar, signal_bar)
-    back = write_exit(market, rates, rows, at, watch.target_limit, end)
+    end = walk(market, rates, watch, care, calls, opening.position, path, term, bar, market.time.size, trace)
+    back = write_exit(market, rates, row, watch.target_limit, end)
     return end.path.wallet + back
 
 
-@kernel
-def after_exit(market: Market, plans: Plans, lanes: Lanes, rows: Rows, at: int, lane: int) -> None:
-    """Where the lane stands once the position in row `at` is over: out for good, cooling down, or free at
-    once.
-    """
-    p, reason, bar = lanes.plan[lane], rows.reason[at], rows.exit_bar[at]
+@part
+def after_exit(market: Market, plan: Plan, lane: Lane, row: Row) -> None:
+    """Where the lane stands once the position in `row` is over: out for good, cooling down, or free at once."""
+    reason, bar = row["reason"], row["exit_bar"]
     stopped = reason in (STOP_LOSS, TRAILING_STOP)
-    lanes.bar[lane] = bar
-    lanes.refused[lane] = ACCEPTED
+    lane["bar"] = bar
+    lane["refused"] = ACCEPTED
     if (
-        rows.phase[at] == CLOSE
-        or (stopped and plans.never_after_stop[p])
-        or (reason == LIQUIDATION and plans.never_after_liquidation[p])
+        row["phase"] == CLOSE
+        or (stopped and plan["never_after_stop"] != 0)
+        or (reason == LIQUIDATION and plan["never_after_liquidation"] != 0)
     ):
-        lanes.done[lane] = 1
+        lane["done"] = 1
     elif stopped or reason == LIQUIDATION:
-        lanes.not_before[lane] = market.time[bar] + plans.cool_down[p]
-    elif rows.phase[at] == OPEN and (reason in (TIME, SIGNAL)):
-        lanes.bar[lane] = bar - 1  # flat at this very open: the last close may have decided the next entry
-    lanes.trades[lane] += 1
-    if plans.max_trades[p] >= 0 and lanes.trades[lane] >= plans.max_trades[p]:
-        lanes.done[lane] = 1
+        lane["not_before"] = market.time[bar] + plan["cool_down"]
+    elif row["phase"] == OPEN and reason in (TIME, SIGNAL):
+        lane["bar"] = bar - 1  # flat at this very open: the last close may have decided the next entry
+    lane["trades"] += 1
+    if plan["max_trades"] >= 0 and lane["trades"] >= plan["max_trades"]:
+        lane["done"] = 1
 
 
-@kernel
-def after_refusal(plans: Plans, lanes: Lanes, rows: Rows, at: int, lane: int) -> int:
+@part
+def after_refusal(plan: Plan, lane: Lane, row: Row) -> int:
     """The lane after a refused order; returns how many rows that leaves: of refusals for one cause in a row, the first.
 
     It tries again at the next close that says so, unless every later order would be refused alike: one of the same size.
     """
-    p, cause = lanes.plan[lane], rows.rejection[at]
-    again = cause == lanes.refused[lane]
-    same_size = plans.compounding[p] == 0 and plans.sizing_kind[p] != RISK
-    lanes.bar[lane] = rows.exit_bar[at]
-    lanes.refused[lane] = cause
-    lanes.done[lane] = same_size and cause in (ABOVE_LAST_TIER, ABOVE_MAXIMUM_LEVERAGE)
+    cause = row["rejection"]
+    again = cause == lane["refused"]
+    same_size = plan["compounding"] == 0 and plan["sizing_kind"] != RISK
+    lane["bar"] = row["exit_bar"]
+    lane["refused"] = cause
+    if same_size and cause in (ABOVE_LAST_TIER, ABOVE_MAXIMUM_LEVERAGE):
+        lane["done"] = 1
     if again:
-        rows.lane[at] = -1
+        row["lane"] = -1
         return 0
     return 1
 
 
-@kernel
+@part
 def fixed_entry(
-    market: Market,
-    rates: Rates,
-    plans: Plans,
-    signals: Signals,
-    lanes: Lanes,
-    rows: Rows,
-    calls: Calls,
-    lane: int,
-    at: int,
-) -> None:
+    market: Market, rates: Rates, plan: Plan, signals: Signals, lane: Lane, rows: Table, calls: Table,
+    trace: Table, number: int, at: int,
+) -> None:  # fmt: skip
     """A lane that holds one given position."""
-    p, bar, side = lanes.plan[lane], lanes.bar[lane], float(lanes.fixed_side[lane])
-    lanes.done[lane] = 1
-    if bar >= market.open.size:
-        rows.lane[at] = lane
-        rows.side[at] = lanes.fixed_side[lane]
-        rows.rejection[at] = NO_BAR
-        rows.reason[at] = REJECTED
-        rows.collateral[at] = plans.sizing_value[p]
+    lane["done"] = 1
+    if lane["bar"] >= market.time.size:
+        row = rows[at]
+        row["lane"] = number
+        row["side"] = lane["fixed_side"]
+        row["rejection"] = NO_BAR
+        row["reason"] = REJECTED
+        row["collateral"] = plan["sizing_value"]
         return
     live(
-        market,
-        rates,
-        plans,
-        signals,
-        rows,
-        calls,
-        at,
-        0,
-        lane,
-        p,
-        side,
-        bar,
-        plans.capital[p],
-        lanes.exit_due[lane],
-    )
+        market, rates, plan, signals, rows, calls, trace,
+        at, 0, number, float(lane["fixed_side"]), lane["bar"], plan["capital"], lane["exit_due"],
+    )  # fmt: skip
+
+
+@part
+def bare_market(market: Market) -> Market:
+    """The market with bare arrays."""
+    pyramid = market.pyramid
+    return Market(
+        bare(market.time), bare(market.series), market.highest_mark, market.lowest_funding, market.greatest,
+        Pyramid(bare(pyramid.nodes), bare(pyramid.starts), pyramid.levels, pyramid.near),
+    )  # fmt: skip
+
+
+@part
+def bare_rates(rates: Rates) -> Rates:
+    """The rates with bare arrays."""
+    return Rates(
+        rates.taker_fee, rates.maker_fee, rates.slippage, rates.liquidation_fee, rates.close_out_rate,
+        rates.half_spread, rates.impact, rates.max_slippage, rates.surplus_to_fund, rates.entry_maintenance,
+        rates.optimistic, rates.target_at_open, rates.clip, bare(rates.tiers),
+    )  # fmt: skip
+
+
+@part
+def run_bare(
+    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, rows: Table, calls: Table,
+    trace: Table, first: int, last: int, page: int, slots: int,
+) -> None:  # fmt: skip
+    """`run`, with bare arrays."""
+    bars = market.time.size
+    for number in range(first, last):
+        lane = lanes[number]
+        plan = plans[lane["plan"]]
+        at = (number - first) * page
+        end = at + page
+        if lane["fixed_side"] != 0:
+            fixed_entry(market, rates, plan, signals, lane, rows, calls, trace, number, at)
+            continue
+        while at < end and lane["done"] == 0:
+            if plan["compounding"] == 0:
+                lane["wallet"] = plan["capital"]
+            decided = next_entry(market, plan, signals, lane["bar"], lane["not_before"])
+            if decided >= bars or not lane["wallet"] > 0.0:
+                lane["done"] = 1
+                break
+            side = float(signals.marks[ENTRY_SIDE, decided])
+            lane["wallet"] = live(
+                market, rates, plan, signals, rows, calls, trace,
+                at, at * slots, number, side, decided + 1, lane["wallet"], -1,
+            )  # fmt: skip
+            row = rows[at]
+            if row["reason"] == REJECTED:
+                at += after_refusal(plan, lane, row)
+            else:
+                after_exit(market, plan, lane, row)
+                at += 1
 
 
 @kernel
 def run(
-    market: Market, rates: Rates, plans: Plans, signals: Signals, lanes: Lanes, rows: Rows, calls: Calls,
+    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, rows: Table, calls: Table,
     first: int, last: int, page: int, slots: int,
 ) -> None:  # fmt: skip
     """Run lanes [first, last), each until it is done or has written `page` rows.
@@ -266,53 +308,27 @@ def run(
     Lane k writes rows [(k - first) * page, (k - first + 1) * page); a position may use `slots` entries of
     `calls`.
     """
-    bars = market.open.size
-    for lane in range(first, last):
-        at = (lane - first) * page
-        end = at + page
-        p = lanes.plan[lane]
-        if lanes.fixed_side[lane] != 0:
-            fixed_entry(market, rates, plans, signals, lanes, rows, calls, lane, at)
-            continue
-        while at < end and lanes.done[lane] == 0:
-            if plans.compounding[p] == 0:
-                lanes.wallet[lane] = plans.capital[p]
-            decided = next_entry(market, plans, signals, p, lanes.bar[lane], lanes.not_before[lane])
-            if decided >= bars or not lanes.wallet[lane] > 0.0:
-                lanes.done[lane] = 1
-                break
-            side = float(signals.entry_side[decided])
-            lanes.wallet[lane] = live(
-                market, rates, plans, signals, rows, calls,
-                at, at * slots, lane, p, side, decided + 1, lanes.wallet[lane], -1,
-            )  # fmt: skip
-            if rows.reason[at] == REJECTED:
-                at += after_refusal(plans, lanes, rows, at, lane)
-            else:
-                after_exit(market, plans, lanes, rows, at, lane)
-                at += 1
+    held = np.empty(BLOCKS, dtype=BLOCK)
+    run_bare(
+        bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
+        bare(lanes), bare(rows), bare(calls), bare(held), first, last, page, slots,
+    )  # fmt: skip
+    held[0]["at"] = 0  # still here
 
 
 @kernel
 def refill(
-    rates: Rates, rows: Rows, picked: Integers, volumes: Floats, volatility: Floats, turnover: Floats
+    rates: Rates, rows: Table, picked: Integers, volumes: Floats, volatility: Floats, turnover: Floats
 ) -> None:
     """Fill the liquidations in rows `picked` again, each against the notional `volumes` sold in its crowd
     (MODEL §6).
     """
     for k in range(picked.size):
-        at = picked[k]
+        row = rows[picked[k]]
         position = Position(
-            float(rows.side[at]), rows.exit_quantity[at], rows.entry[at], rows.exit_margin[at],
-            rows.entry_funding[at], 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0,
+            float(row["side"]), row["exit_quantity"], row["entry"], row["exit_margin"],
+            row["entry_funding"], 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0,
         )  # fmt: skip
         slippage = liquidation_slippage(rates, volatility[k], turnover[k], volumes[k])
-        closing = close(rates, position, LIQUIDATION, False, rows.base[at], slippage, rows.exit_funding[at])
-        rows.fill[at] = closing.fill
-        rows.close_fee[at] = closing.fee
-        rows.liquidation_fee[at] = closing.liquidation_fee
-        rows.surplus[at] = closing.surplus
-        rows.deficit[at] = closing.deficit
-        rows.back[at] = closing.back
-        rows.pnl[at] = closing.pnl
-        rows.funding[at] = closing.funding
+        closing = close(rates, position, LIQUIDATION, False, row["base"], slippage, row["exit_funding"])
+        write_closing(row, closing)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .compile import kernel
+from .compile import part
 from .margin import Position
 from .tables import END, LIQUIDATION, TAKE_PROFIT, Rates
 
@@ -26,7 +26,7 @@ class Closing(NamedTuple):
     funding: float  # received > 0
 
 
-@kernel
+@part
 def liquidation_slippage(rates: Rates, volatility: float, turnover: float, volume: float) -> float:
     """Half-spread plus square-root impact of `volume` (money) against the bar's turnover.
 
@@ -40,7 +40,7 @@ def liquidation_slippage(rates: Rates, volatility: float, turnover: float, volum
     )
 
 
-@kernel
+@part
 def close(
     rates: Rates,
     position: Position,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from .compile import kernel
-from .tables import ACCEPTED, TOP_UP, Calls, Floats, Integers, Market, Rows
+from .tables import ACCEPTED, FUNDING, MARK_CLOSE, TOP_UP, Floats, Integers, Market, Table
 
 
 @kernel
 def equity_curves(
     market: Market,
-    rows: Rows,
-    calls: Calls,
+    rows: Table,
+    calls: Table,
     first_call: Integers,
     last_call: Integers,
     account: Integers,
@@ -22,32 +22,33 @@ def equity_curves(
 
     Before the entry nothing; while open margin + PnL - funding + cash released - cash put in; after the
     exit the cash result.
-    `calls[first_call[row]:last_call[row]]` are the margin orders of a row; `samples` ascend.
+    `calls[first_call[at]:last_call[at]]` are the margin orders of a row; `samples` ascend.
     """
-    for row in range(rows.lane.size):
-        if rows.rejection[row] != ACCEPTED:
+    for at in range(rows.size):
+        row = rows[at]
+        if row["rejection"] != ACCEPTED:
             continue
-        side, entry = float(rows.side[row]), rows.entry[row]
-        quantity, margin = rows.quantity[row], rows.margin[row]
-        put_in, released = rows.collateral[row], 0.0
-        call, last = first_call[row], last_call[row]
-        final = (rows.released[row] + rows.back[row]) - (rows.collateral[row] + rows.top_up[row])
+        side, entry = float(row["side"]), row["entry"]
+        quantity, margin = row["quantity"], row["margin"]
+        put_in, released = row["collateral"], 0.0
+        call, last = first_call[at], last_call[at]
+        final = (row["released"] + row["back"]) - (row["collateral"] + row["top_up"])
         for k in range(samples.size):
             bar = samples[k]
-            if bar < rows.entry_bar[row]:
+            if bar < row["entry_bar"]:
                 continue
-            if bar >= rows.exit_bar[row]:
-                out[account[row], k] += final
+            if bar >= row["exit_bar"]:
+                out[account[at], k] += final
                 continue
-            while call < last and calls.bar[call] <= bar:
-                if calls.action[call] == TOP_UP:
-                    put_in -= calls.back[call]
+            while call < last and calls[call]["bar"] <= bar:
+                if calls[call]["action"] == TOP_UP:
+                    put_in -= calls[call]["back"]
                 else:
-                    released += calls.back[call]
-                margin, quantity = calls.margin_after[call], calls.quantity_after[call]
+                    released += calls[call]["back"]
+                margin, quantity = calls[call]["margin_after"], calls[call]["quantity_after"]
                 call += 1
             signed = side * quantity
-            value = (margin + signed * (market.mark_close[bar] - entry)) - signed * (
-                market.funding[bar] - rows.entry_funding[row]
+            value = (margin + signed * (market.series[MARK_CLOSE, bar] - entry)) - signed * (
+                market.series[FUNDING, bar] - row["entry_funding"]
             )
-            out[account[row], k] += (value + released) - put_in
+            out[account[at], k] += (value + released) - put_in

@@ -2,37 +2,86 @@
 
 Two questions, each answered exactly. Which is the next bar in which something could happen? A block out of reach of every threshold
 is skipped whole. And what did the bars passed over do to the path: the highest equity, the deepest drawdown, the worst margin ratio?
-A first pass bounds the answer from blocks alone; a second evaluates, bar by bar and rounded as everywhere, the few blocks that could
-hold it. Tolerances (1e-9) only widen what is looked at, never what is decided.
+While blocks are passed, values that some bar attains bound the answer from below; a second pass evaluates, bar by bar and rounded as
+everywhere, the few blocks that could hold it. Tolerances only widen what is looked at, never what is decided.
+
+Equity is, but for rounding, base + signed * worth with worth = mark close - CF, whose extremes and largest moves the nodes hold.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from .compile import kernel
-from .margin import Position
-from .pyramid import (
-    CLOSE_HIGH,
-    CLOSE_LOW,
-    FUNDING_HIGH,
-    FUNDING_LOW,
-    HIGH,
-    LOW,
-    MARK_HIGH,
-    MARK_LOW,
-    SHIFT,
-    widest,
-)
-from .tables import NO_CALL, Market, Rates
-from .watching import Care, Path, Watch, marked
+from .compile import part
+from .margin import Position, equity, requirement
+from .pyramid import FALL, FUNDING_HIGH, FUNDING_LOW, RISE, SHIFT, WORTH_HIGH, WORTH_LOW, widest
+from .tables import DEDUCTION, FUNDING, MARK_CLOSE, MARK_HIGH, NO_CALL, RATE, Market, Rates, Table
+from .watching import Care, Path, Watch, marked, seen, seen_on
 
 SLACK = 1e-9
+BLOCKS = 512  # room for the blocks one leap passes over: at most twice 7 a level
+# A block passed over: where it starts, its level, and what its bars can have been, give or take Sides.room.
+BLOCK = np.dtype(
+    [
+        ("at", np.int64),
+        ("level", np.int64),
+        ("up", np.float64),  # equity at its best and worst
+        ("down", np.float64),
+        ("fall", np.float64),  # the deepest fall inside it, in money
+        ("needed", np.float64),  # needed / left: the worst margin ratio
+        ("left", np.float64),
+    ]
+)
 
 
-@kernel
+class Sides(NamedTuple):
+    """Columns of Pyramid.nodes by the side of a position, and what turns worth into equity."""
+
+    kind: int  # CF a position gains by
+    unkind: int
+    up: int  # the better worth
+    down: int
+    fall: int  # the largest move of worth against the position
+    far: int  # the extreme of the mark at which the margin ratio may be worst besides the adverse one
+    base: float  # equity with cash released = base + signed * worth, give or take `room`
+    signed: float
+    room: float
+
+
+class Extremes(NamedTuple):
+    """Of a block."""
+
+    adverse: float  # of the mark
+    far: float
+    kind: float
+    unkind: float
+    down: float
+    up: float
+    fall: float
+
+
+class Bounds(NamedTuple):
+    """What the bars so far have attained at least."""
+
+    peak: float
+    drawdown: float
+    worst: float
+
+
+class Top(NamedTuple):
+    """The block with the highest equity so far, and the next highest; level -1 for the path before the blocks."""
+
+    up: float
+    second: float
+    at: int
+    level: int
+
+
+@part
 def ratio_falls_with_price(rates: Rates, position: Position, market: Market) -> bool:
-    """Does every better mark mean a better margin ratio? Where not (more margin than notional), bars are looked at one by one.
+    """Does every better mark mean a better margin ratio? Not for a long with more margin than notional.
 
     For a short always. For a long with line r, c: the ratio's slope has the sign of c - r (notional at entry - margin + funding).
     """
@@ -43,226 +92,254 @@ def ratio_falls_with_price(rates: Rates, position: Position, market: Market) -> 
     if rates.entry_maintenance:
         return rates.close_out_rate * spare > -position.kept
     for k in range(position.tiers):
-        if not (rates.rate[k] + rates.close_out_rate) * spare > rates.deduction[k] * (1.0 + SLACK):
+        needed = (rates.tiers[k, RATE] + rates.close_out_rate) * spare
+        if not needed > rates.tiers[k, DEDUCTION] * (1.0 + SLACK):
             return False
     return True
 
 
-@kernel
+@part
+def sides_of(market: Market, rates: Rates, watch: Watch, position: Position, released: float) -> Sides:
+    """By the side of the position.
+
+    The ratio of a maintenance line to equity, at one CF, rises or falls all the way with the price: over a block it is worst at one
+    end. Where no line rises, that is the adverse end.
+    """
+    signed = position.side * position.quantity
+    base = (position.margin + released) - signed * (position.entry - position.funding)
+    room = SLACK * (4.0 * position.quantity * market.greatest + position.margin + released)
+    if position.side < 0.0:
+        return Sides(
+            FUNDING_HIGH, FUNDING_LOW, WORTH_LOW, WORTH_HIGH, RISE, watch.adverse, base, signed, room
+        )
+    far = watch.adverse if ratio_falls_with_price(rates, position, market) else MARK_HIGH
+    return Sides(FUNDING_LOW, FUNDING_HIGH, WORTH_HIGH, WORTH_LOW, FALL, far, base, signed, room)
+
+
+@part
+def extremes_at(market: Market, watch: Watch, sides: Sides, level: int, i: int) -> Extremes:
+    """Of the block of this level that starts at bar `i`."""
+    if level == 0:
+        series = market.series
+        adverse, funding = series[watch.adverse, i], series[FUNDING, i]
+        worth = series[MARK_CLOSE, i] - funding
+        return Extremes(adverse, adverse, funding, funding, worth, worth, 0.0)
+    nodes = market.pyramid.nodes
+    node = market.pyramid.starts[level - 1] + (i >> (SHIFT * level))
+    return Extremes(
+        nodes[node, watch.adverse], nodes[node, sides.far], nodes[node, sides.kind], nodes[node, sides.unkind],
+        nodes[node, sides.down], nodes[node, sides.up], nodes[node, sides.fall],
+    )  # fmt: skip
+
+
+@part
+def thinnest(rates: Rates, position: Position, x: Extremes) -> tuple[float, float]:
+    """Two numbers whose ratio no bar's margin ratio exceeds, but for rounding."""
+    needed, left = requirement(rates, position, x.adverse), equity(position, x.adverse, x.unkind)
+    if x.far != x.adverse:
+        other, rest = requirement(rates, position, x.far), equity(position, x.far, x.unkind)
+        if other * left > needed * rest or rest <= 0.0:
+            return other, rest
+    return needed, left
+
+
+@part
 def next_busy(
-    market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, i: int, until: int
-) -> tuple[int, float]:
+    market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, sides: Sides,
+    i: int, until: int, trace: Table,
+) -> tuple[int, int, float, Bounds]:  # fmt: skip
     """The first bar in [i, until) in whose range a threshold could be crossed, or at whose close a margin call be made.
 
-    Also side * the best price for a trailing stop over the bars before it.
+    Blocks passed on the way go to `trace`. Also their number, side * the best price for a trailing stop, and what these bars attain
+    at least.
     """
-    side, margin, entry = position.side, position.margin, position.entry
-    signed, at_entry = side * position.quantity, position.funding
-    nodes, starts, levels = market.pyramid.nodes, market.pyramid.starts, market.pyramid.levels
-    rate, deduction, tiers = rates.rate, rates.deduction, position.tiers
-    long = side > 0.0
-    adverse_at, funding_at = (MARK_LOW, FUNDING_HIGH) if long else (MARK_HIGH, FUNDING_LOW)
-    close_at = CLOSE_LOW if long else CLOSE_HIGH
-    stop_at = (MARK_LOW if long else MARK_HIGH) if watch.stop_on_mark else (LOW if long else HIGH)
-    target_at = (MARK_HIGH if long else MARK_LOW) if watch.target_on_mark else (HIGH if long else LOW)
-    trail_at = (MARK_LOW if long else MARK_HIGH) if watch.trail_on_mark else (LOW if long else HIGH)
-    best_at = (MARK_HIGH if long else MARK_LOW) if watch.trail_on_mark else (HIGH if long else LOW)
+    side = position.side
+    series, nodes = market.series, market.pyramid.nodes
+    starts, levels = market.pyramid.starts, market.pyramid.levels
     watched = care.action != NO_CALL and path.calls < care.limit
-    extreme = path.extreme
+    trails, extreme = position.trail != 0.0, path.extreme
+    peak, drawdown, worst = path.peak, path.drawdown, path.worst_ratio
+    trail, best, passed = 0.0, 0.0, 0
     while i < until:
         level = widest(i, until, levels)
         while True:
+            x = extremes_at(market, watch, sides, level, i)
             if level > 0:
                 node = starts[level - 1] + (i >> (SHIFT * level))
-                adverse, funding = nodes[node, adverse_at], nodes[node, funding_at]
-                stop, target = nodes[node, stop_at], nodes[node, target_at]
-                trail, best, close = nodes[node, trail_at], nodes[node, best_at], nodes[node, close_at]
+                stop, target, dearest = (
+                    nodes[node, watch.stop],
+                    nodes[node, watch.target],
+                    nodes[node, MARK_HIGH],
+                )
+                if trails:
+                    trail, best = nodes[node, watch.trail], nodes[node, watch.best]
             else:
-                adverse, funding = watch.adverse_mark[i], market.funding[i]
-                stop, target = watch.stop_adverse[i], watch.target_favourable[i]
-                trail, best, close = watch.trail_adverse[i], watch.trail_favourable[i], market.mark_close[i]
-            busy = side * ((adverse * position.guard_factor) - funding) <= position.guard_level
-            busy = busy or side * stop <= position.stop or side * target >= position.target
-            if position.trail != 0.0 and not busy:
+                stop, target, dearest = series[watch.stop, i], series[watch.target, i], series[MARK_CLOSE, i]
+                if trails:
+                    trail, best = series[watch.trail, i], series[watch.best, i]
+            busy = (
+                side * ((x.adverse * position.guard_factor) - x.unkind) <= position.guard_level
+                or side * stop <= position.stop
+                or side * target >= position.target
+            )
+            if trails and not busy:
                 busy = side * trail <= max(extreme, side * best) * position.trail
             if watched and not busy:
-                notional = position.quantity * close
-                needed = position.kept
-                for k in range(tiers):
-                    needed = max(needed, notional * rate[k] - deduction[k])
-                needed = needed + rates.close_out_rate * notional
-                left = (margin + signed * (close - entry)) - signed * (funding - at_entry)
-                busy = not needed < care.threshold * left * (1.0 - SLACK)
+                left = (sides.base - path.released) + sides.signed * x.down - sides.room
+                busy = not requirement(rates, position, dearest) < care.threshold * left
             if not busy or level == 0:
                 break
             level -= 1
         if busy:
-            return i, extreme
-        if position.trail != 0.0:
+            break
+        if trails:
             extreme = max(extreme, side * best)
+        block = trace[passed]
+        passed += 1
+        up, down = sides.base + sides.signed * x.up, sides.base + sides.signed * x.down
+        fall = position.quantity * x.fall
+        block["at"], block["level"] = i, level
+        block["up"], block["down"], block["fall"] = up, down, fall
+        needed, left = requirement(rates, position, x.adverse), equity(position, x.adverse, x.unkind)
+        block["needed"], block["left"] = needed, left
+        if x.far != x.adverse:
+            block["needed"], block["left"] = thinnest(rates, position, x)
+        if (peak - down) - sides.room > drawdown * peak:
+            drawdown = ((peak - down) - sides.room) / peak
+        if fall - sides.room > drawdown * up:
+            drawdown = (fall - sides.room) / (up + sides.room)
+        peak = max(peak, up - sides.room)
+        left = (
+            left + sides.signed * (x.unkind - x.kind)
+        ) + sides.room  # no less than at the bar of the adverse mark
+        if needed > worst * left:
+            worst = needed / left
         i += 1 << (SHIFT * level)
-    return until, extreme
+    return i, passed, extreme, Bounds(peak, drawdown, worst)
 
 
-@kernel
+@part
 def highest_value(
-    market: Market, position: Position, released: float, i: int, until: int, least: float
-) -> float:
-    """The greatest value of the equity path at the closes of [i, until), exactly as marked bar by bar; at least `least`."""
-    side, margin, entry = position.side, position.margin, position.entry
-    signed, at_entry = side * position.quantity, position.funding
-    nodes, starts, levels = market.pyramid.nodes, market.pyramid.starts, market.pyramid.levels
-    long = side > 0.0
-    close_at = CLOSE_HIGH if long else CLOSE_LOW
-    best_at, worst_at = (FUNDING_LOW, FUNDING_HIGH) if long else (FUNDING_HIGH, FUNDING_LOW)
-    # a bound from below that some bar attains
-    bound, at = least, i
-    while at < until:
-        level = widest(at, until, levels)
-        if level > 0:
-            node = starts[level - 1] + (at >> (SHIFT * level))
-            price, funding = nodes[node, close_at], nodes[node, worst_at]
-        else:
-            price, funding = market.mark_close[at], market.funding[at]
-        bound = max(bound, ((margin + signed * (price - entry)) - signed * (funding - at_entry)) + released)
-        at += 1 << (SHIFT * level)
-    bound = bound - SLACK * abs(bound)
-    highest, at = least, i
-    while at < until:
-        level = widest(at, until, levels)
+    market: Market, position: Position, released: float, sides: Sides, i: int, until: int, known: float,
+    attained: float,
+) -> float:  # fmt: skip
+    """The greatest value of the equity path at the closes of [i, until), exactly as marked bar by bar; at least `known`.
+
+    `attained` is a bound from below: some bar of the range, or `known`, is at least that.
+    """
+    series, nodes = market.series, market.pyramid.nodes
+    starts, levels = market.pyramid.starts, market.pyramid.levels
+    highest = known
+    while i < until:
+        level = widest(i, until, levels)
         while level > 0:
-            node = starts[level - 1] + (at >> (SHIFT * level))
-            price, funding = nodes[node, close_at], nodes[node, best_at]
-            if ((margin + signed * (price - entry)) - signed * (funding - at_entry)) + released < bound:
+            up = nodes[starts[level - 1] + (i >> (SHIFT * level)), sides.up]
+            if (sides.base + sides.signed * up) + sides.room < max(highest, attained):
                 break
             level -= 1
         if level == 0:
-            left = (margin + signed * (market.mark_close[at] - entry)) - signed * (
-                market.funding[at] - at_entry
-            )
-            highest = max(highest, left + released)
-        at += 1 << (SHIFT * level)
+            highest = max(highest, equity(position, series[MARK_CLOSE, i], series[FUNDING, i]) + released)
+        i += 1 << (SHIFT * level)
     return highest
 
 
-@kernel
-def least_marks(
-    market: Market, rates: Rates, position: Position, path: Path, watch: Watch, i: int, until: int
-) -> tuple[float, float]:
-    """Bounds from below, which the bars of [i, until) attain, on the deepest drawdown and the worst margin ratio."""
-    side, margin, entry = position.side, position.margin, position.entry
-    signed, at_entry = side * position.quantity, position.funding
-    nodes, starts, levels = market.pyramid.nodes, market.pyramid.starts, market.pyramid.levels
-    rate, deduction = rates.rate, rates.deduction
-    long = side > 0.0
-    adverse_at = MARK_LOW if long else MARK_HIGH
-    down_at, up_at = (CLOSE_LOW, CLOSE_HIGH) if long else (CLOSE_HIGH, CLOSE_LOW)
-    best_at, worst_at = (FUNDING_LOW, FUNDING_HIGH) if long else (FUNDING_HIGH, FUNDING_LOW)
-    peak, drawdown, worst = path.peak, path.drawdown, path.worst_ratio
-    while i < until:
-        level = widest(i, until, levels)
-        if level > 0:
-            node = starts[level - 1] + (i >> (SHIFT * level))
-            adverse, down, up = nodes[node, adverse_at], nodes[node, down_at], nodes[node, up_at]
-            kind, unkind = nodes[node, best_at], nodes[node, worst_at]
-        else:
-            adverse, down, up = watch.adverse_mark[i], market.mark_close[i], market.mark_close[i]
-            kind, unkind = market.funding[i], market.funding[i]
-        low = ((margin + signed * (down - entry)) - signed * (kind - at_entry)) + path.released
-        drawdown = max(drawdown, (peak - low) / peak)
-        high = ((margin + signed * (up - entry)) - signed * (unkind - at_entry)) + path.released
-        peak = max(peak, high)
-        notional = position.quantity * adverse
-        needed = position.kept
-        for k in range(position.tiers):
-            needed = max(needed, notional * rate[k] - deduction[k])
-        needed = needed + rates.close_out_rate * notional
-        thin = (margin + signed * (adverse - entry)) - signed * (kind - at_entry)
-        if needed >= worst * thin:
-            worst = max(worst, needed / thin if thin > 0.0 else np.inf)
-        i += 1 << (SHIFT * level)
-    return drawdown, worst
+@part
+def higher(top: Top, up: float, at: int, level: int) -> Top:
+    """The top, one more block included."""
+    if up > top.up:
+        return Top(up, top.up, at, level)
+    return Top(top.up, max(top.second, up), top.at, top.level)
 
 
-@kernel
-def passed(
-    market: Market, rates: Rates, watch: Watch, position: Position, path: Path, i: int, until: int
-) -> Path:
-    """The path after the quiet bars [i, until), as if each had been marked; the trailing extreme aside."""
-    side, margin, entry = position.side, position.margin, position.entry
-    signed, at_entry = side * position.quantity, position.funding
-    nodes, starts, levels = market.pyramid.nodes, market.pyramid.starts, market.pyramid.levels
-    rate, deduction = rates.rate, rates.deduction
-    long = side > 0.0
-    adverse_at = MARK_LOW if long else MARK_HIGH
-    down_at, up_at = (CLOSE_LOW, CLOSE_HIGH) if long else (CLOSE_HIGH, CLOSE_LOW)
-    best_at, worst_at = (FUNDING_LOW, FUNDING_HIGH) if long else (FUNDING_HIGH, FUNDING_LOW)
-    sure_drawdown, sure_worst = least_marks(market, rates, position, path, watch, i, until)
-    sure_drawdown, sure_worst = sure_drawdown - SLACK, sure_worst * (1.0 - SLACK)
+@part
+def exact_peak(
+    market: Market, position: Position, path: Path, sides: Sides, top: Top, first: int, at: int
+) -> float:
+    """The peak of equity over the bars [first, at) and the path before, from the blocks it can be in."""
+    attained = top.up - 2.0 * sides.room
+    if top.second >= attained:  # a tie but for rounding: all have to be looked at
+        return highest_value(market, position, path.released, sides, first, at, path.peak, attained)
+    if top.level < 0:
+        return path.peak
+    end = top.at + (1 << (SHIFT * top.level))
+    return highest_value(market, position, path.released, sides, top.at, end, path.peak, attained)
+
+
+@part
+def fall_attained(market: Market, sides: Sides, level: int, at: int, peak: float, share: float) -> float:
+    """The deepest drawdown that the blocks inside that of `level` at bar `at` show, at least `share`; `peak` is attained before."""
+    nodes, starts = market.pyramid.nodes, market.pyramid.starts
+    first = starts[level - 2] + (at >> (SHIFT * (level - 1)))
+    for child in range(first, min(first + (1 << SHIFT), starts[level - 1])):
+        up = sides.base + sides.signed * nodes[child, sides.up]
+        fall = (peak - (sides.base + sides.signed * nodes[child, sides.down])) - sides.room
+        if fall > share * peak:
+            share = fall / peak
+        fall = abs(sides.signed) * nodes[child, sides.fall] - sides.room
+        if fall > share * up:
+            share = fall / (up + sides.room)
+        peak = max(peak, up - sides.room)
+    return share
+
+
+@part
+def passed_over(
+    market: Market, rates: Rates, watch: Watch, position: Position, path: Path, sides: Sides,
+    until: int, trace: Table, passed: int, extreme: float, least: Bounds,
+) -> Path:  # fmt: skip
+    """The path after the quiet bars before `until`, as if each had been marked. `trace` holds their blocks, `least` what they attain."""
+    released, levels = path.released, market.pyramid.levels
+    fallen, thinned = least.drawdown, least.worst
     drawdown, worst = path.drawdown, path.worst_ratio
-    most = path.peak  # no less than the peak so far
-    peak, known = path.peak, i  # the exact peak over the bars before `known`
-    at = i
-    while at < until:
-        level = widest(at, until, levels)
-        while True:
-            if level > 0:
-                node = starts[level - 1] + (at >> (SHIFT * level))
-                adverse, down, up = nodes[node, adverse_at], nodes[node, down_at], nodes[node, up_at]
-                kind, unkind = nodes[node, best_at], nodes[node, worst_at]
-            else:
-                adverse, down, up = watch.adverse_mark[at], market.mark_close[at], market.mark_close[at]
-                kind, unkind = market.funding[at], market.funding[at]
-            high = ((margin + signed * (up - entry)) - signed * (kind - at_entry)) + path.released
-            low = ((margin + signed * (down - entry)) - signed * (unkind - at_entry)) + path.released
-            top = max(most, high + SLACK * abs(high))
-            falls = (top - low) / top >= sure_drawdown
-            notional = position.quantity * adverse
-            needed = position.kept
-            for k in range(position.tiers):
-                needed = max(needed, notional * rate[k] - deduction[k])
-            needed = needed + rates.close_out_rate * notional
-            thin = (margin + signed * (adverse - entry)) - signed * (unkind - at_entry)
-            thins = needed >= sure_worst * thin * (1.0 - SLACK)
-            if level == 0 or not (falls or thins):
-                break
-            level -= 1
-        if level == 0:
-            if thins and needed >= worst * thin * (1.0 - SLACK):
-                worst = max(worst, needed / thin if thin > 0.0 else np.inf)
-            if falls:
-                peak = highest_value(market, position, path.released, known, at, peak)
-                known = at
-                value = ((margin + signed * (down - entry)) - signed * (unkind - at_entry)) + path.released
-                peak, _, drawdown = marked(value, peak, peak, drawdown)
-                known = at + 1
-        most = top
-        at += 1 << (SHIFT * level)
-    peak = highest_value(market, position, path.released, known, until, peak)
-    return Path(
-        path.extreme,
-        peak,
-        peak,
-        drawdown,
-        worst,
-        path.released,
-        path.added,
-        path.wallet,
-        path.calls,
-        NO_CALL,
-        0.0,
-    )
+    first = trace[0]["at"]
+    top = Top(path.peak, -np.inf, 0, -1)
+    for k in range(passed):
+        block = trace[k]
+        at, level = block["at"], block["level"]
+        fall = max(block["fall"], top.up - block["down"]) + 3.0 * sides.room
+        falls = fall >= fallen * top.up * (1.0 - SLACK)
+        thins = block["needed"] >= max(thinned, worst) * block["left"] * (1.0 - SLACK)
+        if not (falls or thins):
+            top = higher(top, block["up"], at, level)
+            continue
+        end = at + (1 << (SHIFT * level))
+        while at < end:
+            while True:
+                x = extremes_at(market, watch, sides, level, at)
+                up, down = sides.base + sides.signed * x.up, sides.base + sides.signed * x.down
+                fall = max(position.quantity * x.fall, top.up - down) + 3.0 * sides.room
+                falls = fall >= fallen * top.up * (1.0 - SLACK)
+                needed, left = thinnest(rates, position, x)
+                thins = needed >= max(thinned, worst) * left * (1.0 - SLACK)
+                if thins and x.kind == x.unkind and (level == 0 or sides.far == watch.adverse):
+                    worst, thins = seen(rates, position, worst, x.adverse, x.kind), False
+                if level == 0 or not (falls or thins):
+                    break
+                if falls and level > 1:
+                    fallen = fall_attained(market, sides, level, at, top.up, fallen)
+                level -= 1
+            if falls and level == 0:
+                peak = exact_peak(market, position, path, sides, top, first, at)
+                value = equity(position, market.series[MARK_CLOSE, at], market.series[FUNDING, at]) + released
+                peak, drawdown = marked(value, peak, drawdown)
+                fallen = max(fallen, drawdown)
+            top = higher(top, up, at, level)
+            at += 1 << (SHIFT * level)
+            level = widest(at, end, levels)
+    peak = exact_peak(market, position, path, sides, top, first, until)
+    return seen_on(path, extreme, peak, drawdown, worst)
 
 
-@kernel
+@part
 def leap(
-    market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, i: int, until: int
-) -> tuple[int, Path]:
+    market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, i: int, until: int,
+    trace: Table,
+) -> tuple[int, Path]:  # fmt: skip
     """Pass over quiet bars from `i`; the next bar to look at, and the path up to it."""
-    busy, extreme = next_busy(market, rates, watch, care, position, path, i, until)
-    if busy > i:
-        path = passed(market, rates, watch, position, path, i, busy)
-    return busy, Path(
-        extreme, path.peak, path.trough, path.drawdown, path.worst_ratio, path.released, path.added, path.wallet,
-        path.calls, NO_CALL, 0.0,
-    )  # fmt: skip
+    sides = sides_of(market, rates, watch, position, path.released)
+    busy, passed, extreme, least = next_busy(
+        market, rates, watch, care, position, path, sides, i, until, trace
+    )
+    if passed > 0:
+        path = passed_over(market, rates, watch, position, path, sides, busy, trace, passed, extreme, least)
+    return busy, path

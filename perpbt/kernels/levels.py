@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compile import kernel
+from .compile import part
 from .tables import ATR, COLUMN, MARGIN, NONE, PRICE
 
 
-@kernel
+@part
 def level(kind: int, value: float, side: float, entry: float, leverage: float, series: float) -> float:
     """Price of a level on the `side` (+1 above, -1 below) of entry; NaN if there is none.
 
@@ -28,7 +28,7 @@ def level(kind: int, value: float, side: float, entry: float, leverage: float, s
     return np.nan
 
 
-@kernel
+@part
 def needs_series(kind: int) -> bool:
     """Does this kind of level read a per-bar series?"""
     return kind not in (NONE, PRICE, MARGIN)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .compile import kernel
-from .tables import Rates
+from .compile import part
+from .tables import CAP, DEDUCTION, RATE, Rates
 
 
 class Position(NamedTuple):
@@ -37,25 +37,25 @@ class Position(NamedTuple):
     trail: float  # a trailing stop stands at extreme * trail; 0: none
 
 
-@kernel
+@part
 def tier_of(rates: Rates, notional: float) -> int:
     """The tier k with floor_k < notional <= cap_k; the number of tiers when above the last cap."""
     k = 0
-    while k < rates.cap.size and notional > rates.cap[k]:
+    while k < rates.tiers.shape[0] and notional > rates.tiers[k, CAP]:
         k += 1
     return k
 
 
-@kernel
+@part
 def maintenance(rates: Rates, notional: float, tiers: int) -> float:
     """MM(N) = max_k(N * rate_k - deduction_k) over the first `tiers` tiers."""
-    required = notional * rates.rate[0] - rates.deduction[0]
+    required = notional * rates.tiers[0, RATE] - rates.tiers[0, DEDUCTION]
     for k in range(1, tiers):
-        required = max(required, notional * rates.rate[k] - rates.deduction[k])
+        required = max(required, notional * rates.tiers[k, RATE] - rates.tiers[k, DEDUCTION])
     return required
 
 
-@kernel
+@part
 def line(rates: Rates, k: int, position: Position) -> tuple[float, float]:
     """Rate r_k of maintenance line k, and the level K at which it liquidates: when (P(1 -/+ r_k)) - CF is
     beyond K.
@@ -63,14 +63,14 @@ def line(rates: Rates, k: int, position: Position) -> tuple[float, float]:
     if rates.entry_maintenance:  # one line, which the mark does not tilt
         rate, deduction = rates.close_out_rate, -position.kept
     else:
-        rate, deduction = rates.rate[k] + rates.close_out_rate, rates.deduction[k]
+        rate, deduction = rates.tiers[k, RATE] + rates.close_out_rate, rates.tiers[k, DEDUCTION]
     level = (position.entry - position.funding) - position.side * (
         (position.margin + deduction) / position.quantity
     )
     return rate, level
 
 
-@kernel
+@part
 def lines_in_reach(rates: Rates, notional: float) -> int:
     """How many lines can bind while the notional stays at most `notional`.
 
@@ -78,10 +78,10 @@ def lines_in_reach(rates: Rates, notional: float) -> int:
     """
     if rates.entry_maintenance:
         return 1
-    return min(tier_of(rates, notional * (1.0 + 1e-9)) + 1, rates.rate.size)
+    return min(tier_of(rates, notional * (1.0 + 1e-9)) + 1, rates.tiers.shape[0])
 
 
-@kernel
+@part
 def make_position(
     rates: Rates, side: float, quantity: float, entry: float, margin: float, funding: float,
     highest_mark: float, stop: float, target: float, trail: float,
@@ -94,7 +94,7 @@ def make_position(
     lines = lines_in_reach(rates, quantity * max(entry, highest_mark))
     tiers, kept = lines, -np.inf
     if rates.entry_maintenance:
-        tiers, kept = 0, maintenance(rates, quantity * entry, rates.rate.size)
+        tiers, kept = 0, maintenance(rates, quantity * entry, rates.tiers.shape[0])
     bare = Position(side, quantity, entry, margin, funding, lines, tiers, kept, 0.0, 0.0, stop, target, trail)
     steepest, nearest = -np.inf, -np.inf
     for k in range(lines):
@@ -106,7 +106,7 @@ def make_position(
     )
 
 
-@kernel
+@part
 def liquidated(rates: Rates, position: Position, price: float, funding: float) -> bool:
     """Is the position liquidated at this mark price? Exactly A <= K (long) or A >= K (short) for some line."""
     for k in range(position.lines):
@@ -116,7 +116,7 @@ def liquidated(rates: Rates, position: Position, price: float, funding: float) -
     return False
 
 
-@kernel
+@part
 def liquidation_price(rates: Rates, position: Position, funding: float, lines: int) -> float:
     """The first mark price at which a position is liquidated: highest over lines for a long, lowest for a
     short.
@@ -128,24 +128,24 @@ def liquidation_price(rates: Rates, position: Position, funding: float, lines: i
     return position.side * nearest
 
 
-@kernel
+@part
 def equity(position: Position, price: float, funding: float) -> float:
     """E of MODEL §4: margin + price PnL - funding paid."""
     signed = position.side * position.quantity
     return (position.margin + signed * (price - position.entry)) - signed * (funding - position.funding)
 
 
-@kernel
+@part
 def requirement(rates: Rates, position: Position, price: float) -> float:
     """Maintenance plus close-out cost at a mark price."""
     notional = position.quantity * price
     needed = position.kept
     for k in range(position.tiers):
-        needed = max(needed, notional * rates.rate[k] - rates.deduction[k])
+        needed = max(needed, notional * rates.tiers[k, RATE] - rates.tiers[k, DEDUCTION])
     return needed + rates.close_out_rate * notional
 
 
-@kernel
+@part
 def margin_ratio(rates: Rates, position: Position, price: float, funding: float) -> float:
     """Requirement over equity, as venues display it: 1 is liquidation. Infinite once nothing is left."""
     left = equity(position, price, funding)

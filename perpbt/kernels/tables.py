@@ -1,5 +1,7 @@
-"""The tables kernels read and write: NamedTuples of contiguous arrays (one entry a bar, a plan or a row)
-and of numbers.
+"""The tables kernels read and write.
+
+What a bar, a plan, a lane or a row consists of is a record; a table is one array of records, or one array with a row a series. So
+that few arrays go from kernel to kernel: handing one on counts a reference, and ninety of them would cost more than a position.
 
 Codes are small integers because kernels choose behaviour by `if`, never by a function passed in (such code
 could not be cached).
@@ -7,7 +9,7 @@ could not be cached).
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar, get_type_hints
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,10 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int8]
+Table = npt.NDArray[np.void]  # of one of the record types below
+Plan: TypeAlias = np.void  # one record of such a table
+Lane: TypeAlias = np.void
+Row: TypeAlias = np.void
 
 # how a stop or take-profit level is stated (Plans.stop_kind, Plans.target_kind)
 NONE, PRICE, MARGIN, ATR, COLUMN = 0, 1, 2, 3, 4
@@ -49,6 +55,15 @@ REJECTIONS = (
 OPEN, RANGE, CLOSE = 0, 1, 2
 
 
+# rows of Market.series
+LOW, HIGH, MARK_LOW, MARK_HIGH, FUNDING, MARK_CLOSE, LAST_OPEN, MARK_OPEN, VOLATILITY, TURNOVER = range(10)
+SERIES = 10
+# rows of Signals.marks
+NEXT_ENTRY, ENTRY_SIDE, NEXT_LONG_EXIT, NEXT_SHORT_EXIT = range(4)
+# columns of Rates.tiers
+FLOOR, CAP, RATE, MAX_LEVERAGE, DEDUCTION = range(5)
+
+
 class Pyramid(NamedTuple):
     """Nodes of level l start at row starts[l - 1]; `levels` is 0 where bars are to be looked at one by one."""
 
@@ -59,22 +74,17 @@ class Pyramid(NamedTuple):
 
 
 class Market(NamedTuple):
-    """One symbol's bars; every array has one entry a bar, prices in quote currency."""
+    """One symbol's bars, prices in quote currency.
+
+    `series` has a row each for: low, high, mark low, mark high, CF of MODEL §1 (cumulative funding per unit of quantity, this bar's
+    events included), mark close, last open, mark open, sigma_i of MODEL §6 and turnover (both NaN without volume).
+    """
 
     time: Integers  # bar open, ms UTC
-    open: Floats
-    high: Floats
-    low: Floats
-    close: Floats
-    mark_open: Floats
-    mark_high: Floats
-    mark_low: Floats
-    mark_close: Floats
-    funding: Floats  # CF of MODEL §1: cumulative funding per unit of quantity, this bar's events included
-    volatility: Floats  # sigma_i of MODEL §6, NaN without volume
-    turnover: Floats  # volume * close, NaN without volume
+    series: Floats  # (10, bars)
     highest_mark: float  # over all bars: no position's notional exceeds quantity * this
-    lowest_funding: float  # of `funding`, over all bars
+    lowest_funding: float  # CF, over all bars
+    greatest: float  # of all prices and |CF|: what rounding errors are relative to
     pyramid: Pyramid
 
 
@@ -94,115 +104,135 @@ class Rates(NamedTuple):
     optimistic: bool  # favourable before adverse inside a bar
     target_at_open: bool  # a take-profit that the open jumps over fills at the open
     clip: bool  # an order above the last tier is cut to it instead of refused
-    floor: Floats  # per tier
-    cap: Floats
-    rate: Floats
-    max_leverage: Floats
-    deduction: Floats
+    tiers: Floats  # (tiers, 5): floor, cap, maintenance rate, maximum leverage, deduction
 
 
 class Signals(NamedTuple):
-    """One strategy on one symbol. `next_*[i]` is the first bar >= i at whose close the signal is on, or the
-    number of bars.
+    """One strategy on one symbol.
+
+    `marks` has a row each for: the first bar >= i at whose close an entry (exactly one of long and short) is decided, its side (+1,
+    -1, 0: none here), the first bar >= i with a long exit, and with a short exit; the number of bars where there is none.
     """
 
-    next_entry: Integers  # exactly one of long and short entry is on
-    entry_side: Codes  # +1 or -1 where an entry is on, else 0
-    next_long_exit: Integers
-    next_short_exit: Integers
-    atr: Floats  # (windows, bars)
-    columns: Floats  # (columns, bars)
+    marks: Integers  # (4, bars)
+    series: Floats  # (series, bars): indicators and columns that levels read
 
 
-class Plans(NamedTuple):
-    """What an account does: one entry a policy (or, for a table of positions, one a position)."""
+# What an account does: one entry a policy (or, for a table of positions, one a position).
+PLAN = np.dtype(
+    [
+        ("leverage", np.float64),
+        ("margin_buffer", np.float64),
+        ("sizing_value", np.float64),
+        ("capital", np.float64),
+        ("stop_value", np.float64),
+        ("target_value", np.float64),
+        ("trail", np.float64),  # NaN: none
+        ("max_holding", np.int64),  # ms, -1: none
+        ("call_threshold", np.float64),
+        ("call_value", np.float64),  # target ratio of a top-up, fraction closed by a deleveraging
+        ("call_count", np.int64),
+        ("cool_down", np.int64),  # ms
+        ("max_trades", np.int64),  # -1: no limit
+        ("stop_series", np.int64),  # row of Signals.series
+        ("target_series", np.int64),
+        ("sizing_kind", np.int8),
+        ("compounding", np.int8),
+        ("stop_kind", np.int8),
+        ("stop_on_mark", np.int8),
+        ("target_kind", np.int8),
+        ("target_on_mark", np.int8),
+        ("trail_on_mark", np.int8),
+        ("call_action", np.int8),
+        ("never_after_stop", np.int8),
+        ("never_after_liquidation", np.int8),
+    ],
+    align=True,
+)
+# An account and its state. `fixed_side` is 0 for a lane that follows signals.
+LANE = np.dtype(
+    [
+        ("plan", np.int64),
+        ("exit_due", np.int64),  # ms, -1: none
+        (
+            "bar",
+            np.int64,
+        ),  # next close at which an entry may be decided; for a fixed entry, the bar of the entry itself
+        ("not_before", np.int64),  # ms: earliest open of the next entry (cool-down)
+        ("wallet", np.float64),
+        ("trades", np.int64),  # positions opened
+        ("fixed_side", np.int8),
+        ("refused", np.int8),  # why the last order was refused, 0 once one is filled
+        ("done", np.int8),
+    ],
+    align=True,
+)
+# What came of a position; written by its own lane only. `lane` is -1 in unused entries.
+ROW = np.dtype(
+    [
+        ("lane", np.int64),
+        ("entry_bar", np.int64),
+        ("exit_bar", np.int64),
+        ("side", np.int8),
+        ("phase", np.int8),
+        ("reason", np.int8),
+        ("rejection", np.int8),
+        ("collateral", np.float64),
+        ("entry", np.float64),
+        ("quantity", np.float64),
+        ("margin", np.float64),
+        ("notional", np.float64),
+        ("liquidation_price", np.float64),
+        ("entry_funding", np.float64),
+        ("exit_funding", np.float64),
+        ("exit_quantity", np.float64),  # after deleveraging
+        ("exit_margin", np.float64),  # after top-ups and deleveraging
+        ("top_up", np.float64),
+        ("released", np.float64),  # cash returned by deleveraging before the exit
+        ("base", np.float64),  # price before slippage
+        ("fill", np.float64),
+        ("open_fee", np.float64),
+        ("close_fee", np.float64),
+        ("liquidation_fee", np.float64),
+        ("surplus", np.float64),
+        ("deficit", np.float64),
+        ("back", np.float64),
+        ("pnl", np.float64),
+        ("funding", np.float64),
+        ("peak", np.float64),
+        ("drawdown", np.float64),  # up to the last close; settle adds the exit
+        ("worst_ratio", np.float64),
+    ],
+    align=True,
+)
+# A margin order that was executed; `row` is -1 in unused entries.
+CALL = np.dtype(
+    [
+        ("row", np.int64),
+        ("bar", np.int64),
+        ("action", np.int8),
+        ("fee", np.float64),
+        ("deficit", np.float64),
+        ("back", np.float64),  # cash to the wallet; negative for a top-up
+        ("pnl", np.float64),
+        ("funding", np.float64),
+        ("margin_after", np.float64),
+        ("quantity_after", np.float64),
+    ],
+    align=True,
+)
 
-    leverage: Floats
-    margin_buffer: Floats
-    sizing_kind: Codes
-    sizing_value: Floats
-    capital: Floats
-    compounding: Codes
-    stop_kind: Codes
-    stop_value: Floats
-    stop_series: Codes  # row of Signals.atr or Signals.columns
-    stop_on_mark: Codes
-    target_kind: Codes
-    target_value: Floats
-    target_series: Codes
-    target_on_mark: Codes
-    trail: Floats  # NaN: none
-    trail_on_mark: Codes
-    max_holding: Integers  # ms, -1: none
-    call_action: Codes
-    call_threshold: Floats
-    call_value: Floats  # target ratio of a top-up, fraction closed by a deleveraging
-    call_count: Integers
-    never_after_stop: Codes
-    never_after_liquidation: Codes
-    cool_down: Integers  # ms
-    max_trades: Integers  # -1: no limit
+
+def table(kind: np.dtype[np.void], count: int, **columns: npt.ArrayLike) -> Table:
+    """A table of `count` records with the columns given, the others 0."""
+    made = np.zeros(count, dtype=kind)
+    for name, values in columns.items():
+        made[name] = values
+    return made
 
 
-class Rows(NamedTuple):
-    """What came of each position: one entry a position, written by its own lane only."""
-
-    lane: Integers
-    entry_bar: Integers
-    exit_bar: Integers
-    side: Codes
-    phase: Codes
-    reason: Codes
-    rejection: Codes
-    collateral: Floats
-    entry: Floats
-    quantity: Floats
-    margin: Floats
-    notional: Floats
-    liquidation_price: Floats
-    entry_funding: Floats
-    exit_funding: Floats
-    exit_quantity: Floats  # after deleveraging
-    exit_margin: Floats  # after top-ups and deleveraging
-    top_up: Floats
-    released: Floats  # cash returned by deleveraging before the exit
-    base: Floats  # price before slippage
-    fill: Floats
-    open_fee: Floats
-    close_fee: Floats
-    liquidation_fee: Floats
-    surplus: Floats
-    deficit: Floats
-    back: Floats
-    pnl: Floats
-    funding: Floats
-    peak: Floats
-    drawdown: Floats  # up to the last close; settle adds the exit
-    worst_ratio: Floats
-
-
-class Calls(NamedTuple):
-    """Margin orders that were executed; `row` is -1 in unused entries."""
-
-    row: Integers
-    bar: Integers
-    action: Codes
-    fee: Floats
-    deficit: Floats
-    back: Floats  # cash to the wallet; negative for a top-up
-    pnl: Floats
-    funding: Floats
-    margin_after: Floats
-    quantity_after: Floats
-
-
-Table = TypeVar("Table", Rows, Calls)
-_DTYPES: dict[object, type] = {Floats: np.float64, Integers: np.int64, Codes: np.int8}
-
-
-def empty_table(table: type[Table], length: int) -> Table:
-    """A table of `length` unwritten rows; its key (the first column) starts at -1, everything else at 0."""
-    hints = get_type_hints(table)
-    made = table(*[np.zeros(length, _DTYPES[hints[name]]) for name in table._fields])
-    made[0][:] = -1
+def unused(kind: np.dtype[np.void], count: int) -> Table:
+    """Records yet to be written: their key, the first column, is -1, everything else 0."""
+    made = np.zeros(count, dtype=kind)
+    made[kind.names[0]] = -1  # type: ignore[index]
     return made

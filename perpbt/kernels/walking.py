@@ -1,8 +1,7 @@
 """A position from bar to bar, from its opening to its exit: MODEL §2 read in its order.
 
-`walk` goes over the bars in which nothing can happen in one tight loop (`quiet`), and looks at the others
-phase by phase:
-B the open, then margin orders, C the range, D the close. A and the funding sums are in `Market.funding`.
+`walk` goes over the bars in which nothing can happen by looking at each (`quiet`) or by leaps, and looks at the others phase by phase:
+B the open, then margin orders, C the range, D the close. A and the funding sums are in Market.series.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .closing import close
-from .compile import kernel
-from .leaping import leap, ratio_falls_with_price
+from .compile import part
+from .leaping import leap
+from .looking import look, quiet
 from .margin import (
     Position,
     equity,
@@ -26,7 +26,13 @@ from .margin import (
 from .tables import (
     CLOSE,
     END,
+    FUNDING,
+    HIGH,
+    LAST_OPEN,
     LIQUIDATION,
+    LOW,
+    MARK_CLOSE,
+    MARK_OPEN,
     NO_CALL,
     OPEN,
     RANGE,
@@ -36,11 +42,21 @@ from .tables import (
     TIME,
     TOP_UP,
     TRAILING_STOP,
-    Calls,
     Market,
     Rates,
+    Table,
 )
-from .watching import Care, Path, Watch, marked
+from .watching import Care, Path, Watch, marked, seen
+
+PAUSED = -1
+
+
+class Term(NamedTuple):
+    """When a position was opened, and the opens at which a time and a signal exit are due (number of bars: never)."""
+
+    entry_bar: int
+    time_bar: int
+    signal_bar: int
 
 
 class Exit(NamedTuple):
@@ -54,138 +70,61 @@ class Exit(NamedTuple):
     path: Path
 
 
-@kernel
-def trailing_level(watch: Watch, position: Position, path: Path, i: int) -> float:
+@part
+def trailing_level(market: Market, watch: Watch, position: Position, path: Path, i: int) -> float:
     """side * trailing stop in bar i: from the best of entry, earlier bars and this open. -inf without one."""
     if position.trail == 0.0:
         return -np.inf
-    best = max(path.extreme, position.side * watch.trail_open[i])
+    best = max(path.extreme, position.side * market.series[watch.trail_open, i])
     return best * position.trail
 
 
-@kernel
-def seen(rates: Rates, position: Position, worst: float, price: float, funding: float) -> float:
-    """The worst margin ratio, this mark price included."""
-    return max(worst, margin_ratio(rates, position, price, funding))
-
-
-@kernel
+@part
 def after_close(
     market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, i: int
 ) -> Path:
     """Phase D of a bar the position has survived: trailing extreme, path statistics, and the margin call
     decided here.
     """
-    side, funding = position.side, market.funding[i]
+    series = market.series
+    side, funding = position.side, series[FUNDING, i]
     extreme = path.extreme
     if position.trail != 0.0:
-        extreme = max(extreme, side * watch.trail_favourable[i])
-    worst = seen(rates, position, path.worst_ratio, watch.adverse_mark[i], funding)
-    mark = market.mark_close[i]
-    value = equity(position, mark, funding) + path.released
-    peak, trough, drawdown = marked(value, path.peak, path.trough, path.drawdown)
+        extreme = max(extreme, side * series[watch.best, i])
+    worst = seen(rates, position, path.worst_ratio, series[watch.adverse, i], funding)
+    mark = series[MARK_CLOSE, i]
+    left = equity(position, mark, funding)
+    peak, drawdown = marked(left + path.released, path.peak, path.drawdown)
     order, amount = NO_CALL, 0.0
-    if care.action != NO_CALL and path.calls < care.limit:
-        left = equity(position, mark, funding)
-        if left > 0.0 and margin_ratio(rates, position, mark, funding) >= care.threshold:
-            amount = care.value
-            if care.action == TOP_UP:
-                amount = min(requirement(rates, position, mark) / care.value - left, path.wallet)
-            order = care.action if amount > 0.0 else NO_CALL
+    watched = care.action != NO_CALL and path.calls < care.limit and left > 0.0
+    if watched and margin_ratio(rates, position, mark, funding) >= care.threshold:
+        amount = care.value
+        if care.action == TOP_UP:
+            amount = min(requirement(rates, position, mark) / care.value - left, path.wallet)
+        order = care.action if amount > 0.0 else NO_CALL
     return Path(
-        extreme, peak, trough, drawdown, worst, path.released, path.added, path.wallet,
-        path.calls, order, amount,
-    )  # fmt: skip
-
-
-@kernel
-def quiet(
-    market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, i: int, until: int
-) -> tuple[int, Path]:
-    """Go over bars in which no threshold can be crossed and no margin call made; stop at the first other
-    one.
-
-    What `at_open`, `in_range` and `after_close` do, for bars in which they find nothing to do. It is
-    written out on plain local numbers because this is where the time goes: handing tables of arrays to a
-    function costs more than a bar.
-    """
-    if path.order != NO_CALL:
-        return i, path
-    side, entry, margin = position.side, position.entry, position.margin
-    signed, at_entry = side * position.quantity, position.funding
-    extreme, peak, trough, drawdown, worst = (
-        path.extreme,
-        path.peak,
-        path.trough,
-        path.drawdown,
-        path.worst_ratio,
-    )
-    watched = care.action != NO_CALL and path.calls < care.limit
-    while i < until:
-        funding, adverse = market.funding[i], watch.adverse_mark[i]
-        if side * ((adverse * position.guard_factor) - funding) <= position.guard_level:
-            break
-        if (
-            side * watch.stop_adverse[i] <= position.stop
-            or side * watch.target_favourable[i] >= position.target
-        ):
-            break
-        if position.trail != 0.0:
-            best = max(extreme, side * watch.trail_open[i])
-            if side * watch.trail_adverse[i] <= best * position.trail:
-                break
-        paid = signed * (funding - at_entry)
-        mark = market.mark_close[i]
-        left = (margin + signed * (mark - entry)) - paid
-        if watched:
-            needed = position.kept
-            for k in range(position.tiers):
-                needed = max(needed, (position.quantity * mark) * rates.rate[k] - rates.deduction[k])
-            needed = needed + rates.close_out_rate * (position.quantity * mark)
-            if not needed < care.threshold * left * (1.0 - 1e-9):
-                break
-        needed = position.kept
-        for k in range(position.tiers):
-            needed = max(needed, (position.quantity * adverse) * rates.rate[k] - rates.deduction[k])
-        needed = needed + rates.close_out_rate * (position.quantity * adverse)
-        thin = (margin + signed * (adverse - entry)) - paid
-        if needed >= worst * thin * (1.0 - 1e-9):  # divide only for a candidate; 1e-9 is far above rounding
-            worst = max(worst, needed / thin if thin > 0.0 else np.inf)
-        if position.trail != 0.0:
-            extreme = max(extreme, side * watch.trail_favourable[i])
-        peak, trough, drawdown = marked(left + path.released, peak, trough, drawdown)
-        i += 1
-    return i, Path(
-        extreme,
-        peak,
-        trough,
-        drawdown,
-        worst,
-        path.released,
-        path.added,
-        path.wallet,
-        path.calls,
-        NO_CALL,
-        0.0,
+        extreme, peak, drawdown, worst, path.released, path.added, path.wallet, path.calls, order, amount
     )
 
 
-@kernel
+@part
 def at_open(market: Market, rates: Rates, watch: Watch, position: Position, path: Path, i: int) -> int:
     """Phase B: the reason to leave at the open of bar i, in the order of the rules, or -1."""
     side = position.side
-    if liquidated(rates, position, market.mark_open[i], market.funding[i]):
+    if liquidated(rates, position, market.series[MARK_OPEN, i], market.series[FUNDING, i]):
         return LIQUIDATION
-    if side * watch.stop_open[i] <= position.stop:
+    if side * market.series[watch.stop_open, i] <= position.stop:
         return STOP_LOSS
-    if position.trail != 0.0 and side * watch.trail_open[i] <= trailing_level(watch, position, path, i):
+    if position.trail != 0.0 and side * market.series[watch.trail_open, i] <= trailing_level(
+        market, watch, position, path, i
+    ):
         return TRAILING_STOP
-    if side * watch.target_open[i] >= position.target:
+    if side * market.series[watch.target_open, i] >= position.target:
         return TAKE_PROFIT
     return -1
 
 
-@kernel
+@part
 def in_range(
     market: Market, rates: Rates, watch: Watch, position: Position, path: Path, i: int
 ) -> tuple[int, float]:
@@ -196,21 +135,21 @@ def in_range(
     """
     side = position.side
     reason, nearest = -1, -np.inf
-    if liquidated(rates, position, watch.adverse_mark[i], market.funding[i]):
+    if liquidated(rates, position, market.series[watch.adverse, i], market.series[FUNDING, i]):
         reason = LIQUIDATION
-        nearest = side * liquidation_price(rates, position, market.funding[i], position.lines)
-    if side * watch.stop_adverse[i] <= position.stop and position.stop > nearest:
+        nearest = side * liquidation_price(rates, position, market.series[FUNDING, i], position.lines)
+    if side * market.series[watch.stop, i] <= position.stop and position.stop > nearest:
         reason, nearest = STOP_LOSS, position.stop
     if position.trail != 0.0:
-        trailing = trailing_level(watch, position, path, i)
-        if side * watch.trail_adverse[i] <= trailing and trailing > nearest:
+        trailing = trailing_level(market, watch, position, path, i)
+        if side * market.series[watch.trail, i] <= trailing and trailing > nearest:
             reason, nearest = TRAILING_STOP, trailing
-    if side * watch.target_favourable[i] >= position.target and (reason == -1 or rates.optimistic):
+    if side * market.series[watch.target, i] >= position.target and (reason == -1 or rates.optimistic):
         return TAKE_PROFIT, side * position.target
     return reason, side * nearest
 
 
-@kernel
+@part
 def range_price(market: Market, watch: Watch, reason: int, side: float, threshold: float, i: int) -> float:
     """Price of a fill in the range, before slippage: one that traded, and no better than the last open for
     a stop.
@@ -218,12 +157,16 @@ def range_price(market: Market, watch: Watch, reason: int, side: float, threshol
     if reason == TAKE_PROFIT:
         if watch.target_limit:
             return threshold
-        return min(max(threshold, market.low[i]), market.high[i])
-    worse = min(threshold, market.open[i]) if side > 0.0 else max(threshold, market.open[i])
-    return min(max(worse, market.low[i]), market.high[i])
+        return min(max(threshold, market.series[LOW, i]), market.series[HIGH, i])
+    worse = (
+        min(threshold, market.series[LAST_OPEN, i])
+        if side > 0.0
+        else max(threshold, market.series[LAST_OPEN, i])
+    )
+    return min(max(worse, market.series[LOW, i]), market.series[HIGH, i])
 
 
-@kernel
+@part
 def resize(market: Market, rates: Rates, position: Position, quantity: float, margin: float) -> Position:
     """The position with another quantity and margin; entry and funding index stay."""
     return make_position(
@@ -232,99 +175,103 @@ def resize(market: Market, rates: Rates, position: Position, quantity: float, ma
     )  # fmt: skip
 
 
-@kernel
+@part
 def carry_out(
-    market: Market, rates: Rates, care: Care, calls: Calls, position: Position, path: Path, i: int
+    market: Market, rates: Rates, care: Care, calls: Table, position: Position, path: Path, i: int
 ) -> tuple[Position, Path]:
     """Execute at the open of bar i the margin order decided at the last close, and write it down."""
-    at = care.slot + path.calls
+    call = calls[care.slot + path.calls]
     released, added, wallet, peak = path.released, path.added, path.wallet, path.peak
-    calls.row[at] = care.row
-    calls.bar[at] = i
-    calls.action[at] = path.order
+    call["row"] = care.row
+    call["bar"] = i
+    call["action"] = path.order
     if path.order == TOP_UP:
-        calls.back[at] = -path.amount
+        call["back"] = -path.amount
         added, wallet, peak = added + path.amount, wallet - path.amount, peak + path.amount
         changed = resize(market, rates, position, position.quantity, position.margin + path.amount)
     else:
         share = path.amount
         part = resize(market, rates, position, position.quantity * share, position.margin * share)
-        sold = close(rates, part, SIGNAL, False, market.open[i], rates.slippage, market.funding[i])
-        calls.fee[at] = sold.fee
-        calls.deficit[at] = sold.deficit
-        calls.back[at] = sold.back
-        calls.pnl[at] = sold.pnl
-        calls.funding[at] = sold.funding
+        sold = close(
+            rates, part, SIGNAL, False, market.series[LAST_OPEN, i], rates.slippage, market.series[FUNDING, i]
+        )
+        call["fee"] = sold.fee
+        call["deficit"] = sold.deficit
+        call["back"] = sold.back
+        call["pnl"] = sold.pnl
+        call["funding"] = sold.funding
         released, wallet = released + sold.back, wallet + sold.back
         changed = resize(
             market, rates, position, position.quantity * (1.0 - share), position.margin * (1.0 - share)
         )
-    calls.margin_after[at] = changed.margin
-    calls.quantity_after[at] = changed.quantity
-    # The lowest value seen was one without the money added: the next value is the lowest since.
+    call["margin_after"] = changed.margin
+    call["quantity_after"] = changed.quantity
     return changed, Path(
-        path.extreme, peak, peak, path.drawdown, path.worst_ratio, released, added, wallet,
+        path.extreme, peak, path.drawdown, path.worst_ratio, released, added, wallet,
         path.calls + 1, NO_CALL, 0.0,
     )  # fmt: skip
 
 
-@kernel
+@part
 def to_next_stop(
     market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, i: int, until: int,
-    leaps: bool,
+    trace: Table,
 ) -> tuple[int, Path]:  # fmt: skip
     """The next bar to look at: nearby by looking at each, further on by leaps. Both give the same bar and path."""
-    near = min(until, i + market.pyramid.near) if leaps else until
-    i, path = quiet(market, rates, watch, care, position, path, i, near)
-    if i == near and i < until and path.order == NO_CALL:
-        i, path = leap(market, rates, watch, care, position, path, i, until)
+    if market.pyramid.levels == 0:
+        return quiet(market, rates, watch, care, position, path, i, until)
+    if path.order == NO_CALL:
+        near = min(until, i + market.pyramid.near)
+        i, path = look(market, rates, watch, care, position, path, i, near)
+        if i == near and i < until:
+            i, path = leap(market, rates, watch, care, position, path, i, until, trace)
     return i, path
 
 
-@kernel
+@part
 def walk(
     market: Market,
     rates: Rates,
     watch: Watch,
     care: Care,
-    calls: Calls,
+    calls: Table,
     position: Position,
     path: Path,
-    entry_bar: int,
-    time_bar: int,
-    signal_bar: int,
+    term: Term,
+    i: int,
+    pause: int,
+    trace: Table,
 ) -> Exit:
-    """From the entry bar to the exit. `time_bar` and `signal_bar` are the opens at which an exit is due
-    (number of bars: never).
-    """
-    bars = market.open.size
-    due = min(time_bar, signal_bar)
-    i = entry_bar
-    leaps = market.pyramid.levels > 0 and ratio_falls_with_price(rates, position, market)
+    """From bar `i` to the exit, or to bar `pause` if the position is still open there: then the reason is PAUSED, the bar that one."""
+    bars, entry_bar = market.time.size, term.entry_bar
+    due = min(term.time_bar, term.signal_bar)
     while True:
-        i, path = to_next_stop(market, rates, watch, care, position, path, i, min(due, bars), leaps)
+        i, path = to_next_stop(market, rates, watch, care, position, path, i, min(due, bars, pause), trace)
         carried = position
+        if i >= pause and path.order == NO_CALL and i < min(due, bars):
+            return Exit(i, OPEN, PAUSED, 0.0, position, path)
         if i == bars:
-            return Exit(bars - 1, CLOSE, END, market.mark_close[bars - 1], position, path)
+            return Exit(bars - 1, CLOSE, END, market.series[MARK_CLOSE, bars - 1], position, path)
         if i > entry_bar:
             reason = at_open(market, rates, watch, position, path, i)
             if reason == -1 and i == due:
-                reason = TIME if time_bar <= signal_bar else SIGNAL
+                reason = TIME if term.time_bar <= term.signal_bar else SIGNAL
             if reason != -1:
-                base = market.open[i]
+                base = market.series[LAST_OPEN, i]
                 if reason == TAKE_PROFIT and watch.target_limit and not rates.target_at_open:
                     base = position.side * position.target
-                worst = seen(rates, position, path.worst_ratio, market.mark_open[i], market.funding[i])
+                worst = seen(
+                    rates, position, path.worst_ratio, market.series[MARK_OPEN, i], market.series[FUNDING, i]
+                )
                 return Exit(i, OPEN, reason, base, position, with_worst(path, worst))
             if path.order != NO_CALL:
                 position, path = carry_out(market, rates, care, calls, position, path, i)
-                leaps = leaps and ratio_falls_with_price(rates, position, market)
         reason, threshold = in_range(market, rates, watch, position, path, i)
         if reason != -1:
             base = range_price(market, watch, reason, position.side, threshold, i)
             worst = path.worst_ratio
             if i > entry_bar:
-                worst = seen(rates, carried, worst, market.mark_open[i], market.funding[i])
+                worst = seen(rates, carried, worst, market.series[MARK_OPEN, i], market.series[FUNDING, i])
             if reason == LIQUIDATION:
                 worst = max(worst, 1.0)
             return Exit(i, RANGE, reason, base, position, with_worst(path, worst))
@@ -332,10 +279,10 @@ def walk(
         i += 1
 
 
-@kernel
+@part
 def with_worst(path: Path, worst: float) -> Path:
     """The path with another worst margin ratio."""
     return Path(
-        path.extreme, path.peak, path.trough, path.drawdown, worst, path.released, path.added, path.wallet,
+        path.extreme, path.peak, path.drawdown, worst, path.released, path.added, path.wallet,
         path.calls, path.order, path.amount,
     )  # fmt: skip

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .compile import kernel
+from .compile import part
 from .margin import Position, margin_ratio
-from .tables import NO_CALL, Floats, Market, Rates
+from .tables import HIGH, LAST_OPEN, LOW, MARK_HIGH, MARK_LOW, MARK_OPEN, NO_CALL, Market, Rates
 
 
 class Watch(NamedTuple):
-    """The series a position's thresholds are tested on, by its side and triggers."""
+    """The rows of Market.series a position's thresholds are tested on, by its side and triggers.
 
-    adverse_mark: Floats
-    stop_open: Floats
-    stop_adverse: Floats
-    target_open: Floats
-    target_favourable: Floats
+    Rows of extremes are also the columns of Pyramid.nodes that hold the extremes of blocks.
+    """
+
+    adverse: int  # of the mark
+    favourable: int
+    stop_open: int
+    stop: int
+    target_open: int
+    target: int
+    trail_open: int
+    trail: int
+    best: int  # favourable extreme for a trailing stop
     target_limit: bool  # a resting limit on last, filled at its price
-    stop_on_mark: bool
-    target_on_mark: bool
-    trail_on_mark: bool
-    trail_open: Floats
-    trail_adverse: Floats
-    trail_favourable: Floats
 
 
 class Care(NamedTuple):
@@ -33,8 +34,8 @@ class Care(NamedTuple):
     threshold: float
     value: float
     limit: int
-    row: int  # key written into Calls
-    slot: int  # first entry of Calls this position may use
+    row: int  # key written into calls
+    slot: int  # first entry of calls this position may use
 
 
 class Path(NamedTuple):
@@ -42,7 +43,6 @@ class Path(NamedTuple):
 
     extreme: float  # side * best price for a trailing stop
     peak: float
-    trough: float  # lowest value since the peak
     drawdown: float
     worst_ratio: float
     released: float  # cash given back by deleveraging
@@ -53,46 +53,53 @@ class Path(NamedTuple):
     amount: float
 
 
-@kernel
-def watch_for(
-    market: Market, side: float, stop_on_mark: bool, target_on_mark: bool, trail_on_mark: bool
-) -> Watch:
+@part
+def watch_for(side: float, stop_on_mark: int, target_on_mark: int, trail_on_mark: int) -> Watch:
     """Choose the trigger series once per position."""
-    last_low = market.low if side > 0.0 else market.high
-    last_high = market.high if side > 0.0 else market.low
-    mark_low = market.mark_low if side > 0.0 else market.mark_high
-    mark_high = market.mark_high if side > 0.0 else market.mark_low
+    last_low, last_high, mark_low, mark_high = LOW, HIGH, MARK_LOW, MARK_HIGH
+    if side < 0.0:
+        last_low, last_high, mark_low, mark_high = HIGH, LOW, MARK_HIGH, MARK_LOW
     return Watch(
         mark_low,
-        market.mark_open if stop_on_mark else market.open,
-        mark_low if stop_on_mark else last_low,
-        market.mark_open if target_on_mark else market.open,
-        mark_high if target_on_mark else last_high,
-        not target_on_mark,
-        stop_on_mark,
-        target_on_mark,
-        trail_on_mark,
-        market.mark_open if trail_on_mark else market.open,
-        mark_low if trail_on_mark else last_low,
-        mark_high if trail_on_mark else last_high,
+        mark_high,
+        MARK_OPEN if stop_on_mark != 0 else LAST_OPEN,
+        mark_low if stop_on_mark != 0 else last_low,
+        MARK_OPEN if target_on_mark != 0 else LAST_OPEN,
+        mark_high if target_on_mark != 0 else last_high,
+        MARK_OPEN if trail_on_mark != 0 else LAST_OPEN,
+        mark_low if trail_on_mark != 0 else last_low,
+        mark_high if trail_on_mark != 0 else last_high,
+        target_on_mark == 0,
     )
 
 
-@kernel
+@part
 def start(
     market: Market, rates: Rates, position: Position, bar: int, collateral: float, wallet: float
 ) -> Path:
     """The path of a position just opened; its equity path starts at the collateral, before the entry fee."""
-    ratio = margin_ratio(rates, position, market.mark_open[bar], position.funding)
+    ratio = margin_ratio(rates, position, market.series[MARK_OPEN, bar], position.funding)
     best = position.side * position.entry
-    return Path(best, collateral, collateral, 0.0, ratio, 0.0, 0.0, wallet, 0, NO_CALL, 0.0)
+    return Path(best, collateral, 0.0, ratio, 0.0, 0.0, wallet, 0, NO_CALL, 0.0)
 
 
-@kernel
-def marked(value: float, peak: float, trough: float, drawdown: float) -> tuple[float, float, float]:
-    """Peak, lowest value since the peak, and drawdown, after one more mark of the equity path."""
+@part
+def seen_on(path: Path, extreme: float, peak: float, drawdown: float, worst: float) -> Path:
+    """The path some quiet bars on."""
+    return Path(
+        extreme, peak, drawdown, worst, path.released, path.added, path.wallet, path.calls, NO_CALL, 0.0
+    )
+
+
+@part
+def marked(value: float, peak: float, drawdown: float) -> tuple[float, float]:
+    """Peak and drawdown of the equity path after one more mark."""
     if value > peak:
-        return value, value, drawdown
-    if value < trough:
-        return peak, value, max(drawdown, (peak - value) / peak)
-    return peak, trough, drawdown
+        return value, drawdown
+    return peak, max(drawdown, (peak - value) / peak)
+
+
+@part
+def seen(rates: Rates, position: Position, worst: float, price: float, funding: float) -> float:
+    """The worst margin ratio, this mark price included."""
+    return max(worst, margin_ratio(rates, position, price, funding))

@@ -17,7 +17,7 @@ import polars as pl
 
 from perpbt.errors import InputError
 from perpbt.load import funding as events
-from perpbt.load.checks import bar_rules, check
+from perpbt.load.checks import Place, bar_rules, check
 from perpbt.load.columns import INDEX, MARK, PRICES, parse_time, stamp
 from perpbt.load.datasets import find_dataset
 from perpbt.load.sources import BARS, FUNDING, Part, Source, collect, gather, locate, open_source
@@ -89,19 +89,28 @@ class Bars:
         """Read and check one symbol. Raises `InputError` naming file, row, column and value of the first
         fault.
         """
+        return _symbol_bars(symbol, *self.rows(symbol), self.source)
+
+    def rows(self, symbol: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The rows of one symbol as the source has them, nulls included, and its funding events; both
+        checked, with the errors of `collect`.
+        """
         if symbol not in self.symbols:
             raise InputError(
                 f"{self.source}: symbol {symbol!r} is not loaded; allowed: {_listed(self.symbols)}"
             )
         parts = [part for part in self.parts if part.may_hold([symbol])]
         rows = collect(gather(parts, [symbol], self.start, self.end), parts)
-        place = partial(events.cell, parts, symbol, self.start, self.end)
+        place = self.place(symbol)
         check(rows, bar_rules(rows.columns), symbol, place)
         if self.funding_parts is None:
-            funding = events.events_in_bars(rows, symbol, place)
-        else:
-            funding = events.events_in_table(self.funding_parts, symbol, self.start, self.end)
-        return _symbol_bars(symbol, rows, funding, self.source)
+            return rows, events.events_in_bars(rows, symbol, place)
+        return rows, events.events_in_table(self.funding_parts, symbol, self.start, self.end)
+
+    def place(self, symbol: str) -> Place:
+        """Finds file, row in it and value as found behind a row and column of `rows`, to tell an error."""
+        parts = [part for part in self.parts if part.may_hold([symbol])]
+        return partial(events.cell, parts, symbol, self.start, self.end)
 
     def fingerprint(self) -> str:
         """sha256 of the canonical content in use, symbol by symbol; the cut into files and row groups does
@@ -182,7 +191,7 @@ def _discover(
     holding = [part for part in parts if part.may_hold(asked)]
     found: dict[str | None, bool] = {}
     if holding:
-        lazy = gather(holding, asked, start, end)
+        lazy = gather(holding, asked, start, end, exact=False)
         found = dict(_any_price(lazy, holding, ["open"]))
         doubtful = [symbol for symbol, priced in found.items() if not priced and symbol is not None]
         if (
@@ -216,7 +225,7 @@ def _nothing_found(
     parts: Sequence[Part], lacking: list[str], start: datetime | None, end: datetime | None, label: str
 ) -> str:
     """The sentence for symbols that are unknown, or known but without a bar in the period."""
-    lazy = gather(parts, None, None, None).filter(
+    lazy = gather(parts, None, None, None, exact=False).filter(
         pl.any_horizontal(pl.col(name).is_not_null() for name in PRICES)
     )
     spans = lazy.group_by("symbol").agg(first=pl.col("ts").min(), last=pl.col("ts").max()).sort("symbol")

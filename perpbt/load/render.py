@@ -104,7 +104,7 @@ def _bars(good: Sequence[SymbolReport]) -> str:
         for symbol in good
     ]
     header = ("symbol", "first bar", "last bar", "size", "bars", "missing", "gaps", "empty rows")
-    return _table("Bars", header, "lllrrrrr", rows)
+    return text_table("Bars", header, "lllrrrrr", rows)
 
 
 def _coverage(good: Sequence[SymbolReport]) -> str:
@@ -115,7 +115,7 @@ def _coverage(good: Sequence[SymbolReport]) -> str:
         )
         for symbol in good
     ]
-    return _table("Coverage, share of bars", ("symbol", "mark", "index", "volume"), "lrrr", rows)
+    return text_table("Coverage, share of bars", ("symbol", "mark", "index", "volume"), "lrrr", rows)
 
 
 def _share(count: int, bars: int) -> str:
@@ -140,7 +140,7 @@ def _funding(good: Sequence[SymbolReport]) -> str:
             )
             rows.append((symbol.symbol, *cells))
     header = ("symbol", "events", "first", "last", "min %", "mean %", "max %", "every")
-    return _table("Funding", header, "lrllrrrl", rows) if rows else ""
+    return text_table("Funding", header, "lrllrrrl", rows) if rows else ""
 
 
 def _intervals(funding: Funding) -> str:
@@ -164,7 +164,9 @@ def _largest(
     picked = [(symbol.symbol, item) for symbol in good for item in items(symbol)[:each]]
     if len(picked) > LISTED:
         picked = sorted(picked, key=lambda pair: -size(pair[1]))[:LISTED]
-    return _table(title, header, alignment, [(name, *row(item)) for name, item in picked]) if picked else ""
+    return (
+        text_table(title, header, alignment, [(name, *row(item)) for name, item in picked]) if picked else ""
+    )
 
 
 def _gap_row(gap: Gap) -> tuple[str, ...]:
@@ -212,7 +214,8 @@ def _wrapped(label: str, text: str, width: int) -> str:
     )
 
 
-def _table(title: str, header: Sequence[str], alignment: str, rows: Sequence[Sequence[str]]) -> str:
+def text_table(title: str, header: Sequence[str], alignment: str, rows: Sequence[Sequence[str]]) -> str:
+    """A titled table in columns as wide as their widest cell; `alignment` has an `l` or `r` a column."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = [
         "  ".join(

@@ -1,8 +1,9 @@
 """From what the user names to readable tables: a file, a glob, a folder (also hive-partitioned), a frame.
 
 In: the source. Out: `Part`s in reading order, each one file (or the frame) with its columns resolved, and
-from them lazy canonical rows. Files are put in natural order (month=2 before month=10) because the order of
-rows across files is checked. Nothing but schemas is read until a caller collects.
+from them lazy canonical rows; ticks of a packed file are decoded on the way. Files are put in natural order
+(month=2 before month=10) because the order of rows across files is checked. Nothing but schemas is read until
+a caller collects.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import polars as pl
 
 from perpbt.errors import InputError
 from perpbt.load import columns as names
+from perpbt.load.ticks import MARKER, SUFFIX, Packing, read_packing
 
 Source = str | Path | pl.LazyFrame | pl.DataFrame
 ROW = "__row__"
@@ -41,7 +43,7 @@ FUNDING = Kind(names.FUNDING_COLUMNS, names.FUNDING_REQUIRED, names.FUNDING_ALIA
 @dataclass(frozen=True, eq=False)
 class Part:
     """One file or frame: raw rows plus how to read them. `symbol` is set where the rows carry none
-    themselves.
+    themselves, `packing` where the numbers are ticks.
     """
 
     name: str
@@ -50,15 +52,31 @@ class Part:
     columns: Mapping[str, str]
     symbol: str | None
     text: bool
+    packing: Packing | None = None
 
     def may_hold(self, symbols: Collection[str] | None) -> bool:
+        if self.packing is not None:
+            return bool(self.packing.of(symbols))
         return symbols is None or self.symbol is None or self.symbol in symbols
 
-    def expressions(self) -> dict[str, pl.Expr]:
-        """Canonical columns, in canonical order, as expressions on `raw`."""
+    def held(self, symbols: Collection[str] | None) -> dict[str, str]:
+        """The columns that these symbols have, canonical name to the name found."""
+        if self.packing is None:
+            return dict(self.columns)
+        own = {"ts", "symbol", *self.packing.columns(symbols)}
+        return {canonical: found for canonical, found in self.columns.items() if canonical in own}
+
+    def expressions(
+        self, symbols: Collection[str] | None = None, *, exact: bool = True
+    ) -> dict[str, pl.Expr]:
+        """Canonical columns, in canonical order, as expressions on rows of `raw` that are of these symbols.
+
+        Not `exact`: of numbers only which are null is told right, which spares decoding ticks.
+        """
         result: dict[str, pl.Expr] = {}
+        held = self.held(symbols)
         for canonical in names.BAR_COLUMNS:
-            found = self.columns.get(canonical)
+            found = held.get(canonical)
             if canonical == "symbol" and found is None:
                 result[canonical] = pl.lit(self.symbol, dtype=pl.String)
             elif found is None:
@@ -67,6 +85,8 @@ class Part:
                 result[canonical] = names.time_expression(found, self.schema[found], self.name)
             elif canonical == "symbol":
                 result[canonical] = names.symbol_expression(found, self.schema[found], self.name)
+            elif exact and self.packing is not None and found != canonical:
+                result[canonical] = self.packing.value(canonical, found, symbols)
             else:
                 dtype = self.schema[found]
                 result[canonical] = names.number_expression(found, dtype, self.name, text=self.text)
@@ -79,10 +99,13 @@ class Part:
         end: datetime | None,
         *,
         numbered: bool = False,
+        exact: bool = True,
     ) -> pl.LazyFrame:
-        """Canonical rows asked for, in file order; `numbered` adds `__row__`, the 0-based row in the file."""
+        """Canonical rows asked for, in file order; `numbered` adds `__row__`, the 0-based row in the file;
+        `exact` as in `expressions`.
+        """
         raw = self.raw.with_row_index(ROW) if numbered else self.raw
-        expressions = self.expressions()
+        expressions = self.expressions(symbols, exact=exact)
         if symbols is not None and self.symbol is None:
             raw = raw.filter(expressions["symbol"].is_in(list(symbols)))
         if start is not None or end is not None:
@@ -148,7 +171,7 @@ def _file_part(path: Path, root: Path, kind: Kind, only_symbol: str | None) -> P
     # numbers.
     raw = pl.scan_csv(path, infer_schema=False) if text else pl.scan_parquet(path, hive_partitioning=False)
     below = path.relative_to(root).parts[:-1] if root.is_dir() else path.parts[:-1]
-    return _part(str(path), raw, kind, _hive_symbol(below, kind), only_symbol, text=text)
+    return _part(str(path), raw, kind, _hive_symbol(below, kind), only_symbol, text=text, stored=not text)
 
 
 def _hive_symbol(folders: Sequence[str], kind: Kind) -> str | None:
@@ -161,15 +184,26 @@ def _hive_symbol(folders: Sequence[str], kind: Kind) -> str | None:
 
 
 def _part(
-    name: str, raw: pl.LazyFrame, kind: Kind, hive: str | None, only_symbol: str | None, *, text: bool = False
+    name: str,
+    raw: pl.LazyFrame,
+    kind: Kind,
+    hive: str | None,
+    only_symbol: str | None,
+    *,
+    text: bool = False,
+    stored: bool = False,
 ) -> Part:
+    """`text` for CSV; `stored` for a Parquet file, which may be packed."""
     try:
         schema = dict(raw.collect_schema())
     except (pl.exceptions.PolarsError, OSError) as error:
         raise unreadable(name, error) from error
-    columns = names.resolve(schema, kind.wanted, kind.required, kind.aliases, name)
+    packing = read_packing(name) if stored and MARKER in schema else None
+    meant = {found.removesuffix(SUFFIX) if packing else found: found for found in schema}
+    resolved = names.resolve(meant, kind.wanted, kind.required, kind.aliases, name)
+    columns = {canonical: meant[found] for canonical, found in resolved.items()}
     symbol = None if "symbol" in columns else hive or only_symbol
-    part = Part(name, raw, schema, columns, symbol, text)
+    part = Part(name, raw, schema, columns, symbol, text, packing)
     part.expressions()  # a wrong type is told here, before anything is read
     return part
 
@@ -181,14 +215,19 @@ def unreadable(name: str, error: Exception) -> InputError:
 
 
 def gather(
-    parts: Sequence[Part], symbols: Collection[str] | None, start: datetime | None, end: datetime | None
+    parts: Sequence[Part],
+    symbols: Collection[str] | None,
+    start: datetime | None,
+    end: datetime | None,
+    *,
+    exact: bool = True,
 ) -> pl.LazyFrame:
     """All rows asked for as one lazy canonical frame; a column that only some files have is null in the
-    others.
+    others. `exact` as in `Part.expressions`.
     """
-    frames = [part.rows(symbols, start, end) for part in parts if part.may_hold(symbols)]
+    frames = [part.rows(symbols, start, end, exact=exact) for part in parts if part.may_hold(symbols)]
     together = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal")
-    present = {name for part in parts for name in (*part.columns, "symbol")}
+    present = {"symbol", *(name for part in parts for name in part.held(symbols))}
     return together.select(name for name in names.BAR_COLUMNS if name in present)
 
 

@@ -1,8 +1,8 @@
 """Statistics: the tables of a result → numbers.
 
 In come the accounts table (one row a position), the fund ledger and the policy table, all polars frames;
-out go small polars frames that the report draws and prints. Nothing here simulates, draws, or knows a
-kernel.
+out go small polars frames that the report draws and prints. Nothing here simulates or draws. Only
+`tally`, which is loaded when a run is summed up, adds with compiled code.
 
 Accounts that share a price path are one observation: every share in these tables describes the paths that
 were run. An interval has to come from other paths or from blocks of time, never from the number of

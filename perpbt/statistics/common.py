@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from perpbt.errors import InputError
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 EXIT_REASONS = (
     "liquidation",
@@ -59,6 +64,19 @@ def exact_sums(frame: pl.DataFrame, by: Sequence[str], values: Sequence[str]) ->
         pl.Series(value, [math.fsum(terms.to_list()) for terms in grouped[value]], dtype=pl.Float64)
         for value in values
     ).sort(by)
+
+
+def codes_in(names: pl.Series, column: pl.Series) -> Integers:
+    """Where each value of `column` stands in `names`, distinct words of which one may be null; -1 where it
+    does not.
+    """
+    words = pl.Enum(names.drop_nulls())
+    places = np.append(np.flatnonzero(names.is_not_null()), -1)
+    codes = column.cast(pl.String).cast(words, strict=False).to_physical().cast(pl.Int64).fill_null(-1)
+    found: Integers = places[codes.to_numpy()]
+    if names.null_count():
+        found[column.is_null().to_numpy()] = np.flatnonzero(names.is_null())[0]
+    return found
 
 
 def ratio(numerator: str, denominator: str) -> pl.Expr:

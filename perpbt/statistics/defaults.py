@@ -4,30 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from perpbt.errors import RunError
-from perpbt.statistics.common import (
-    EXIT_NOTIONAL,
-    HELD,
-    IS_DEFAULTED,
-    IS_LIQUIDATED,
-    IS_REJECTED,
-    exact_sums,
-    opened,
-    ratio,
-    require,
-)
+from perpbt.errors import InputError, RunError
+from perpbt.statistics.common import IS_REJECTED, codes_in, ratio, require
 
 TOTAL = "all"
 """Stands for the strategy, policy or symbol in a row that sums over them."""
 
 KEYS = ("strategy", "policy", "symbol")
 LEVELS = (KEYS, ("strategy", "policy"), ("strategy",), ())
-SUMS = (
-    *("weight", "defaulted_weight", "defaulted_notional", "liquidation_fees", "surplus"),
-    *("deficit", "fee_share", "uncovered", "return_sum"),
+TOTALLED = (
+    *("weight", "defaulted_weight", "defaulted_notional", "liquidation_fees"),
+    *("surplus", "deficit", "return_sum"),
 )
+SUMS = (*TOTALLED, "fee_share", "uncovered")
 ACCOUNT_COLUMNS = (
     *(
         "account",
@@ -42,7 +35,9 @@ ACCOUNT_COLUMNS = (
     ),
     *("fees", "liquidation_fee", "surplus", "deficit", "total_return", "max_drawdown"),
 )
+NUMBERS = ("weight", *ACCOUNT_COLUMNS[7:])
 FUND_COLUMNS = ("time", "world", "symbol", "fee_share", "uncovered")
+TOLD_APART = ("liquidation", "rejected")
 COUNTS = ("accounts", "positions", "rejected", "liquidated", "defaulted")
 IDENTITY_TOLERANCE = 1e-12
 
@@ -73,102 +68,71 @@ def summarise(
     but counts and sums are null, and sums are 0. No NaN is made; a NaN in a summed column is an error of
     the run that wrote it.
 
-    Raises InputError for lacking columns; RunError if pd·ead·lgd and the mean deficit differ by more than
-    1e-12 of either, or the ledger holds an uncovered deficit or a fee share in a world and symbol without
-    such a position.
+    Raises InputError for lacking columns and numbers that an opened position lacks; RunError if pd·ead·lgd
+    and the mean deficit differ by more than 1e-12 of either, or the ledger holds an uncovered deficit or a
+    fee share in a world and symbol without such a position.
     """
+    # compiled code, which whoever only reads tables need not load
+    from perpbt.kernels.numbering import no_index, numbered
+    from perpbt.statistics.tally import Tally
+
     require(accounts, ACCOUNT_COLUMNS, "accounts")
     require(fund, FUND_COLUMNS, "fund")
-    accounts = accounts.select(ACCOUNT_COLUMNS)
-    parts = _base_sums(opened(accounts), fund)
-    table = pl.concat([_level(accounts, parts, kept, population) for kept in LEVELS])
+    _check_nulls(accounts)
+    names = {key: accounts[key].unique().sort() for key in (*KEYS, "world")}
+    codes = {key: codes_in(words, accounts[key]) for key, words in names.items()}
+    sizes = [max(names[key].len(), 1) for key in KEYS]
+    index, group = numbered(no_index(), np.ravel_multi_index([codes[key] for key in KEYS], sizes))
+    places = zip(KEYS, np.unravel_index(index.known, sizes), strict=True)
+    groups = pl.DataFrame([names[key].gather(place) for key, place in places])
+    tally = Tally(groups, names["world"], ["another", *TOLD_APART])
+    counted = None if population is not None else accounts["account"].rank("dense").fill_null(0).to_numpy()
+    reason = codes_in(pl.Series(TOLD_APART), accounts["exit_reason"]) + 1
+    numbers = {name: _numbers(accounts[name]) for name in NUMBERS}
+    tally.add(group=group, world=codes["world"], reason=reason, account=counted, **numbers)
+    return tally.table(fund, population)
+
+
+def _check_nulls(accounts: pl.DataFrame) -> None:
+    """InputError if an opened position lacks a number, or any its exit reason."""
+    opened = ~IS_REJECTED.fill_null(False)
+    lacking = accounts.select((pl.col(name).is_null() & opened).sum() for name in (*NUMBERS, "exit_reason"))
+    for name, count in lacking.row(0, named=True).items():
+        if count:
+            raise InputError(
+                f"accounts: {name} is null in {count} positions that were opened; allowed: only where an order was "
+                "rejected"
+            )
+
+
+def _numbers(column: pl.Series) -> NDArray[np.float64] | NDArray[np.int64]:
+    """Values of a column; times in ms, nulls (of rejected orders) 0."""
+    plain = column.dt.epoch("ms") if column.dtype.is_temporal() else column.cast(pl.Float64)
+    return plain.fill_null(0).to_numpy()
+
+
+def finished(levels: Sequence[pl.DataFrame], population: pl.DataFrame | None) -> pl.DataFrame:
+    """The statistics table from the counts and sums of each of LEVELS; checked.
+
+    `population` as in `summarise`. Raises RunError if pd·ead·lgd and the mean deficit differ.
+    """
+    table = pl.concat(
+        _with_population(level, kept, population) for level, kept in zip(levels, LEVELS, strict=True)
+    ).select(_columns())
     _check_identity(table)
     return table.drop("_by_factors")
 
 
-def _base_sums(positions: pl.DataFrame, fund: pl.DataFrame) -> pl.DataFrame:
-    """SUMS of every strategy × policy × symbol; the totals are exact sums of these."""
-    weight = pl.col("weight")
-    weighted = positions.with_columns(
-        defaulted_weight=pl.when(IS_DEFAULTED).then(weight).otherwise(0.0),
-        defaulted_notional=pl.when(IS_DEFAULTED).then(weight * EXIT_NOTIONAL).otherwise(0.0),
-        liquidation_fees=weight * pl.col("liquidation_fee"),
-        surplus=weight * pl.col("surplus"),
-        deficit=weight * pl.col("deficit"),
-        fees=weight * pl.col("fees"),
-        return_sum=pl.col("total_return"),
-    )
-    own = [name for name in SUMS if name not in ("fee_share", "uncovered")]
-    parts = exact_sums(weighted, KEYS, own)
-    for flow in (_fee_shares(weighted, fund), _uncovered(weighted, fund)):
-        parts = parts.join(flow, on=KEYS, how="left", nulls_equal=True)
-    return parts.with_columns(pl.col("fee_share", "uncovered").fill_null(0.0))
-
-
-def _fee_shares(weighted: pl.DataFrame, fund: pl.DataFrame) -> pl.DataFrame:
-    """The ledger's trading-fee share by KEYS: a constant share of fees, so pro rata to the fees paid."""
-    flow = exact_sums(fund.filter(pl.col("fee_share") != 0), ("world", "symbol"), ("fee_share",))
-    claims = weighted.select(*KEYS, "world", claim="fees").filter(pl.col("claim") != 0)
-    return exact_sums(_attribute(flow, claims, "fee_share", ("world", "symbol")), KEYS, ("fee_share",))
-
-
-def _uncovered(weighted: pl.DataFrame, fund: pl.DataFrame) -> pl.DataFrame:
-    """The ledger's uncovered deficits by KEYS, pro rata to the deficits of the same time, world and symbol.
-
-    A deficit of a part closed by deleveraging stands in the row of its position, whose exit time is another:
-    such an amount is given to the deficits of that world and symbol whenever they were.
-    """
-    place, moment = ("world", "symbol"), ("world", "symbol", "time")
-    flow = exact_sums(fund.filter(pl.col("uncovered") != 0), moment, ("uncovered",))
-    claims = weighted.select(*KEYS, "world", time="exit_time", claim="deficit").filter(pl.col("claim") > 0)
-    claims = claims.with_columns(pl.col("time").cast(flow.schema["time"]))
-    dated = flow.join(claims, on=moment, how="semi", nulls_equal=True)
-    undated = flow.join(claims, on=moment, how="anti", nulls_equal=True)
-    shares = [_attribute(dated, claims, "uncovered", moment), _attribute(undated, claims, "uncovered", place)]
-    return exact_sums(pl.concat(shares), KEYS, ("uncovered",))
-
-
-def _attribute(flow: pl.DataFrame, claims: pl.DataFrame, amount: str, on: Sequence[str]) -> pl.DataFrame:
-    """Each row of `flow` split over the KEYS that have a claim on it; columns KEYS and `amount`."""
-    lost = flow.join(claims, on=on, how="anti", nulls_equal=True)
-    if lost.height:
-        first = ", ".join(f"{name} {value}" for name, value in lost.row(0, named=True).items())
-        raise RunError(
-            f"fund and accounts disagree: no position explains {first}, nor {lost.height - 1} other rows"
-        )
-    own = exact_sums(claims, list(dict.fromkeys((*on, *KEYS))), ("claim",))
-    whole = exact_sums(own, on, ("claim",)).rename({"claim": "whole"})
-    split = flow.join(whole, on=on, nulls_equal=True).join(own, on=on, nulls_equal=True)
-    return split.select(*KEYS, pl.col(amount) * (pl.col("claim") / pl.col("whole")))
-
-
-def _level(
-    accounts: pl.DataFrame, parts: pl.DataFrame, kept: Sequence[str], population: pl.DataFrame | None
+def _with_population(
+    level: pl.DataFrame, kept: Sequence[str], population: pl.DataFrame | None
 ) -> pl.DataFrame:
-    """The rows that keep the keys `kept` and sum over the others."""
-    blank = [pl.lit(TOTAL).alias(key) for key in KEYS if key not in kept]
-    sums = exact_sums(parts.with_columns(blank), KEYS, SUMS)
-    at_risk, liquidated = ~IS_REJECTED, IS_LIQUIDATED
-    counts = (
-        accounts.with_columns(blank)
-        .group_by(KEYS)
-        .agg(
-            accounts=pl.col("account").n_unique(),
-            positions=at_risk.sum(),
-            rejected=IS_REJECTED.sum(),
-            liquidated=liquidated.sum(),
-            defaulted=IS_DEFAULTED.sum(),
-            median_return=pl.col("total_return").filter(at_risk).median(),
-            max_drawdown=pl.col("max_drawdown").filter(at_risk).max(),
-            time_to_liquidation=HELD.filter(liquidated).dt.total_milliseconds().median(),
-        )
-    )
+    """The rows of a level, those of accounts that gave no order too, sorted by name."""
     if population is not None:
-        everyone = population.with_columns(blank).group_by(KEYS).agg(pl.col("accounts").sum().cast(pl.UInt32))
-        counts = everyone.join(counts.drop("accounts"), on=KEYS, how="left", nulls_equal=True)
-        counts = counts.with_columns(pl.col(COUNTS).fill_null(0))
-    joined = counts.join(sums, on=KEYS, how="left", nulls_equal=True).sort(KEYS)
-    return joined.with_columns(pl.col(SUMS).fill_null(0.0)).select(_columns())
+        blank = [pl.lit(TOTAL).alias(key) for key in KEYS if key not in kept]
+        everyone = population.with_columns(blank).group_by(KEYS).agg(pl.col("accounts").sum().cast(pl.Int64))
+        level = everyone.join(level.drop("accounts"), on=KEYS, how="left", nulls_equal=True)
+        level = level.with_columns(pl.col(COUNTS).fill_null(0), pl.col(SUMS).fill_null(0.0))
+    return level.sort(KEYS)
 
 
 def _columns() -> list[pl.Expr]:
@@ -190,7 +154,7 @@ def _columns() -> list[pl.Expr]:
         pl.col("uncovered"),
         pl.col("median_return"),
         ratio("return_sum", "positions").alias("mean_return"),
-        pl.col("max_drawdown"),
+        pl.when(pl.col("positions") > 0).then("max_drawdown"),
         pl.col("time_to_liquidation").round().cast(pl.Int64).cast(pl.Duration("ms")),
         (pd * ead * lgd).alias("_by_factors"),
     ]

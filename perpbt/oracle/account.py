@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
-from oracle.position import level, run_position
+from .position import level, run_position
+from .shapes import Bars, Record, Values
 
 FOR_GOOD = ("notional_above_last_tier", "leverage_above_tier_maximum")
 
 
-def run_account(bars, cf, signals, policy, venue, rules, start_bar):
+def run_account(
+    bars: Bars, cf: Values, signals: Record, policy: Record, venue: Record, rules: Record, start_bar: int
+) -> list[Record]:
     """The positions of one account: signals read at closes from `start_bar` on, filled at the next open.
 
     `signals`: "long_entry", "long_exit", "short_entry", "short_exit", each a bool per bar. `policy`: an
@@ -18,8 +21,8 @@ def run_account(bars, cf, signals, policy, venue, rules, start_bar):
     None), after_stop and after_liquidation ("allowed" | "never"), cool_down (ms), max_trades (None or a
     number).
     """
-    rows, wallet, not_before, i = [], policy["capital"], bars[0]["ts"], start_bar
-    trades, refused = 0, None
+    rows: list[Record] = []
+    wallet, not_before, i, trades, refused = policy["capital"], bars[0]["ts"], start_bar, 0, None
     while i + 1 < len(bars) and trades != policy.get("max_trades"):
         side = int(signals["long_entry"][i]) - int(signals["short_entry"][i])  # both at once: neither
         fill_bar = i + 1
@@ -39,9 +42,8 @@ def run_account(bars, cf, signals, policy, venue, rules, start_bar):
         }  # fmt: skip
         row = run_position(bars, cf, order, venue, rules, fill_bar)
         reason, i = row["exit_reason"], row["exit_bar"]
-        if (
-            reason != "rejected" or row["rejection"] != refused
-        ):  # of refusals for one cause in a row, the first
+        again = reason == "rejected" and row["rejection"] == refused
+        if not again:  # of refusals for one cause in a row, the first
             rows.append({**row, "position": len(rows) + 1})
         if reason == "rejected":
             refused = row["rejection"]
@@ -63,22 +65,22 @@ def run_account(bars, cf, signals, policy, venue, rules, start_bar):
     return rows
 
 
-def same_size(policy):
+def same_size(policy: Record) -> bool:
     """Is every order of this account of one size, so that what refuses one by its size refuses all?"""
     return not policy.get("compounding", False) and policy["sizing"]["kind"] != "risk"
 
 
-def levels_known(policy, close):
-    """False while an ATR or a column that a stop or target needs is null or NaN at the deciding close."""
+def levels_known(policy: Record, close: int) -> bool:
+    """False while an ATR or a column that a stop or target needs is no finite number at the deciding close."""
     series = [
         spec["series"]
         for spec in (policy.get("stop"), policy.get("take_profit"))
         if spec and "series" in spec
     ]
-    return all(values[close] is not None and not math.isnan(values[close]) for values in series)
+    return all(values[close] is not None and math.isfinite(values[close]) for values in series)
 
 
-def size(policy, side, wallet, bar, venue, fill_bar):
+def size(policy: Record, side: int, wallet: float, bar: Record, venue: Record, fill_bar: int) -> float:
     """D11: the collateral of the next trade."""
     sizing, leverage = policy["sizing"], policy["leverage"]
     if sizing["kind"] == "collateral":

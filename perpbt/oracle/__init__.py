@@ -1,7 +1,7 @@
 """The naive oracle: the rule book read aloud in plain Python; it imports nothing of perpbt.
 
 Section signs (§2, §5 ...) point at the rule book, D1-D13 at the decisions that fill the room it leaves.
-Only `math` is imported; nothing is fast, nothing is clever. Prices and money are quote currency, times are
+Of what computes, only `math` is imported; nothing is fast, nothing is clever. Prices and money are quote currency, times are
 integer milliseconds UTC.
 
 What comes in:
@@ -22,11 +22,13 @@ What comes in:
          wallet (cash before the collateral is taken out of it; default: the collateral, which leaves
          nothing for top-ups).
 What goes out: a row (dict) per position, keyed by the result's columns, with entry_bar, exit_bar, phase and
-a few figures the fund needs (notional, entry_fee, close_fee, exit_quantity, base, partials, wallet, refill).
+figures the fund and the account need: notional, entry_fee, base, exit_quantity, exit_margin, released and wallet; `closing`, the
+waterfall of the last closing alone; `margin_orders`, those carried out, each with its money, bar, action and the margin and quantity
+it left; `before_exit`, peak and drawdown up to the last close; `refill`, the same position against another crowd.
 """
 
-from oracle.account import run_account
-from oracle.fund import settle
-from oracle.position import cumulative_funding, first_bar, run_position, snapped
+from .account import run_account
+from .fund import settle
+from .position import cumulative_funding, first_bar, run_position, snapped
 
 __all__ = ["cumulative_funding", "first_bar", "run_account", "run_position", "settle", "snapped"]

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from .shapes import Bars, Record
+
+Crowd: TypeAlias = tuple[str, str, int, int, str]
+Flow: TypeAlias = tuple[str, int, str, str, float]  # symbol, time, phase, name, money
 
 
-def settle(rows, bars, venue, crowding=False, open_interest=None):
+def settle(
+    rows: list[Record], bars: Mapping[str, Bars], venue: Record, crowding: bool = False,
+    open_interest: float | None = None,
+) -> tuple[list[Record], list[Record]]:  # fmt: skip
     """D12, D13: (rows with their final fills and weights, the fund's ledger).
 
     Each row of `rows` also carries "world", "symbol", "weight"; `bars` maps a symbol to its bars. The ledger
@@ -17,7 +27,7 @@ def settle(rows, bars, venue, crowding=False, open_interest=None):
         weights = scaled_weights(rows, bars, open_interest)
     rows = [{**row, "weight": weight} for row, weight in zip(rows, weights, strict=True)]
     if crowding:
-        crowds = {}
+        crowds: dict[Crowd | None, list[float]] = {}
         for row in rows:
             if row["exit_reason"] == "liquidation":
                 crowds.setdefault(crowd_of(row), []).append(
@@ -30,16 +40,17 @@ def settle(rows, bars, venue, crowding=False, open_interest=None):
     return rows, ledger(rows, bars, venue)
 
 
-def crowd_of(row):
+def crowd_of(row: Record) -> Crowd | None:
     """Those who fall together: world, symbol, side, bar, phase; None for a row that was not liquidated."""
     if row["exit_reason"] != "liquidation":
         return None
     return row["world"], row["symbol"], row["side"], row["exit_bar"], row["phase"]
 
 
-def scaled_weights(rows, bars, open_interest):
+def scaled_weights(rows: list[Record], bars: Mapping[str, Bars], open_interest: float) -> list[float]:
     """D12: weights times (open interest / the world's mean notional over all times at which there is a bar)."""
-    notionals, times = {}, len({bar["ts"] for row in rows for bar in bars[row["symbol"]]})
+    notionals: dict[str, list[float]] = {}
+    times = len({bar["ts"] for row in rows for bar in bars[row["symbol"]]})
     for row in rows:
         if row["exit_reason"] == "rejected":
             continue
@@ -53,24 +64,25 @@ def scaled_weights(rows, bars, open_interest):
     return result
 
 
-def flows(row, bars, venue):
+def flows(row: Record, bars: Bars, venue: Record) -> list[tuple[int, str, str, float]]:
     """What a row brings to or takes from the fund: (time, phase, name, money), times its weight."""
     share, weight, times = venue["fund_fee_share"], row["weight"], [bar["ts"] for bar in bars]
     out = [(times[row["entry_bar"]], "B", "fee_share", share * row["entry_fee"])]
-    for part in row["partials"]:
+    for part in row["margin_orders"]:
         out.append((times[part["bar"]], "B", "fee_share", share * part["fee"]))
         out.append((times[part["bar"]], "B", "deficit", part["deficit"]))
     left = (row["exit_time"], row["phase"])
-    out.append((*left, "fee_share", share * row["close_fee"]))
+    out.append((*left, "fee_share", share * row["closing"]["fee"]))
     out.append((*left, "liquidation_fees", row["liquidation_fee"]))
     out.append((*left, "surplus", row["surplus"]))
-    out.append((*left, "deficit", row["close_deficit"]))
+    out.append((*left, "deficit", row["closing"]["deficit"]))
     return [(time, phase, name, weight * money) for time, phase, name, money in out if money != 0]
 
 
-def ledger(rows, bars, venue):
+def ledger(rows: list[Record], bars: Mapping[str, Bars], venue: Record) -> list[Record]:
     """§7: per fund in time order, B before C, all credits, then draws; what is short is shared pro rata."""
-    pooled, result, funds = venue["fund_scope"] == "pooled", [], {}
+    pooled, result = venue["fund_scope"] == "pooled", []
+    funds: dict[tuple[str, str], list[Flow]] = {}
     for row in rows:
         fund = funds.setdefault((row["world"], "all" if pooled else row["symbol"]), [])
         if row["exit_reason"] != "rejected":
@@ -81,7 +93,7 @@ def ledger(rows, bars, venue):
         result.append(ledger_row(start, world, name, [], {}, balance))
         for time in sorted({flow[1] for flow in fund}):
             now = [flow for flow in fund if flow[1] == time]
-            uncovered = {}
+            uncovered: dict[str, list[float]] = {}
             for phase in ("B", "C"):
                 credits = math.fsum(f[4] for f in now if f[2] == phase and f[3] != "deficit")
                 draws = [f for f in now if f[2] == phase and f[3] == "deficit"]
@@ -97,7 +109,9 @@ def ledger(rows, bars, venue):
     return result
 
 
-def ledger_row(time, world, symbol, now, uncovered, balance):
+def ledger_row(
+    time: int, world: str, symbol: str, now: list[Flow], uncovered: dict[str, list[float]], balance: float
+) -> Record:
     """One row of the ledger."""
     row = {"time": time, "world": world, "symbol": symbol}
     for name in ("liquidation_fees", "surplus", "fee_share", "deficit"):

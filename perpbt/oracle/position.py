@@ -1,36 +1,43 @@
-"""One position from its opening to its exit: §1-§6 and D1-D10. The arguments' shapes: see `oracle`."""
+"""One position from its opening to its exit: §1-§6 and D1-D10. The arguments' shapes: see the room's front page."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+
+from .shapes import Bars, Leaving, Record, Values
 
 NUMBERS = (
     "entry_price", "quantity", "margin", "liquidation_price", "bankruptcy_price", "exit_price", "pnl",
     "funding", "fees", "liquidation_fee", "surplus", "deficit", "top_up", "cash_change", "total_return",
     "max_drawdown", "worst_margin_ratio",
 )  # fmt: skip
+NOTHING = dict.fromkeys(("pnl", "funding", "fee", "liquidation_fee", "surplus", "deficit", "back"), 0.0)
 
 
 # ---------------------------------------------------------------------------------------------- funding (§1)
-def snapped(stamp):
+def snapped(stamp: int) -> int:
     """§1: a stamp that misses a whole minute by less than 5 s is that minute."""
     minute = (stamp + 30_000) // 60_000 * 60_000
     return minute if abs(stamp - minute) < 5_000 else stamp
 
 
-def first_bar(bars, time):
+def first_bar(bars: Bars, time: int) -> int | None:
     """The first bar with ts >= time, or None."""
     return next((i for i, bar in enumerate(bars) if bar["ts"] >= time), None)
 
 
-def cumulative_funding(bars, events, price="mark_open"):
+def cumulative_funding(
+    bars: Bars, events: Iterable[tuple[int, float]], price: str = "mark_open"
+) -> list[float]:
     """§1: CF at each bar. `events`: (time, rate) pairs; one with no bar at or after it is never charged."""
-    rates = [[] for _ in bars]
+    rates: list[list[float]] = [[] for _ in bars]
     for time, rate in sorted(((snapped(u), f) for u, f in events), key=lambda event: event[0]):
         i = first_bar(bars, time)
         if i is not None:
             rates[i].append(rate)
-    total, result = 0.0, []
+    total = 0.0
+    result = []
     for bar, due in zip(bars, rates, strict=True):
         for rate in due:
             total = total + bar[price] * rate
@@ -39,30 +46,30 @@ def cumulative_funding(bars, events, price="mark_open"):
 
 
 # ----------------------------------------------------------------------------------------------- margin (§4)
-def maintenance(notional, venue):
+def maintenance(notional: float, venue: Record) -> float:
     """MM(N) = max_k (N mmr_k - cum_k)."""
     return max(notional * tier["rate"] - tier["deduction"] for tier in venue["tiers"])
 
 
-def equity(p, price, cf):
+def equity(p: Record, price: float, cf: float) -> float:
     """E_i(P) = m + q (P - entry) - q (CF_i - CF_e)."""
     q = p["side"] * p["quantity"]
     return (p["margin"] + q * (price - p["entry"])) - q * (cf - p["cf_entry"])
 
 
-def required(p, price, venue):
+def required(p: Record, price: float, venue: Record) -> float:
     """What E must stay above: maintenance on mark (or entry) notional, plus the close-out rate (D9)."""
     reference = p["entry"] if venue["maintenance_on"] == "entry" else price
     return maintenance(p["quantity"] * reference, venue) + venue["close_out_rate"] * (p["quantity"] * price)
 
 
-def margin_ratio(p, price, cf, venue):
+def margin_ratio(p: Record, price: float, cf: float, venue: Record) -> float:
     """D9: required over equity; liquidation is at 1, infinite once the equity is gone."""
     left = equity(p, price, cf)
     return required(p, price, venue) / left if left > 0 else math.inf
 
 
-def liquidation_lines(p, venue):
+def liquidation_lines(p: Record, venue: Record) -> list[tuple[float, float]]:
     """§4: the constants (r_k, K_k) of the position; one line if maintenance is on the entry notional (D3)."""
     extra = venue["close_out_rate"]
     if venue["maintenance_on"] == "entry":
@@ -75,14 +82,14 @@ def liquidation_lines(p, venue):
     return [(r, start + (p["margin"] + cum) / p["quantity"]) for r, cum in tiers]
 
 
-def is_liquidated(p, price, cf, venue):
+def is_liquidated(p: Record, price: float, cf: float, venue: Record) -> bool:
     """§4: A_i <= K for some tier (long), A_i >= K (short), rounded in this very order."""
     if p["side"] > 0:
         return any((price * (1 - r)) - cf <= k for r, k in liquidation_lines(p, venue))
     return any((price * (1 + r)) - cf >= k for r, k in liquidation_lines(p, venue))
 
 
-def liquidation_price(p, cf, venue):
+def liquidation_price(p: Record, cf: float, venue: Record) -> float:
     """§4: (K + CF_i) / (1 -+ r_k), the highest over the tiers for a long, the lowest for a short."""
     if p["side"] > 0:
         return max((k + cf) / (1 - r) for r, k in liquidation_lines(p, venue))
@@ -90,7 +97,7 @@ def liquidation_price(p, cf, venue):
 
 
 # ---------------------------------------------------------------------------------------------- opening (§3)
-def level(spec, direction, entry, leverage, entry_bar):
+def level(spec: Record | None, direction: int, entry: float, leverage: float, entry_bar: int) -> float | None:
     """§5, D2: the price of a stop (direction -s) or of a take-profit (direction +s), or None."""
     if spec is None:
         return None
@@ -102,8 +109,10 @@ def level(spec, direction, entry, leverage, entry_bar):
     return entry + direction * (spec["value"] * known) if spec["kind"] == "atr" else known
 
 
-def open_position(bar, cf, order, venue, rules, entry_bar):
-    """§3, D1: (position, None), or (None, why it is rejected)."""
+def open_position(
+    bar: Record, cf: float, order: Record, venue: Record, rules: Record, entry_bar: int
+) -> tuple[Record | None, str]:
+    """§3, D1: (position, ""), or (None, why it is rejected)."""
     s, leverage, fee_rate = order["side"], order["leverage"], venue["taker_fee"]
     buffer = order.get("margin_buffer") or 0.0
     entry = bar["open"] * (1 + s * venue["slippage"])
@@ -134,41 +143,43 @@ def open_position(bar, cf, order, venue, rules, entry_bar):
         "stop_trigger": stop_trigger,
         "trailing_trigger": order.get("trailing_trigger") or stop_trigger,
         "target_trigger": order.get("take_profit_trigger") or "last",
-        "wallet": order.get("wallet", collateral) - collateral, "top_up": 0.0, "calls": 0,
-        "released": 0.0, "partials": [], "peak": collateral, "drawdown": 0.0,
+        "wallet": order.get("wallet", collateral) - collateral, "top_up": 0.0, "released": 0.0,
+        "margin_orders": [], "peak": collateral, "drawdown": 0.0,
     }  # fmt: skip
     if is_liquidated(p, bar["mark_open"], cf, venue):
         return None, "liquidated_at_entry"
-    return p, None
+    return p, ""
 
 
 # ------------------------------------------------------------------------ inside one bar (§2) and fills (§5)
-def on(bar, trigger, name):
+def on(bar: Record, trigger: str, name: str) -> float:
     """A price of the bar on its trigger series."""
     return bar[name] if trigger == "last" else bar["mark_" + name]
 
 
-def trailing_stop(p):
+def trailing_stop(p: Record) -> float:
     """§5: extreme (1 - s x)."""
     return p["extreme"] * (1 - p["side"] * p["trailing"])
 
 
-def stretch(p, price):
+def stretch(p: Record, price: float) -> None:
     """The trailing extreme takes in a price: the best so far for the position's side."""
     p["extreme"] = max(p["extreme"], price) if p["side"] > 0 else min(p["extreme"], price)
 
 
-def against(p, price, threshold):
+def against(p: Record, price: float, threshold: float) -> bool:
     """Has `price` reached the threshold from the good side (falling for a long)?"""
     return price <= threshold if p["side"] > 0 else price >= threshold
 
 
-def in_favour(p, price, threshold):
+def in_favour(p: Record, price: float, threshold: float) -> bool:
     """Has `price` reached the target (rising for a long)?"""
     return price >= threshold if p["side"] > 0 else price <= threshold
 
 
-def exit_at_open(p, bar, cf, venue, rules, time_due, signal_due):
+def exit_at_open(
+    p: Record, bar: Record, cf: float, venue: Record, rules: Record, time_due: bool, signal_due: bool
+) -> Leaving | None:
     """§2 B: (reason, base, is it a limit fill) or None, in the order of the page."""
     opened = bar["open"]
     if is_liquidated(p, bar["mark_open"], cf, venue):
@@ -189,7 +200,7 @@ def exit_at_open(p, bar, cf, venue, rules, time_due, signal_due):
     return None
 
 
-def adverse_exit(p, bar, cf, venue):
+def adverse_exit(p: Record, bar: Record, cf: float, venue: Record) -> Leaving | None:
     """§2 C: of the adverse thresholds crossed the one met first; ties: liquidation, stop, trailing."""
     s = p["side"]
     worst = "low" if s > 0 else "high"
@@ -210,7 +221,7 @@ def adverse_exit(p, bar, cf, venue):
     return reason, clipped(base, bar), False
 
 
-def favourable_exit(p, bar):
+def favourable_exit(p: Record, bar: Record) -> Leaving | None:
     """§2 C, §5: the take-profit inside the range; on last a limit fill, on mark a market exit."""
     best = "high" if p["side"] > 0 else "low"
     if p["target"] is None or not in_favour(p, on(bar, p["target_trigger"], best), p["target"]):
@@ -220,19 +231,19 @@ def favourable_exit(p, bar):
     return "take_profit", p["target"], True
 
 
-def clipped(price, bar):
+def clipped(price: float, bar: Record) -> float:
     """A fill is a price that traded."""
     return min(max(price, bar["low"]), bar["high"])
 
 
-def exit_in_range(p, bar, cf, venue, rules):
+def exit_in_range(p: Record, bar: Record, cf: float, venue: Record, rules: Record) -> Leaving | None:
     """§2 C: adverse before favourable, unless the run is optimistic."""
     if rules.get("intrabar", "pessimistic") == "optimistic":
         return favourable_exit(p, bar) or adverse_exit(p, bar, cf, venue)
     return adverse_exit(p, bar, cf, venue) or favourable_exit(p, bar)
 
 
-def slippage_of(reason, bar, closed_notional, venue):
+def slippage_of(reason: str, bar: Record, closed_notional: float, venue: Record) -> float:
     """§6, D6: flat for orders; half-spread + Y sigma sqrt(V / T) for a liquidation in a bar with turnover."""
     turnover = bar["volume"] * bar["close"] if bar["volume"] is not None else 0.0
     if reason != "liquidation" or not turnover > 0:
@@ -242,14 +253,16 @@ def slippage_of(reason, bar, closed_notional, venue):
 
 
 # -------------------------------------------------------------------------------------------- waterfall (§6)
-def waterfall(side, margin, quantity, entry, funding_per_unit, fill, reason, fee_rate, venue):
+def waterfall(
+    side: int, margin: float, quantity: float, entry: float, funding_per_unit: float, fill: float, reason: str,
+    fee_rate: float, venue: Record,
+) -> dict[str, float]:  # fmt: skip
     """§6, D7: who gets what is left of `margin` once `quantity` is closed at `fill`."""
     q = side * quantity
     left = (margin - q * funding_per_unit) + q * (fill - entry)
-    out = {"pnl": q * (fill - entry), "funding": -(q * funding_per_unit)}
-    out.update(fee=0.0, liquidation_fee=0.0, surplus=0.0, deficit=0.0, back=0.0)
+    out = {**NOTHING, "pnl": q * (fill - entry), "funding": -(q * funding_per_unit)}
     if left <= 0:
-        return {**out, "deficit": -left}
+        return {**out, "deficit": abs(left)}
     if reason == "end":
         return {**out, "back": left}
     out["fee"] = min(fee_rate * (quantity * fill), left)
@@ -264,9 +277,11 @@ def waterfall(side, margin, quantity, entry, funding_per_unit, fill, reason, fee
 
 
 # ---------------------------------------------------------------------------------------- margin calls (D10)
-def margin_order(p, call, bar, cf, venue):
+def margin_order(
+    p: Record, call: Record | None, bar: Record, cf: float, venue: Record
+) -> tuple[str, float] | None:
     """§2 D: read at the close, done at the next open: ("top_up", money), ("deleverage", fraction), None."""
-    if call is None or p["calls"] >= call["max_calls"]:
+    if call is None or len(p["margin_orders"]) >= call["max_calls"]:
         return None
     left = equity(p, bar["mark_close"], cf)
     need = required(p, bar["mark_close"], venue)
@@ -278,35 +293,40 @@ def margin_order(p, call, bar, cf, venue):
     return ("top_up", amount) if amount > 0 else None
 
 
-def execute(p, action, size, i, bar, cf, venue):
+def execute(p: Record, action: str, size: float, i: int, bar: Record, cf: float, venue: Record) -> None:
     """§2 B, last sentence: a top-up adds to m; closing a fraction leaves m (1 - g) and Q (1 - g)."""
-    p["calls"] += 1
+    part = {**NOTHING, "back": -size}
     if action == "top_up":
         p["margin"] = p["margin"] + size
         p["wallet"] = p["wallet"] - size
         p["top_up"] = p["top_up"] + size
         p["peak"] = p["peak"] + size  # own money added is not a gain (D8)
-        return
-    fill = bar["open"] * (1 - p["side"] * venue["slippage"])
-    margin, quantity, moved = p["margin"] * size, p["quantity"] * size, cf - p["cf_entry"]
-    part = waterfall(
-        p["side"], margin, quantity, p["entry"], moved, fill, "deleverage", venue["taker_fee"], venue
+    else:
+        fill = bar["open"] * (1 - p["side"] * venue["slippage"])
+        margin, quantity, moved = p["margin"] * size, p["quantity"] * size, cf - p["cf_entry"]
+        part = waterfall(
+            p["side"], margin, quantity, p["entry"], moved, fill, action, venue["taker_fee"], venue
+        )
+        p["released"] = p["released"] + part["back"]
+        p["wallet"] = p["wallet"] + part["back"]
+        p["margin"] = p["margin"] * (1 - size)
+        p["quantity"] = p["quantity"] * (1 - size)
+    p["margin_orders"].append(
+        {**part, "bar": i, "action": action, "margin": p["margin"], "quantity": p["quantity"]}
     )
-    p["partials"].append({**part, "bar": i})
-    p["released"] = p["released"] + part["back"]
-    p["wallet"] = p["wallet"] + part["back"]
-    p["margin"] = p["margin"] * (1 - size)
-    p["quantity"] = p["quantity"] * (1 - size)
 
 
-def see_value(p, value):
+def see_value(p: Record, value: float) -> None:
     """D8: the running peak and the deepest fall below it."""
     p["peak"] = max(p["peak"], value)
     p["drawdown"] = max(p["drawdown"], (p["peak"] - value) / p["peak"])
 
 
 # ---------------------------------------------------------------------------------------------- one position
-def run_position(bars, cf, order, venue, rules, entry_bar, crowd_notional=None):
+def run_position(
+    bars: Bars, cf: Values, order: Record, venue: Record, rules: Record, entry_bar: int | None,
+    crowd_notional: float | None = None,
+) -> Record:  # fmt: skip
     """One position from its opening at `bars[entry_bar]` (None: no such bar) to its exit, §2-§6.
 
     `crowd_notional` is what its world liquidates beside it (§6 `crowding`); None: its own Q x base.
@@ -323,7 +343,7 @@ def run_position(bars, cf, order, venue, rules, entry_bar, crowd_notional=None):
     }  # fmt: skip
     worst_ratio = margin_ratio(p, bars[entry_bar]["mark_open"], cf[entry_bar], venue)
     adverse_extreme = "mark_low" if p["side"] > 0 else "mark_high"
-    pending, left, phase, ratio_at_open, i = None, None, None, 0.0, entry_bar
+    pending, left, phase, ratio_at_open, i = None, None, "C", 0.0, entry_bar
     for i in range(entry_bar, len(bars)):
         bar = bars[i]
         # A: cf[i] already holds the funding charged at this open.
@@ -351,14 +371,17 @@ def run_position(bars, cf, order, venue, rules, entry_bar, crowd_notional=None):
     }
 
 
-def worst_at_exit(worst, at_open, left, phase):
+def worst_at_exit(worst: float, at_open: float, left: Leaving | None, phase: str) -> float:
     """D9: the exit bar shows the ratio at its open only, and 1 if it liquidated the position in its range."""
     if left is None:
         return worst
     return max(worst, at_open, 1.0 if left[0] == "liquidation" and phase == "C" else 0.0)
 
 
-def closed(p, at_entry, bars, cf, venue, span, left, phase, crowd_notional):
+def closed(
+    p: Record, at_entry: Record, bars: Bars, cf: Values, venue: Record, span: tuple[int, int], left: Leaving | None,
+    phase: str, crowd_notional: float | None,
+) -> Record:  # fmt: skip
     """§5, §6: the fill of the last closing, its waterfall, and the row of the whole position."""
     entry_bar, i = span
     bar = bars[i]
@@ -368,10 +391,10 @@ def closed(p, at_entry, bars, cf, venue, span, left, phase, crowd_notional):
         volume = p["quantity"] * base if crowd_notional is None else crowd_notional
         fill = base * (1 - p["side"] * slippage_of(reason, bar, volume, venue))
     fee_rate = venue["maker_fee"] if is_limit else venue["taker_fee"]
-    moved = cf[i] - p["cf_entry"]
+    moved, before = cf[i] - p["cf_entry"], {"peak": p["peak"], "drawdown": p["drawdown"]}
     last = waterfall(p["side"], p["margin"], p["quantity"], p["entry"], moved, fill, reason, fee_rate, venue)
     see_value(p, p["released"] + last["back"])
-    parts, invested = p["partials"], p["collateral"] + p["top_up"]
+    parts, invested = p["margin_orders"], p["collateral"] + p["top_up"]
     cash_change = (p["released"] + last["back"]) - invested
     return {
         "side": p["side"], "leverage": p["leverage"], "collateral": p["collateral"], **at_entry,
@@ -381,22 +404,22 @@ def closed(p, at_entry, bars, cf, venue, span, left, phase, crowd_notional):
         "fees": total(p["entry_fee"], parts, last, "fee"), "liquidation_fee": last["liquidation_fee"],
         "surplus": last["surplus"], "deficit": total(0.0, parts, last, "deficit"), "top_up": p["top_up"],
         "cash_change": cash_change, "total_return": cash_change / invested, "max_drawdown": p["drawdown"],
-        "notional": p["notional"], "entry_fee": p["entry_fee"], "close_fee": last["fee"],
-        "close_deficit": last["deficit"], "exit_quantity": p["quantity"], "base": base, "partials": parts,
-        "wallet": p["wallet"] + last["back"],
+        "notional": p["notional"], "entry_fee": p["entry_fee"], "exit_quantity": p["quantity"],
+        "exit_margin": p["margin"], "base": base, "margin_orders": parts, "released": p["released"],
+        "closing": last, "before_exit": before, "wallet": p["wallet"] + last["back"],
     }  # fmt: skip
 
 
-def total(start, parts, last, name):
-    """Money of the partial closings in time order, then of the last one."""
+def total(start: float, parts: list[Record], last: Record, name: str) -> float:
+    """Money of the margin orders in time order, then of the closing."""
     for part in [*parts, last]:
         start = start + part[name]
     return start
 
 
-def rejected(order, why, entry_bar):
+def rejected(order: Record, why: str, entry_bar: int | None) -> Record:
     """A row that says why there is no position."""
-    row = dict.fromkeys(NUMBERS)
+    row: Record = dict.fromkeys(NUMBERS)
     row.update(side=order["side"], leverage=order["leverage"], collateral=order["collateral"])
     row.update(exit_reason="rejected", rejection=why, entry_bar=entry_bar, exit_bar=None, phase=None)
     row.update(entry_time=None, exit_time=None, wallet=order.get("wallet"))

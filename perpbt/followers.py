@@ -1,0 +1,206 @@
+"""Accounts that follow signals: tiles of lanes, and their rows put together by strategy, policy, symbol and start.
+
+In: what each strategy on each symbol gave, tile by tile. Out: an `Order`. A tile is some policies from some starts on: few enough bars
+to stay in the cache, and rows that are in order already within each policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from perpbt.book import Belongings, Block, Piece
+from perpbt.kernels.tables import LANE, Floats, Integers, Table, table
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Lanes of the policies and starts [first, last), policies outermost."""
+
+    first_policy: int
+    last_policy: int
+    first_start: int
+    last_start: int
+
+    @property
+    def size(self) -> int:
+        """Lanes."""
+        return (self.last_policy - self.first_policy) * self.width
+
+    @property
+    def width(self) -> int:
+        """Starts."""
+        return self.last_start - self.first_start
+
+    def lanes(self, plans: Table, starts: Integers) -> Table:
+        """The lanes, ready to run."""
+        plan = np.repeat(np.arange(self.first_policy, self.last_policy), self.width)
+        return table(
+            LANE,
+            plan.size,
+            plan=plan,
+            exit_due=-1,
+            bar=np.tile(starts[self.first_start : self.last_start], self.last_policy - self.first_policy),
+            not_before=-1,
+            wallet=plans["capital"][plan],
+        )
+
+
+def tiles(policies: int, starts: int, size: int) -> Iterator[Tile]:
+    """All policies and starts in tiles of about `size` lanes."""
+    tall = min(policies, size)
+    wide = max(1, size // tall)
+    for start in range(0, starts, wide):
+        for policy in range(0, policies, tall):
+            yield Tile(policy, min(policy + tall, policies), start, min(start + wide, starts))
+
+
+@dataclass
+class FollowingOrder:
+    """Rows by strategy, policy, symbol, start and position. A world is a strategy and a policy, a group a world and a symbol."""
+
+    strategies: tuple[str, ...]
+    policies: tuple[str, ...]
+    symbols: tuple[str, ...]
+    plans: Table
+    starts: list[int] = field(default_factory=list)  # how many each symbol has
+    blocks: list[Block] = field(default_factory=list)
+    spans: list[tuple[Integers, Integers, Integers]] = field(
+        default_factory=list
+    )  # group, first row and rows, in each block
+
+    def put(self, block: Block, world: int, tile: Tile) -> None:
+        """Take in a page of a tile, `world` being that of its first policy; its rows' lanes become starts."""
+        lane = block.rows["lane"]
+        high = tile.last_policy - tile.first_policy
+        splits = np.searchsorted(lane, np.arange(high + 1) * tile.width)
+        counts = np.diff(splits)
+        held = np.flatnonzero(counts)
+        block.rows["lane"] = tile.first_start + lane % tile.width
+        self.blocks.append(block)
+        self.spans.append(((world + held) * len(self.symbols) + block.symbol, splits[held], counts[held]))
+
+    def close(self) -> None:
+        """Order all that was put in."""
+        group, first, count = (
+            np.concatenate([np.zeros(0, dtype=np.int64), *part]) for part in zip(*self.spans, strict=True)
+        )
+        block = np.repeat(np.arange(len(self.spans)), [one[0].size for one in self.spans])
+        order = np.argsort(group, kind="stable")
+        self.spans.clear()
+        self._group, self._from, self._count, self._block = (
+            group[order],
+            first[order],
+            count[order],
+            block[order],
+        )
+        self._at = np.append(0, np.cumsum(self._count))
+        self._account = np.append(
+            0, np.cumsum(np.tile(self.starts, len(self.strategies) * len(self.policies)))
+        )
+
+    @property
+    def size(self) -> int:
+        """Rows of the table."""
+        return int(self._at[-1])
+
+    @property
+    def worlds(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(f"{one} | {other}" for one in self.strategies for other in self.policies)
+
+    @property
+    def accounts(self) -> int:
+        """How many there are, those included that never gave an order."""
+        return int(self._account[-1])
+
+    @property
+    def groups(self) -> pl.DataFrame:
+        """Strategy, policy and symbol of each group."""
+        names = (
+            pl.DataFrame({key: values}, schema={key: pl.String}) for key, values in self._names().items()
+        )
+        strategy, policy, symbol = names
+        return strategy.join(policy, how="cross").join(symbol, how="cross")
+
+    @property
+    def population(self) -> pl.DataFrame:
+        """How many accounts each group has."""
+        return self.groups.with_columns(accounts=pl.Series(np.diff(self._account)))
+
+    def _names(self) -> Mapping[str, tuple[str, ...]]:
+        return {"strategy": self.strategies, "policy": self.policies, "symbol": self.symbols}
+
+    def _spans(self, first: int, last: int) -> tuple[slice, Integers, Integers]:
+        """Entries that hold rows [first, last), the first row each gives, and how many."""
+        here = slice(
+            int(np.searchsorted(self._at, first, side="right")) - 1, int(np.searchsorted(self._at, last))
+        )
+        at, count = self._at[here], self._count[here]
+        low = np.maximum(first - at, 0)
+        return here, low, np.minimum(last - at, count) - low
+
+    def pieces(self, first: int, last: int) -> Sequence[Piece]:
+        """Where rows [first, last) are."""
+        here, low, count = self._spans(first, last)
+        start, to = self._from[here] + low, self._at[here] + low - first
+        block = self._block[here]
+        order = np.argsort(block, kind="stable")
+        ends = np.append(np.flatnonzero(np.diff(block[order])) + 1, order.size)
+        found, begin = [], 0
+        for end in ends.tolist():
+            own = order[begin:end]  # side by side in their block, apart in the table
+            begin, k = end, own[0]
+            size = int(count[own].sum())
+            places = (
+                int(to[k])
+                if own.size == 1
+                else np.arange(size) + np.repeat(to[own] - start[own] + start[k], count[own])
+            )
+            found.append(Piece(self.blocks[block[k]], int(start[k]), int(start[k]) + size, places))
+        return found
+
+    def belongings(self, first: int, last: int) -> Belongings:
+        """What rows [first, last) belong to."""
+        if first == last:
+            none = np.zeros(0, dtype=np.int64)
+            return Belongings(none, none, none, np.zeros(0), none, None)
+        here, _, count = self._spans(first, last)
+        group = np.repeat(self._group[here], count)
+        world, symbol = np.divmod(group, len(self.symbols))
+        weight: Floats = 1.0 / np.array(self.starts)[symbol]
+        return Belongings(symbol, world, group, weight, np.zeros(group.size, dtype=np.int64), None)
+
+    def release(self, row: int) -> None:
+        """Nothing: every block holds rows of every policy."""
+
+    def numbers(self, group: Integers, lane: Integers) -> Integers:
+        """The accounts' numbers, by strategy, policy, symbol and start."""
+        return self._account[group] + lane
+
+    def labels(self, first: int, last: int, lane: Integers) -> Mapping[str, pl.Series]:
+        """Whose rows [first, last) are."""
+        group = self.belongings(first, last).group
+        world, symbol = np.divmod(group, len(self.symbols))
+        strategy, policy = np.divmod(world, len(self.policies))
+        codes = {"strategy": strategy, "policy": policy, "symbol": symbol}
+        account = self.numbers(group, lane)
+        begins = np.flatnonzero(np.append(True, account[1:] != account[:-1])[: account.size])
+        position = np.arange(1, account.size + 1) - np.repeat(
+            begins, np.diff(np.append(begins, account.size))
+        )
+        return {
+            "account": pl.Series(account),
+            "position": pl.Series(position).cast(pl.UInt32),
+            **{key: gathered_words(names, codes[key]) for key, names in self._names().items()},
+            "world": gathered_words(self.worlds, world),
+            "leverage": pl.Series(self.plans["leverage"][policy]),
+        }
+
+
+def gathered_words(names: Sequence[str], codes: Integers) -> pl.Series:
+    """Names by code, sharing one copy of each."""
+    return pl.Series(names, dtype=pl.String).gather(pl.Series(codes.astype(np.uint32)))

@@ -1,0 +1,179 @@
+"""Positions settled: chunk after chunk of a book made into columns of the accounts table, checked and counted on the way.
+
+In: a book, the weights and crowds of its worlds. Out: the columns as arrays, the fund's ledger, the totals of the run and its
+statistics. Chunks are settled on any number of threads, in any order.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from perpbt.book import Book, Chunk
+from perpbt.errors import RunError
+from perpbt.kernels.adding import EVENT, MOMENTS, NUMBERS, TOTALS, WORDS, fund_events, settle_rows
+from perpbt.kernels.sums import merge_sums, no_sums, rounded_sums
+from perpbt.kernels.tables import REASONS, REJECTIONS, Codes, Floats, Integers, Table
+from perpbt.settle import Crowds, FundTerms
+from perpbt.statistics.tally import Tally
+from perpbt.weights import Weights
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of the accounts table, a row of each array a column; 0 where a refused order has none."""
+
+    size: int
+    numbers: Floats  # NUMBERS
+    moments: Integers  # MOMENTS: times in ms, and what tells accounts apart within their group
+    words: Codes  # WORDS: 1 for long, then REASONS and REJECTIONS
+    weight: Floats
+
+    @classmethod
+    def of(cls, size: int) -> Columns:
+        """Room for so many rows."""
+        width = (
+            size // 8 | 1
+        ) * 8 + 16  # columns an odd number of cache lines apart, or they would push each other out
+        return cls(
+            size, np.empty((len(NUMBERS), width)), np.empty((len(MOMENTS), width), dtype=np.int64),
+            np.empty((len(WORDS), width), dtype=np.int8), np.empty(size),
+        )  # fmt: skip
+
+    def number(self, name: str) -> Floats:
+        """One column of numbers."""
+        return self.numbers[NUMBERS.index(name), : self.size]
+
+    def moment(self, name: str) -> Integers:
+        """One column of times."""
+        return self.moments[MOMENTS.index(name), : self.size]
+
+    def word(self, name: str) -> Codes:
+        """One column of codes."""
+        return self.words[WORDS.index(name), : self.size]
+
+
+class Settled:
+    """What settling has found so far; each thread has its own, and they are merged."""
+
+    def __init__(self, tally: Tally, symbols: int) -> None:
+        self.tally = tally
+        self.sums = no_sums(len(TOTALS))
+        self.gross = 0.0
+        self.refused = np.zeros((len(REJECTIONS), symbols), dtype=np.int64)
+        self.liquidated = 0
+        self.broken = 0
+        self.first_broken = (-1, 0.0, 0.0)
+        self.events: list[Table] = []
+
+    def merge(self, other: Settled) -> None:
+        """Take in what another thread has found."""
+        self.tally.merge(other.tally)
+        merge_sums(self.sums, other.sums, np.arange(len(TOTALS)))
+        self.gross += other.gross
+        self.refused += other.refused
+        self.liquidated += other.liquidated
+        if other.broken:
+            self.first_broken = (
+                min(self.first_broken, other.first_broken) if self.broken else other.first_broken
+            )
+        self.broken += other.broken
+        self.events += other.events
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """Weighted sums over all positions, by their column's name."""
+        return dict(zip(TOTALS, rounded_sums(self.sums).tolist(), strict=True))
+
+
+class Settling:
+    """Settles chunks into columns. `settle` may be called from many threads, `found` when they are done."""
+
+    def __init__(
+        self, book: Book, weights: Weights, crowds: Crowds | None, terms: FundTerms, groups: pl.DataFrame
+    ) -> None:
+        self.book, self.weights, self.crowds, self.terms = book, weights, crowds, terms
+        self.groups = groups
+        self._own = threading.local()
+        self._all: list[Settled] = []
+
+    def _here(self) -> Settled:
+        """What this thread has found."""
+        if not hasattr(self._own, "found"):
+            self._own.found = Settled(Tally(self.groups, self.book.worlds, REASONS), len(self.book.symbols))
+            self._all.append(self._own.found)
+        own: Settled = self._own.found
+        return own
+
+    def settle(self, chunk: Chunk, columns: Columns, at: int) -> None:
+        """Fill a chunk's liquidations against their crowd and write its columns from entry `at` on."""
+        book, found = self.book, self._here()
+        if self.crowds is not None:
+            self.crowds.fill(book, chunk)
+        weight = self.weights.of(chunk)
+        size = chunk.rows.size
+        columns.weight[at : at + size] = weight
+        broken, first, got, given, gross = settle_rows(
+            chunk.rows, chunk.calls, chunk.symbol, weight, chunk.of.requested, book.times, book.starts,
+            at, columns.numbers, columns.moments, columns.words, found.sums,
+        )  # fmt: skip
+        if broken:
+            worse = (chunk.first + first - at, got, given)
+            found.first_broken = min(found.first_broken, worse) if found.broken else worse
+            found.broken += broken
+        found.gross += gross
+        events = np.empty(2 * size + chunk.calls.size, dtype=EVENT)
+        written = fund_events(
+            chunk.rows,
+            chunk.calls,
+            chunk.world,
+            chunk.symbol,
+            weight,
+            self.terms.fee_share,
+            book.times,
+            book.starts,
+            events,
+        )
+        found.events.append(events[:written].copy())
+        self.count(chunk, columns, slice(at, at + size), found)
+
+    def count(self, chunk: Chunk, columns: Columns, here: slice, found: Settled) -> None:
+        """Count a chunk's positions, and its refused orders by cause and symbol."""
+        reason, rejection = columns.word("exit_reason")[here], columns.word("rejection")[here]
+        refused = np.flatnonzero(rejection)
+        np.add.at(found.refused, (rejection[refused], chunk.symbol[refused]), 1)
+        found.liquidated += int(np.count_nonzero(reason == REASONS.index("liquidation")))
+        names = (
+            "quantity",
+            "exit_price",
+            "fees",
+            "liquidation_fee",
+            "surplus",
+            "deficit",
+            "total_return",
+            "max_drawdown",
+        )
+        found.tally.add(
+            group=chunk.of.group, weight=columns.weight[here], reason=reason, world=chunk.world, account=chunk.of.account,
+            entry_time=columns.moment("entry_time")[here], exit_time=columns.moment("exit_time")[here],
+            **{name: columns.number(name)[here] for name in names},
+        )  # fmt: skip
+
+    def found(self) -> Settled:
+        """What all threads have found together. Raises `RunError` if the money of a position is not conserved."""
+        whole = self._here()
+        for other in self._all:
+            if other is not whole:
+                whole.merge(other)
+        self._all = [whole]
+        if whole.broken:
+            k, came, gave = whole.first_broken
+            symbol = self.book.symbols[self.book.order.belongings(k, k + 1).symbol[0]]
+            raise RunError(
+                f"money is not conserved in {whole.broken} positions, first in row {k} of the accounts ({symbol}): "
+                f"traders, venue and fund got {came!r}, price and funding gave {gave!r}"
+            )
+        return whole
