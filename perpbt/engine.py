@@ -19,6 +19,7 @@ import numpy as np
 from perpbt.errors import InputError
 from perpbt.kernels.lanes import run_following, run_given
 from perpbt.kernels.tables import CALL, ROW, Integers, Market, Rates, Signals, Table
+from perpbt.kernels.tiles import run_in_tiles
 
 Progress = Callable[[str, int, int], None]
 ENGINES = ("auto", "skip", "dense", "oracle")
@@ -100,7 +101,8 @@ def given_rows(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, places: Integers, rows: Table
 ) -> None:
     """Lanes of one given position each: that of lane k, by plan k, goes to row places[k]. `rows` begin as zeros."""
-    run_given(market, rates, plans, signals, lanes, places, rows, np.zeros(1, dtype=CALL))
+    run = run_given if market.pyramid.levels else run_in_tiles  # leaps, or a look at every bar
+    run(market, rates, plans, signals, lanes, places, rows, np.zeros(1, dtype=CALL))
 
 
 def following_pages(

@@ -181,6 +181,16 @@ def test_carries_move_before_limbs_overflow(sign: float) -> None:
     assert bits(rounded_sums(sums)) == bits([math.fsum([value] * 50_000)])
 
 
+def test_full_limbs_are_merged_without_overflow() -> None:
+    """As they are after as many values as may be added between two carries."""
+    whole = no_sums(1)
+    for _ in range(5):
+        full = no_sums(1)
+        full.limbs[40, 0], full.used[:] = 2**62, (40, 40, ROOM)
+        merge_sums(whole, full, np.array([0]))
+    assert rounded_sums(whole).tolist() == [5 * math.ldexp(1.0, 62 + 32 * 40 - 1074)]
+
+
 def test_a_carry_leaves_limbs_below_their_size() -> None:
     random = np.random.default_rng(2)
     sums = no_sums(5)

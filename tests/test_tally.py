@@ -275,6 +275,14 @@ def test_a_claim_of_a_refused_order_explains_nothing() -> None:
         tally.table(one.fund)
 
 
+def test_a_deficit_that_its_weight_makes_nothing_is_a_default_without_a_claim() -> None:
+    accounts = table([row(weight=1e-300, deficit=1e-300), row(deficit=2.0)])
+    fund = ledger([{"uncovered": 1.0}])
+    assert_same(summarise(accounts, fund), naive_statistics(accounts, fund))
+    with pytest.raises(RunError, match="no position explains world w, symbol X"):
+        summarise(accounts[:1], fund)
+
+
 def test_an_infinite_deficit_is_an_error_of_the_run() -> None:
     with pytest.raises(RunError, match=r"pd·ead·lgd"):
         summarise(table([row(deficit=1e308, weight=1e308)]), ledger())

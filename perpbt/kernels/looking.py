@@ -17,7 +17,7 @@ from .tables import DEDUCTION, FUNDING, MARK_CLOSE, NO_CALL, RATE, Floats, Marke
 from .watching import Care, Path, Watch, seen_on
 
 SLACK = 1e-9
-BLOCK = 64
+BLOCK, SMALL = 64, 16  # bars screened at a time; where there is news, more narrowly
 
 
 class Line(NamedTuple):
@@ -38,7 +38,8 @@ class Screen(NamedTuple):
     fallen: float  # close - CF at or below, or at or above: a new peak of equity, or a new deepest drawdown
     risen: float
     line: Line  # a position is liquidated at 1, so what stays below the worst ratio so far, or 1, is safe
-    trail_low: int  # as low and high, for a trailing stop that stands still
+    apart: bool  # the rows of a trailing stop are others
+    trail_low: int  # as low and high
     trail_floor: float
     trail_high: int
     trail_ceiling: float
@@ -98,33 +99,37 @@ def look(
 @part
 def screen_for(market: Market, rates: Rates, watch: Watch, position: Position, path: Path) -> Screen:
     """The levels that hold until the path changes."""
-    long = position.side > 0.0
     start = position.side * (position.entry - position.funding)
     money = path.released + position.margin
     room = SLACK * (4.0 * market.greatest + (path.peak + money) / position.quantity)
     up = (start + (path.peak - money) / position.quantity) - room
     down = (start + (path.peak * (1.0 - path.drawdown) - money) / position.quantity) + room
     line = line_for(market, rates, position, 0, min(path.worst_ratio, 1.0))
+    # a trailing stop stands still until there is a new best price
     trailing, best = -np.inf, np.inf
     if position.trail != 0.0:
         trailing, best = path.extreme * position.trail, path.extreme
-    if long:
+    stop, target = position.stop, position.target
+    apart = watch.trail != watch.stop or watch.best != watch.target
+    if not apart:
+        stop, target = max(stop, trailing), min(target, best)
+    if position.side > 0.0:
         return Screen(
-            watch.stop, position.stop, watch.target, position.target, down, up, line,
+            watch.stop, stop, watch.target, target, down, up, line, apart and position.trail != 0.0,
             watch.trail, trailing, watch.best, best,
         )  # fmt: skip
     return Screen(
-        watch.target, -position.target, watch.stop, -position.stop, -up, -down, line,
+        watch.target, -target, watch.stop, -stop, -up, -down, line, apart and position.trail != 0.0,
         watch.best, -best, watch.trail, -trailing,
     )  # fmt: skip
 
 
 @part
-def beyond(series: Floats, low: int, floor: float, high: int, ceiling: float, first: int) -> int:
+def beyond(series: Floats, low: int, floor: float, high: int, ceiling: float, first: int, size: int) -> int:
     """In how many bars of the block one row is at or below its floor or another at or above its ceiling."""
     count, base = 0, np.uint64(first)
     below, above = np.uint64(low), np.uint64(high)
-    for j in range(np.uint64(BLOCK)):
+    for j in range(np.uint64(size)):
         count += (series[below, base + j] <= floor) | (series[above, base + j] >= ceiling)
     return count
 
@@ -142,25 +147,27 @@ def line_for(market: Market, rates: Rates, position: Position, k: int, ratio: fl
 
 
 @part
-def thinner(market: Market, rates: Rates, position: Position, row: int, ratio: float, first: int) -> int:
+def thinner(
+    market: Market, rates: Rates, position: Position, row: int, ratio: float, first: int, size: int
+) -> int:
     """In how many bars of the block the margin ratio at the prices of `row` may be `ratio` or more, on any line but the first."""
     series, count = market.series, 0
     at, funding, base = np.uint64(row), np.uint64(FUNDING), np.uint64(first)
     for k in range(max(position.tiers, 1)):
         on_price, on_funding, level = line_for(market, rates, position, k, ratio)
-        for j in range(np.uint64(BLOCK)):
+        for j in range(np.uint64(size)):
             count += series[at, base + j] * on_price + series[funding, base + j] * on_funding >= level
     return count
 
 
 @part
-def newsworthy(series: Floats, screen: Screen, adverse: int, first: int) -> int:
+def newsworthy(series: Floats, screen: Screen, adverse: int, first: int, size: int) -> int:
     """In how many bars of the block a level of the screen is reached."""
     count, base = 0, np.uint64(first)
     low, high, mark = np.uint64(screen.low), np.uint64(screen.high), np.uint64(adverse)
     close, funding = np.uint64(MARK_CLOSE), np.uint64(FUNDING)
     on_price, on_funding, level = screen.line
-    for j in range(np.uint64(BLOCK)):
+    for j in range(np.uint64(size)):
         k = base + j
         paid = series[funding, k]
         worth = series[close, k] - paid
@@ -184,18 +191,19 @@ def calm(
     path: Path,
     screen: Screen,
     i: int,
+    size: int,
 ) -> bool:
-    """Is there nothing to do, and nothing to remember, in the block of bars from `i`?"""
+    """Is there nothing to do, and nothing to remember, in `size` bars from `i` on?"""
     series = market.series
-    count = newsworthy(series, screen, watch.adverse, i)
+    count = newsworthy(series, screen, watch.adverse, i, size)
     if position.tiers > 1:
-        count += thinner(market, rates, position, watch.adverse, min(path.worst_ratio, 1.0), i)
-    if position.trail != 0.0:
+        count += thinner(market, rates, position, watch.adverse, min(path.worst_ratio, 1.0), i, size)
+    if screen.apart:
         count += beyond(
-            series, screen.trail_low, screen.trail_floor, screen.trail_high, screen.trail_ceiling, i
+            series, screen.trail_low, screen.trail_floor, screen.trail_high, screen.trail_ceiling, i, size
         )
     if care.action != NO_CALL and path.calls < care.limit:
-        count += thinner(market, rates, position, MARK_CLOSE, care.threshold, i)
+        count += thinner(market, rates, position, MARK_CLOSE, care.threshold, i, size)
     return count == 0
 
 
@@ -208,11 +216,16 @@ def quiet(
         return i, path
     screen = screen_for(market, rates, watch, position, path)
     while i < until:
+        if i + BLOCK <= until and calm(market, rates, watch, care, position, path, screen, i, BLOCK):
+            i += BLOCK
+            continue
         end = min(i + BLOCK, until)
-        if end - i < BLOCK or not calm(market, rates, watch, care, position, path, screen, i):
-            at, path = look(market, rates, watch, care, position, path, i, end)
-            if at < end:
-                return at, path
-            screen = screen_for(market, rates, watch, position, path)
-        i = end
+        while i < end:
+            stop = min(i + SMALL, end)
+            if stop - i < SMALL or not calm(market, rates, watch, care, position, path, screen, i, SMALL):
+                at, path = look(market, rates, watch, care, position, path, i, stop)
+                if at < stop:
+                    return at, path
+                screen = screen_for(market, rates, watch, position, path)
+            i = stop
     return i, path

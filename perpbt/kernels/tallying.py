@@ -142,10 +142,11 @@ def weigh_fees(chunk: Chunk, words: Words, worlds: int, first: int, keys: Intege
     """
     count = 0
     for j in range(first, min(first + keys.size, chunk.group.size)):
-        amount = chunk.weight[j] * chunk.fees[j]
+        if chunk.reason[j] == words.rejected:
+            continue
         keys[count] = chunk.group[j] * worlds + chunk.world[j]
-        amounts[count] = amount
-        count += (chunk.reason[j] != words.rejected) & (amount != 0.0)  # if not, the next one takes its entry
+        amounts[count] = chunk.weight[j] * chunk.fees[j]
+        count += amounts[count] != 0.0  # if not, the next one takes its entry
     return count
 
 
@@ -168,8 +169,7 @@ def sort_accounts(group: Integers, account: Integers, places: Integers, accounts
 
 @kernel
 def count_distinct(accounts: Integers, starts: Integers, seen: Integers, counts: Integers) -> None:
-    """Different accounts among accounts[starts[k]:starts[k + 1]]; `seen` has an entry of -1 for each account.
-    """
+    """Different values of accounts[starts[k]:starts[k + 1]]; `seen` has an entry of -1 for each account."""
     for k in range(counts.size):
         for j in range(starts[k], starts[k + 1]):
             if seen[accounts[j]] != k:

@@ -31,7 +31,7 @@ def settle(
         for row in rows:
             if row["exit_reason"] == "liquidation":
                 crowds.setdefault(crowd_of(row), []).append(
-                    row["weight"] * row["exit_quantity"] * row["base"]
+                    row["weight"] * (row["exit_quantity"] * row["base"])
                 )
         rows = [
             {**row, **row["refill"](math.fsum(crowds[crowd_of(row)]))} if crowd_of(row) in crowds else row

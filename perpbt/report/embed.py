@@ -32,9 +32,19 @@ class Picture:
 
 def picture(figure: Figure, name: str, caption: str, alt: str, *, wide: bool = False) -> Picture:
     """The figure under a name unique in its page; call inside the style the figure was drawn in."""
+    fix_layout(figure)
     drawing = _svg(figure, name, alt)
     markup = drawing if len(drawing) <= SVG_LIMIT_BYTES else _png(figure, alt)
     return Picture(name, caption, Markup(markup), wide)
+
+
+def fix_layout(figure: Figure) -> None:
+    """Lay the figure out once, to a thousandth of its size: the solver's last digits differ from one drawing to the next."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = axes.get_position().bounds
+        axes.set_position((round(left, 3), round(bottom, 3), round(width, 3), round(height, 3)))
 
 
 def _svg(figure: Figure, name: str, alt: str) -> str:

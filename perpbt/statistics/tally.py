@@ -4,8 +4,9 @@ In: integer codes and columns of one chunk of positions after the other; any ord
 threads with a `Tally` each give the same bytes. Out: the statistics frame.
 
 A chunk may be forgotten once it is added. Kept are sums, and for exact medians 8 bytes a position and 8 more
-a liquidated one (`table` takes as much again while it sorts), 32 bytes a default and, where accounts are
-counted by their codes, 8 bytes a position, those right after one of the same account and group left out.
+a liquidated one (`table` takes as much again while it sorts), 32 bytes a default, 16 bytes a group of each
+chunk and, where accounts are counted by their codes, 8 bytes a position, those right after one of the same
+account and group left out.
 """
 
 from __future__ import annotations
@@ -127,8 +128,10 @@ class Tally:
 
     def _add_fees(self, chunk: tallying.Chunk) -> None:
         """Fees by group and world."""
-        keys, amounts = np.empty(STRETCH, dtype=np.int64), np.empty(STRETCH)
-        for first in range(0, chunk.group.size, STRETCH):
+        number = chunk.group.size
+        size = min(STRETCH, number)
+        keys, amounts = np.empty(size, dtype=np.int64), np.empty(size)
+        for first in range(0, number, STRETCH):
             paid = tallying.weigh_fees(chunk, self._words, self._worlds.len(), first, keys, amounts)
             slots = self._slots(keys[:paid])  # first: it may put wider sums in place
             add_exactly(self._fees, slots, amounts[:paid])
@@ -247,8 +250,7 @@ def _locked(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _column(
     name: str, values: npt.ArrayLike, dtype: npt.DTypeLike, number: int, codes: int | None = None
 ) -> npt.NDArray[Any]:
-    """Values as kernels take them; InputError unless there are `number`, and all of them codes below `codes`.
-    """
+    """Values as kernels take them; InputError unless there are `number`, all of them codes below `codes`."""
     array = np.ascontiguousarray(values)
     if array.shape != (number,):
         raise InputError(f"{name} has shape {array.shape}; it has to be ({number},), as many as group")
