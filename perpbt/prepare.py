@@ -20,7 +20,7 @@ from perpbt.kernels.tables import SERIES, Floats, Integers, Market, Rates, Signa
 from perpbt.load import SymbolBars
 from perpbt.venue import Venue
 
-NEAR = 8  # bars looked at one by one before a leap: positions that end soon end there, and a leap costs about as much
+NEAR = 8  # up to a multiple of this, bars are looked at one by one before a leap: a block begins there
 
 
 def floats(column: pl.Series) -> Floats:

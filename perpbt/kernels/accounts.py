@@ -53,8 +53,15 @@ from .watching import Care, start, watch_for
 
 
 @part
-def first_at_or_after(times: Integers, moment: int) -> int:
-    """Index of the first bar that opens at or after `moment`; the number of bars if none does."""
+def first_at_or_after(times: Integers, moment: int, bar: int) -> int:
+    """Index of the first bar that opens at or after `moment`; the number of bars if none does. Quick where bars are evenly spaced from
+    `bar` on.
+    """
+    if bar + 1 < times.size and moment > times[bar]:
+        step = times[bar + 1] - times[bar]
+        guess = bar + (moment - times[bar] + step - 1) // step
+        if guess < times.size and times[guess - 1] < moment <= times[guess]:
+            return guess
     return int(np.searchsorted(times, moment))
 
 
@@ -64,7 +71,9 @@ def next_entry(market: Market, plan: Plan, signals: Signals, close_bar: int, not
     none.
     """
     bars = market.time.size
-    i = max(close_bar, first_at_or_after(market.time, not_before) - 1)
+    i = close_bar
+    if i + 1 < bars and market.time[i + 1] < not_before:
+        i = first_at_or_after(market.time, not_before, max(i, 0)) - 1
     while i < bars - 1:
         i = signals.marks[NEXT_ENTRY, i]
         if i >= bars - 1:
@@ -150,7 +159,7 @@ def term_of(market: Market, plan: Plan, signals: Signals, side: float, bar: int,
         exit_due = market.time[bar] + plan["max_holding"]
     time_bar = market.time.size
     if exit_due >= 0:
-        time_bar = max(first_at_or_after(market.time, exit_due), bar + 1)
+        time_bar = max(first_at_or_after(market.time, exit_due, bar), bar + 1)
     leave = NEXT_LONG_EXIT if side > 0.0 else NEXT_SHORT_EXIT
     return Term(bar, time_bar, signals.marks[leave, bar] + 1)
 

@@ -70,7 +70,7 @@ class Pyramid(NamedTuple):
     nodes: Floats  # (nodes, 8)
     starts: Integers
     levels: int
-    near: int  # bars a walk looks at one by one before it leaps
+    near: int  # a walk looks at bars one by one up to a multiple of this before it leaps; 0: it leaps at once
 
 
 class Market(NamedTuple):

@@ -221,8 +221,10 @@ def to_next_stop(
     if market.pyramid.levels == 0:
         return quiet(market, rates, watch, care, position, path, i, until)
     if path.order == NO_CALL:
-        near = min(until, i + market.pyramid.near)
-        i, path = look(market, rates, watch, care, position, path, i, near)
+        near = i
+        if market.pyramid.near > 0:  # to where a block begins
+            near = min(until, (i // market.pyramid.near + 1) * market.pyramid.near)
+            i, path = look(market, rates, watch, care, position, path, i, near)
         if i == near and i < until:
             i, path = leap(market, rates, watch, care, position, path, i, until, trace)
     return i, path
