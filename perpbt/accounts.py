@@ -1,7 +1,7 @@
 """Accounts as a table: a row a position, checked before anything runs.
 
-In: a frame or a Parquet file in the columns of `COLUMNS`. Out: the same rows with every optional column
-present. Faults are told with the column, the row (0-based) and the value.
+In: a frame or a Parquet file in the columns of `COLUMNS`. Out: the same rows, of one type a column and
+without nulls where there is a default. Faults are told with the column, the row (0-based) and the value.
 """
 
 from __future__ import annotations
@@ -35,23 +35,50 @@ WORDS = {"side": ("long", "short"), **dict.fromkeys(
     ("stop_trigger", "trailing_trigger", "take_profit_trigger"), ("last", "mark")
 )}  # fmt: skip
 MOST = 1e15  # of money, leverage and weight: sums over many accounts stay finite
+SLICE = 1 << 20  # rows read at a time where memory is bounded
 EVERYONE = "all"  # the world of accounts that name none
 
 
 def read_accounts(accounts: pl.DataFrame | pl.LazyFrame | str | Path, symbols: Sequence[str]) -> pl.DataFrame:
-    """The checked table. `symbols` are those in the bars; `InputError` names the first fault."""
+    """The checked table, optional columns only where it has them. `symbols` are those in the bars; `InputError` names the first fault."""
     source, frame = open_accounts(accounts)
-    check_columns(frame, source)
-    frame = cast_columns(frame, source)
-    check_values(frame, symbols, source)
-    absent = [pl.lit(None, kind).alias(name) for name, kind in OPTIONAL.items() if name not in frame.columns]
-    return frame.with_columns(absent).select(COLUMNS).with_columns(
-        pl.col("stop_trigger").fill_null("last"),
-        pl.col("take_profit_trigger").fill_null("last"),
-        pl.coalesce("trailing_trigger", "stop_trigger", pl.lit("last")).alias("trailing_trigger"),
-        pl.col("margin_buffer").fill_null(0.0),
-        pl.col("world").fill_null(EVERYONE),
-        pl.col("weight").fill_null(1.0),
+    check_columns(frame.columns, source)
+    return checked_rows(frame, symbols, source)
+
+
+def read_in_slices(path: Path, source: str, symbols: Sequence[str]) -> pl.DataFrame:
+    """The same of a Parquet file, a slice at a time and with words as categories: some third of the memory."""
+    try:
+        lazy = pl.scan_parquet(path)
+        check_columns(lazy.collect_schema().names(), source)
+        height = int(lazy.select(pl.len()).collect().item())
+        words = pl.col(pl.String).exclude("account").cast(pl.Categorical)
+        return pl.concat(
+            checked_rows(lazy.slice(first, SLICE).collect(), symbols, source, first).with_columns(words)
+            for first in range(0, max(height, 1), SLICE)
+        )
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise InputError(f"{source}: not a readable Parquet file ({first_line(error)})") from error
+
+
+def checked_rows(frame: pl.DataFrame, symbols: Sequence[str], source: str, first: int = 0) -> pl.DataFrame:
+    """Rows from row `first` of the source on, checked, and what is left out filled in."""
+    if frame.height == 0:
+        raise InputError(f"{source}: no rows; allowed: at least one account")
+    frame = cast_columns(frame, source, first)
+    check_values(frame, symbols, source, first)
+    if "trailing_trigger" in frame.columns or "stop_trigger" in frame.columns:
+        given = [name for name in ("trailing_trigger", "stop_trigger") if name in frame.columns]
+        frame = frame.with_columns(pl.coalesce(*given, pl.lit("last")).alias("trailing_trigger"))
+    fills = {
+        "stop_trigger": "last",
+        "take_profit_trigger": "last",
+        "margin_buffer": 0.0,
+        "world": EVERYONE,
+        "weight": 1.0,
+    }
+    return frame.with_columns(
+        pl.col(name).fill_null(value) for name, value in fills.items() if name in frame.columns
     )
 
 
@@ -82,22 +109,20 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def check_columns(frame: pl.DataFrame, source: str) -> None:
+def check_columns(names: Sequence[str], source: str) -> None:
     """Every required column is there and no other than the known ones."""
-    lacking = [name for name in REQUIRED if name not in frame.columns]
+    lacking = [name for name in REQUIRED if name not in names]
     if lacking:
         raise InputError(
-            f"{source}: required column {lacking[0]!r} missing; found: {', '.join(frame.columns)}; "
+            f"{source}: required column {lacking[0]!r} missing; found: {', '.join(names)}; "
             f"required: {', '.join(REQUIRED)}"
         )
-    for name in frame.columns:
+    for name in names:
         if name not in COLUMNS:
             raise InputError(unknown(f"{source}: column {name!r}", name, COLUMNS, "column"))
-    if frame.height == 0:
-        raise InputError(f"{source}: no rows; allowed: at least one account")
 
 
-def cast_columns(frame: pl.DataFrame, source: str) -> pl.DataFrame:
+def cast_columns(frame: pl.DataFrame, source: str, first: int) -> pl.DataFrame:
     """Numbers as Float64, times as UTC milliseconds (naive ones are UTC), words as text."""
     out = []
     for name in frame.columns:
@@ -106,7 +131,7 @@ def cast_columns(frame: pl.DataFrame, source: str) -> pl.DataFrame:
         if name in ("collateral", "leverage"):
             wanted = pl.Float64
         if name in ("entry_time", "exit_time"):
-            column = cast_time(column, source)
+            column = cast_time(column, source, first)
         elif name == "account":
             if not (kind == pl.String or kind.is_integer()):
                 raise InputError(f"{source}: column 'account' is {kind}; allowed: text or whole numbers")
@@ -122,7 +147,7 @@ def cast_columns(frame: pl.DataFrame, source: str) -> pl.DataFrame:
     return pl.DataFrame(out)
 
 
-def cast_time(column: pl.Series, source: str) -> pl.Series:
+def cast_time(column: pl.Series, source: str, first: int) -> pl.Series:
     """A column of times as milliseconds UTC, in the forms bars may have."""
     if column.dtype == pl.Null:
         return column.cast(TIME)
@@ -131,7 +156,7 @@ def cast_time(column: pl.Series, source: str) -> pl.Series:
     if len(lost):
         row = int(lost[0])
         raise InputError(
-            f"{source}: row {row}, column {column.name!r}: {column[row]!r}; allowed: {TIMES_ALLOWED}"
+            f"{source}: row {first + row}, column {column.name!r}: {column[row]!r}; allowed: {TIMES_ALLOWED}"
         )
     if isinstance(column.dtype, pl.Datetime) and column.dtype.time_unit != "ms":
         within = (
@@ -144,7 +169,7 @@ def cast_time(column: pl.Series, source: str) -> pl.Series:
     return moments.alias(column.name)
 
 
-def check_values(frame: pl.DataFrame, symbols: Sequence[str], source: str) -> None:
+def check_values(frame: pl.DataFrame, symbols: Sequence[str], source: str, first: int) -> None:
     """Every value in its range; the first that is not, by column, is told."""
     rules: list[tuple[str, pl.Expr, str]] = [(name, pl.col(name).is_null(), "a value") for name in REQUIRED]
     rules.append(("symbol", ~pl.col("symbol").is_in(list(symbols)), f"one of {', '.join(symbols)}"))
@@ -168,7 +193,9 @@ def check_values(frame: pl.DataFrame, symbols: Sequence[str], source: str) -> No
         rules.append((name, below_zero_price & (pl.col(name) >= 1), limit))
     rules.append(("exit_time", pl.col("exit_time") < pl.col("entry_time"), "not before entry_time"))
     rules = [rule for rule in rules if rule[0] in frame.columns]
-    faults = frame.select(wrong.fill_null(False).any().alias(str(k)) for k, (_, wrong, _) in enumerate(rules)).row(0)
+    faults = frame.select(
+        wrong.fill_null(False).any().alias(str(k)) for k, (_, wrong, _) in enumerate(rules)
+    ).row(0)
     for (name, wrong, allowed), found in zip(rules, faults, strict=True):
         if found:
             at = frame.select(wrong.fill_null(False).arg_true()).to_series()
@@ -176,6 +203,6 @@ def check_values(frame: pl.DataFrame, symbols: Sequence[str], source: str) -> No
             value = frame[name][row]
             told = f"{stamp(value)} UTC" if isinstance(value, datetime) else repr(value)
             raise InputError(
-                f"{source}: row {row}, column {name!r}: {told}; allowed: {allowed}"
+                f"{source}: row {first + row}, column {name!r}: {told}; allowed: {allowed}"
                 + (f" ({len(at):,} rows)" if len(at) > 1 else "")
             )

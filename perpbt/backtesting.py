@@ -7,7 +7,7 @@ account. Out: a `Result`.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from perpbt.book import Block, Book, Chunk, Fills, SymbolPart
+from perpbt.book import Book, Chunk, Fills, SymbolPart
+from perpbt.budget import A_POSITION, cleared
 from perpbt.conclude import conclude, equity_table
 from perpbt.config import (
     AtrDistance,
@@ -32,7 +33,7 @@ from perpbt.config import (
 )
 from perpbt.engine import Counted, Outcome, Progress, choose_threads, following_pages, in_threads, tile_size
 from perpbt.errors import InputError
-from perpbt.followers import FollowingOrder, Tile, tiles
+from perpbt.followers import FollowingOrder, Page, Tile, tiles
 from perpbt.kernels.tables import (
     CALLS,
     LEVEL_KINDS,
@@ -48,7 +49,7 @@ from perpbt.kernels.tables import (
 from perpbt.load import Bars
 from perpbt.prepare import market_arrays, rates_for, signal_arrays
 from perpbt.result import Result
-from perpbt.setting import Setting, describe_symbol, make_setting, open_bars
+from perpbt.setting import Setting, describe_symbol, longest, make_setting, open_bars
 from perpbt.strategy import as_strategies, check_look_ahead, evaluate, evaluate_columns
 from perpbt.venue import Venue
 from perpbt.weights import OpenInterest
@@ -161,6 +162,8 @@ def backtest(
     threads: int | None = None,
     equity_every: str | timedelta | Duration | None = None,
     progress: Progress | None = None,
+    memory: int | str | None = None,
+    scratch: str | Path | None = None,
     strategy_folder: Path | None = None,
 ) -> Result:
     """Trade strategies under a grid of policies.
@@ -192,40 +195,60 @@ def backtest(
     setting = make_setting(
         venue=venue, tiers_as=tiers_as, fund=fund, open_interest=open_interest, crowding=crowding, rules=rules,
         engine=engine, threads=threads, equity_every=equity_every, progress=progress,
+        memory=memory, scratch=scratch,
     )  # fmt: skip
     chosen = as_policies(policies if policies is not None else Policy())
     bound = as_strategies(strategy, folder=strategy_folder)
     refuse_coupled(setting, chosen)
     loaded, starting = open_bars(bars), read_offsets(offsets)
-    plans, (windows, columns) = policy_plans(chosen), series_names(chosen)
-    labels = tuple(policy.label for policy in chosen)
-    order = FollowingOrder(tuple(one.label for one in bound), labels, loaded.symbols, plans)
-    parts: list[SymbolPart] = []
-    for index, symbol in enumerate(loaded.symbols):
+    order = FollowingOrder(
+        tuple(one.label for one in bound),
+        tuple(policy.label for policy in chosen),
+        loaded.symbols,
+        policy_plans(chosen),
+    )
+    with cleared(setting.budget):
+        if setting.budget is not None:
+            rows = longest(loaded)
+            starts = len(order.symbols) * min(rows, starting.count or rows)
+            setting.budget.plan(rows, len(order.worlds) * starts * A_POSITION, setting.threads)
+        order.spool = setting.spool
+        parts = [
+            follow_symbol(setting, loaded, order, bound, chosen, starting, index)
+            for index in range(len(order.symbols))
+        ]
+        order.close()
+        return finish(setting, Book(order.symbols, order.worlds, parts, order), order, bound, chosen, started)
+
+
+def follow_symbol(
+    setting: Setting, loaded: Bars, order: FollowingOrder, bound: Sequence[Any], policies: Sequence[Policy], starting: Offsets,
+    index: int,
+) -> SymbolPart:  # fmt: skip
+    """All accounts on one symbol through the engine, into the order."""
+    since = time.perf_counter()
+    windows, columns = series_names(policies)
+    collected = loaded.collect(order.symbols[index])
+    describe_symbol(setting, collected)
+    since = setting.timed("load", since)
+    market = market_arrays(collected, setting.rules, setting.engine)
+    starts = np.array(starting.starts(market.time), dtype=np.int64)  # type: ignore[arg-type]
+    order.starts.append(starts.size)
+    setting.timed("prepare", since)
+    rates, fills = rates_for(setting.venue, order.symbols[index], setting.rules), Fills(market)
+    for number, one in enumerate(bound):
         since = time.perf_counter()
-        collected = loaded.collect(symbol)
-        describe_symbol(setting, collected)
-        since = setting.timed("load", since)
-        market = market_arrays(collected, setting.rules, setting.engine)
-        starts = np.array(starting.starts(market.time), dtype=np.int64)  # type: ignore[arg-type]
-        order.starts.append(starts.size)
-        setting.timed("prepare", since)
-        rates, fills = rates_for(setting.venue, symbol, setting.rules), Fills(market)
-        for number, one in enumerate(bound):
-            since = time.perf_counter()
-            check_look_ahead(one, collected.frame)
-            extra = evaluate_columns(one, collected.frame, columns)
-            signals = signal_arrays(
-                collected.frame, evaluate(one, collected.frame), windows, [extra[name] for name in columns]
-            )
-            since = setting.timed("signals", since)
-            follow(setting, market, rates, signals, order, fills, (number, index), starts)
-            setting.timed("kernels", since)
-        if setting.equity_every is not None:
-            setting.markets[index] = market
-        parts.append(fills.part(rates))
-    order.close()
-    return finish(setting, Book(loaded.symbols, order.worlds, parts, order), order, bound, chosen, started)
+        check_look_ahead(one, collected.frame)
+        extra = evaluate_columns(one, collected.frame, columns)
+        signals = signal_arrays(
+            collected.frame, evaluate(one, collected.frame), windows, [extra[name] for name in columns]
+        )
+        since = setting.timed("signals", since)
+        follow(setting, market, rates, signals, order, fills, (number, index), starts)
+        setting.timed("kernels", since)
+    if setting.equity_every is not None:
+        setting.markets[index] = market
+    return fills.part(rates)
 
 
 def follow(
@@ -238,23 +261,23 @@ def follow(
     threads = choose_threads(setting.threads, lanes, market.time.size)
     counted = Counted(setting.progress, order.symbols[symbol], lanes)
 
-    def work(tile: Tile) -> tuple[Tile, list[Outcome]]:
-        own = tile.lanes(order.plans, starts)
+    def finished(own: Table) -> Iterable[Outcome]:
         if setting.engine != "oracle":
-            return tile, list(following_pages(market, rates, order.plans, signals, own))
-        return tile, [
-            run_naively(
-                market, rates, order.plans, signals, own, progress=setting.progress, label=counted.label
-            )
-        ]
+            return following_pages(market, rates, order.plans, signals, own)
+        progress, label = setting.progress, counted.label
+        return [run_naively(market, rates, order.plans, signals, own, progress=progress, label=label)]
 
-    size = lanes if setting.engine == "oracle" else tile_size(lanes, threads)
-    for tile, pages in in_threads(work, tiles(policies, starts.size, size), threads):
-        for page in pages:
-            fills.note(page.rows)
-            block = Block(symbol, page.rows, page.calls)
-            order.put(block, strategy * policies + tile.first_policy, tile)
-        counted.add(tile.size)
+    def work(tile: Tile) -> tuple[int, list[Page]]:
+        pages = []
+        for outcome in finished(tile.lanes(order.plans, starts)):
+            fills.note(outcome.rows)
+            pages.append(order.page(symbol, outcome, strategy * policies + tile.first_policy, tile))
+        return tile.size, pages
+
+    size = lanes if setting.engine == "oracle" else tile_size(lanes, threads, order.plans)
+    for done, pages in in_threads(work, tiles(policies, starts.size, size), threads):
+        order.pages += pages
+        counted.add(done)
 
 
 def finish(

@@ -6,17 +6,80 @@ with others left out; what the order is, the door knows by which the run came in
 
 from __future__ import annotations
 
+import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from pathlib import Path
+from typing import IO, Protocol
 
 import numpy as np
 
+from perpbt.errors import RunError
 from perpbt.kernels.lanes import note_fills
 from perpbt.kernels.tables import CALL, ROW, TURNOVER, VOLATILITY, Floats, Integers, Market, Rates, Table
 
 CHUNK = 16_384  # rows settled at a time: some 4 MB
+
+
+class Stored:
+    """Records in a file; a slice of them reads."""
+
+    def __init__(self, spool: Spool, start: int, records: Table) -> None:
+        self._spool, self._start = spool, start
+        self._kind, self.size = records.dtype, records.size
+
+    def __getitem__(self, span: slice) -> Table:
+        first, last, _ = span.indices(self.size)
+        records = np.empty(last - first, dtype=self._kind)
+        self._spool.read(self._start + first * self._kind.itemsize, records.view(np.uint8).data)
+        return records
+
+
+Records = Table | Stored
+
+
+class Spool:
+    """Keeps finished records: in memory while they take less than `room` bytes, the others in a file. Any thread may call it."""
+
+    def __init__(self, room: float = np.inf, folder: Path | None = None) -> None:
+        self._room, self._folder = room, folder
+        self._lock = threading.Lock()
+        self._file: IO[bytes] | None = None
+        self._end = 0
+
+    def keep(self, records: Table) -> Records:
+        """The records, or where they are now."""
+        with self._lock:
+            self._room -= records.nbytes
+            if self._room >= 0 or not records.size:
+                return records
+            try:
+                if self._file is None:  # it has no name: it is gone with the process
+                    self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
+                self._file.seek(self._end)
+                self._file.write(np.ascontiguousarray(records).view(np.uint8).data)
+            except OSError as error:
+                raise RunError(f"{self._folder}: no room for what memory has no room for: {error}") from error
+            stored = Stored(self, self._end, records)
+            self._end += records.nbytes
+            return stored
+
+    def read(self, start: int, into: memoryview) -> None:
+        """Fill `into` from the file."""
+        with self._lock:
+            if self._file is None:
+                raise RunError("rows are asked for that are let go of already")
+            self._file.seek(start)
+            self._file.readinto(into)  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Forget all."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+            self._file = None
 
 
 @dataclass(frozen=True)
@@ -24,8 +87,8 @@ class Block:
     """Finished rows of one symbol, and their margin orders with `row` of `calls` an index into them, ascending."""
 
     symbol: int
-    rows: Table
-    calls: Table
+    rows: Records
+    calls: Records
 
 
 @dataclass
@@ -37,31 +100,36 @@ class SymbolPart:
     liquidated_bars: Integers  # bars in which anybody was liquidated, and their
     volatility: Floats
     turnover: Floats
-    flat: int = 0  # liquidations in bars of unknown turnover
+    liquidated: int = 0
+    flat: int = 0  # of these, in bars of unknown turnover
 
 
 @dataclass
 class Fills:
-    """Bars of a symbol in which anybody was liquidated, noted on the way."""
+    """Bars of a symbol in which anybody was liquidated, noted on the way by any thread."""
 
     market: Market
     at: np.ndarray = field(init=False)
+    liquidated: int = 0
     flat: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.at = np.zeros(self.market.time.size, dtype=np.int8)
 
     def note(self, rows: Table) -> None:
         """Note the liquidations among finished rows."""
-        self.flat += note_fills(rows, self.market.series[TURNOVER], self.at)
+        liquidated, flat = note_fills(rows, self.market.series[TURNOVER], self.at)
+        with self._lock:
+            self.liquidated += liquidated
+            self.flat += flat
 
     def part(self, rates: Rates) -> SymbolPart:
         """What is kept of the symbol."""
         bars = np.flatnonzero(self.at)
         series = self.market.series
-        return SymbolPart(
-            self.market.time, rates, bars, series[VOLATILITY, bars], series[TURNOVER, bars], self.flat
-        )
+        volatility, turnover = series[VOLATILITY, bars], series[TURNOVER, bars]
+        return SymbolPart(self.market.time, rates, bars, volatility, turnover, self.liquidated, self.flat)
 
 
 @dataclass(frozen=True)
@@ -143,7 +211,7 @@ def gathered(first: int, last: int, order: Order) -> Chunk:
 
 def moved_calls(piece: Piece) -> Table:
     """The margin orders of a piece, with `row` an index into the chunk."""
-    calls = piece.block.calls
+    calls = piece.block.calls[:]
     if not calls.size:
         return calls
     calls = calls[slice(*np.searchsorted(calls["row"], (piece.first, piece.last)))].copy()

@@ -108,6 +108,13 @@ def run(
     threads: Annotated[
         int | None, typer.Option(help="Threads; default all cores. Never changes a result.")
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory the run may take, such as 4GiB; the rest goes to files. Never changes a result.",
+        ),
+    ] = None,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -126,18 +133,20 @@ def run(
         perpbt run my_study.toml --out runs/tight --set policy.stop_loss=0.01
     """
     from perpbt.config import load_spec
-    from perpbt.result import check_target
+    from perpbt.result import check_target, existing_above
     from perpbt.running import run_spec
 
     overrides = list(settings or [])
     if threads is not None:
         overrides.append(f"threads={threads}")
+    if memory is not None:
+        overrides.append(f"memory={memory}")
     loaded = load_spec(spec, overrides, data=data)
     folder = out if out is not None else Path("runs") / loaded.name
     check_target(folder)  # before hours of work, not after
     try:
         with progress_printer(quiet) as progress:
-            result = run_spec(loaded, progress=progress)
+            result = run_spec(loaded, progress=progress, scratch=existing_above(folder))
         result.write(folder, report=report, accounts=loaded.output.accounts)
     except KeyboardInterrupt:
         typer.echo("interrupted; nothing was written", err=True)

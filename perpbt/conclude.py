@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -17,10 +16,10 @@ import numpy as np
 import polars as pl
 
 from perpbt.book import CHUNK, Book, Chunk
-from perpbt.engine import choose_threads, in_threads
+from perpbt.budget import A_FLOW, A_POSITION, Budget, peak_memory
+from perpbt.engine import Counted, choose_threads, in_threads
 from perpbt.errors import InputError
 from perpbt.frames import accounts_table, times
-from perpbt.kernels.adding import EVENT
 from perpbt.kernels.curves import equity_curves
 from perpbt.kernels.tables import REJECTIONS, Floats, Integers, Table
 from perpbt.result import Result
@@ -28,9 +27,12 @@ from perpbt.setting import Setting
 from perpbt.settle import CROWD, Crowds, check_run, ledger, make_crowds, sold_by
 from perpbt.settled import Columns, Settled, Settling
 from perpbt.statistics import TOTAL
+from perpbt.stored import AccountsFile, Writer
 from perpbt.weights import Scaling, Weights
 
 FEW_POSITIONS = 10
+ROW_GROUP = 1 << 17  # rows of the accounts file
+SETTLING = "settling"
 SERIAL_BELOW = 1 << 16  # rows that one thread settles sooner than several would
 Labels = Callable[
     [int, int, Integers], Mapping[str, pl.Series]
@@ -98,6 +100,64 @@ def check_names(groups: pl.DataFrame) -> None:
             )
 
 
+def settle_in_memory(
+    setting: Setting,
+    book: Book,
+    settling: Settling,
+    threads: int,
+    equity: Callable[[Chunk], pl.DataFrame | None],
+) -> tuple[Columns, pl.DataFrame | None]:
+    """All positions settled into one set of columns; and equity curves, if asked for."""
+    columns, curves = Columns.of(book.size), None
+    counted = Counted(setting.progress, SETTLING, book.size)
+
+    def settle(span: tuple[int, int]) -> Chunk:
+        chunk = book.chunk(span)
+        settling.settle(chunk, columns, chunk.first)
+        return chunk
+
+    # equity curves are of whole accounts, whose rows may be in many chunks
+    size = CHUNK if setting.equity_every is None else max(book.size, 1)
+    for chunk in in_threads(settle, book.ranges(size), threads):
+        book.order.release(chunk.first + chunk.rows.size)
+        curves = None if setting.equity_every is None else equity(chunk)
+        counted.add(chunk.rows.size)
+    return columns, curves
+
+
+def kept_to_the_end(setting: Setting, book: Book) -> int:
+    """Bytes that settling holds on to, at most."""
+    moments = 2 * book.times.size * len(book.worlds)  # no fund moves more often than twice a bar
+    liquidated = sum(part.liquidated for part in book.parts)
+    events = liquidated + (2 * book.size if setting.terms.fee_share > 0.0 else 0)
+    return book.size * A_POSITION + min(events, moments) * A_FLOW
+
+
+def settle_to_file(
+    setting: Setting, budget: Budget, book: Book, settling: Settling, threads: int, labels: Labels
+) -> AccountsFile:
+    """All positions settled, and written row group by row group."""
+    counted = Counted(setting.progress, SETTLING, book.size)
+    file = budget.accounts_file()
+
+    def settle(span: tuple[int, int]) -> tuple[tuple[int, int], Columns]:
+        first, last = span
+        columns = Columns.of(last - first)
+        for start in range(first, max(last, first + 1), CHUNK):
+            chunk = book.chunk((start, min(start + CHUNK, last)))
+            settling.settle(chunk, columns, start - first)
+        return span, columns
+
+    with Writer(file.path) as writer:
+        for span, columns in in_threads(
+            settle, book.ranges(budget.rows(ROW_GROUP, 2 * threads + 2)), threads
+        ):
+            writer.append(accounts_table(columns, labels(*span, columns.moment("lane"))))
+            counted.add(columns.size)
+    budget.spool.close()
+    return file
+
+
 def conclude(
     setting: Setting,
     book: Book,
@@ -112,35 +172,31 @@ def conclude(
     """Settle the book, check that money is conserved, and make the tables."""
     since = time.perf_counter()
     check_names(groups)
+    if setting.budget is not None:
+        setting.budget.check(kept_to_the_end(setting, book))
     threads = 1 if book.size < SERIAL_BELOW else choose_threads(setting.threads, book.size, SERIAL_BELOW)
     weights, crowds = scaled(setting, book, threads)
     settling = Settling(book, weights, crowds, setting.terms, groups)
-    columns = Columns.of(book.size)
-    curves = None
-
-    def settle(span: tuple[int, int]) -> tuple[Chunk, int]:
-        chunk = book.chunk(span)
-        settling.settle(chunk, columns, chunk.first)
-        return chunk, span[1]
-
-    # equity curves are of whole accounts, whose rows may be in many chunks
-    size = CHUNK if setting.equity_every is None else max(book.size, 1)
-    for chunk, last in in_threads(settle, book.ranges(size), threads):
-        book.order.release(last)
-        curves = None if setting.equity_every is None else equity(chunk)
+    if setting.budget is None:
+        columns, curves = settle_in_memory(setting, book, settling, threads, equity)
+        since = setting.timed("settle", since)
+        accounts: pl.DataFrame | AccountsFile = accounts_table(
+            columns, labels(0, book.size, columns.moment("lane"))
+        )
+        since = setting.timed("tables", since)
+    else:
+        accounts, curves = settle_to_file(setting, setting.budget, book, settling, threads, labels), None
     found = settling.found()
-    fund = ledger(book, np.concatenate([np.empty(0, EVENT), *found.events]), setting.terms)
+    fund = ledger(book, found.all_events(), setting.terms)
     totals = check_run(found.totals, found.gross, fund, setting.terms)
     since = setting.timed("settle", since)
-    accounts = accounts_table(columns, labels(0, book.size, columns.moment("lane")))
-    since = setting.timed("tables", since)
     statistics = found.tally.table(fund, population)
     setting.timed("statistics", since)
     note_refusals(setting, book, found)
-    note_flat_fills(setting, book, found)
+    note_flat_fills(setting, book)
     setting.timings["total"] = time.perf_counter() - started
     return Result(
-        accounts=accounts,
+        held=accounts,
         fund=fund,
         statistics=statistics,
         policies=policies,
@@ -148,16 +204,6 @@ def conclude(
         metadata=metadata(setting, book, totals, crowds.largest if crowds else 0),
         equity=curves,
     )
-
-
-def peak_memory_mib() -> float | None:
-    """The most memory this process has held; None where the system does not say (Windows)."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, others KiB
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
 def note_scaling(setting: Setting, scaling: Scaling) -> None:
@@ -187,18 +233,19 @@ def note_refusals(setting: Setting, book: Book, found: Settled) -> None:
     setting.notes.append(f"{refused:,} of {book.size:,} orders were refused: {'; '.join(causes)}")
 
 
-def note_flat_fills(setting: Setting, book: Book, found: Settled) -> None:
+def note_flat_fills(setting: Setting, book: Book) -> None:
     """Say how many liquidations fell into bars without a known turnover: they slip by the flat figure (MODEL §6)."""
-    flat = sum(part.flat for part in book.parts)
+    flat, liquidated = (sum(getattr(part, name) for part in book.parts) for name in ("flat", "liquidated"))
     if flat:
         setting.notes.append(
-            f"{flat:,} of {found.liquidated:,} liquidations fell into bars without trades or volume and slipped by the flat "
+            f"{flat:,} of {liquidated:,} liquidations fell into bars without trades or volume and slipped by the flat "
             f"{setting.venue.slippage:g}"
         )
 
 
 def metadata(setting: Setting, book: Book, totals: dict[str, float], crowd: int) -> dict[str, Any]:
     """What a reader must know to judge and repeat the run; plain values that JSON can hold."""
+    peak = peak_memory()
     digest = "".join(f"{name} {text}\n" for name, text in sorted(setting.digests))
     return {
         "engine": setting.engine,
@@ -224,5 +271,5 @@ def metadata(setting: Setting, book: Book, totals: dict[str, float], crowd: int)
             **{name: version(name) for name in ("numba", "numpy", "polars", "pyarrow")},
         },
         "timings_seconds": {stage: round(seconds, 4) for stage, seconds in setting.timings.items()},
-        "peak_memory_mib": peak_memory_mib(),
+        "peak_memory_mib": None if peak is None else round(peak / 2**20, 1),
     }

@@ -92,9 +92,15 @@ def in_threads(work: Callable[[Task], Done], tasks: Iterable[Task], threads: int
                 future.cancel()
 
 
-def tile_size(lanes: int, threads: int) -> int:
+def tile_size(lanes: int, threads: int, plans: Table) -> int:
     """Lanes to a tile: few enough that threads end together, many enough that a tile is worth its while."""
-    return min(CHUNK, max(256, lanes // (8 * threads)))
+    least = 256 if trades_once(plans) else 1
+    return min(CHUNK, max(least, lanes // (8 * threads)))
+
+
+def trades_once(plans: Table) -> bool:
+    """Whether no account takes more than one position."""
+    return bool((plans["max_trades"] == 1).all())
 
 
 def given_rows(
@@ -110,8 +116,7 @@ def following_pages(
 ) -> Iterator[Outcome]:
     """The rows of lanes that follow signals, in pages; the lanes are used up."""
     slots = int(plans["call_count"].max(initial=0))
-    single = bool((plans["max_trades"] == 1).all())
-    size = lanes.size if single else max(PAGE, 1)
+    size = lanes.size if trades_once(plans) else PAGE
     first = 0
     while first < lanes.size:
         rows = np.zeros(size, dtype=ROW)

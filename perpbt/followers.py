@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from perpbt.book import Belongings, Block, Piece
+from perpbt.book import Belongings, Block, Piece, Spool
+from perpbt.engine import Outcome
 from perpbt.kernels.tables import LANE, Floats, Integers, Table, table
 
 
@@ -58,6 +59,16 @@ def tiles(policies: int, starts: int, size: int) -> Iterator[Tile]:
             yield Tile(policy, min(policy + tall, policies), start, min(start + wide, starts))
 
 
+@dataclass(frozen=True)
+class Page:
+    """A block, and where in it the rows of each group are."""
+
+    block: Block
+    group: Integers
+    first: Integers
+    count: Integers
+
+
 @dataclass
 class FollowingOrder:
     """Rows by strategy, policy, symbol, start and position. A world is a strategy and a policy, a group a world and a symbol."""
@@ -66,31 +77,32 @@ class FollowingOrder:
     policies: tuple[str, ...]
     symbols: tuple[str, ...]
     plans: Table
+    spool: Spool = field(default_factory=Spool)
     starts: list[int] = field(default_factory=list)  # how many each symbol has
-    blocks: list[Block] = field(default_factory=list)
-    spans: list[tuple[Integers, Integers, Integers]] = field(
-        default_factory=list
-    )  # group, first row and rows, in each block
+    pages: list[Page] = field(default_factory=list)
+    _last: tuple[int, int] = (-1, 0)  # account and position of the last row labelled
 
-    def put(self, block: Block, world: int, tile: Tile) -> None:
-        """Take in a page of a tile, `world` being that of its first policy; its rows' lanes become starts."""
-        lane = block.rows["lane"]
-        high = tile.last_policy - tile.first_policy
-        splits = np.searchsorted(lane, np.arange(high + 1) * tile.width)
+    def page(self, symbol: int, finished: Outcome, world: int, tile: Tile) -> Page:
+        """A page of a tile, `world` being that of its first policy, kept; its rows' lanes become starts. From any thread."""
+        rows = finished.rows
+        policies = np.arange(tile.last_policy - tile.first_policy + 1)
+        splits = np.searchsorted(rows["lane"], policies * tile.width)
         counts = np.diff(splits)
         held = np.flatnonzero(counts)
-        block.rows["lane"] = tile.first_start + lane % tile.width
-        self.blocks.append(block)
-        self.spans.append(((world + held) * len(self.symbols) + block.symbol, splits[held], counts[held]))
+        rows["lane"] = tile.first_start + rows["lane"] % tile.width
+        block = Block(symbol, self.spool.keep(rows), self.spool.keep(finished.calls))
+        return Page(block, (world + held) * len(self.symbols) + symbol, splits[held], counts[held])
 
     def close(self) -> None:
-        """Order all that was put in."""
-        group, first, count = (
-            np.concatenate([np.zeros(0, dtype=np.int64), *part]) for part in zip(*self.spans, strict=True)
-        )
-        block = np.repeat(np.arange(len(self.spans)), [one[0].size for one in self.spans])
+        """Order all pages, which stand in the order of their tiles."""
+        none = [np.zeros(0, dtype=np.int64)]
+        group = np.concatenate(none + [page.group for page in self.pages])
+        first = np.concatenate(none + [page.first for page in self.pages])
+        count = np.concatenate(none + [page.count for page in self.pages])
+        block = np.repeat(np.arange(len(self.pages)), [page.group.size for page in self.pages])
         order = np.argsort(group, kind="stable")
-        self.spans.clear()
+        self._blocks = [page.block for page in self.pages]
+        self.pages.clear()
         self._group, self._from, self._count, self._block = (
             group[order],
             first[order],
@@ -98,9 +110,7 @@ class FollowingOrder:
             block[order],
         )
         self._at = np.append(0, np.cumsum(self._count))
-        self._account = np.append(
-            0, np.cumsum(np.tile(self.starts, len(self.strategies) * len(self.policies)))
-        )
+        self._account = np.append(0, np.cumsum(np.tile(self.starts, len(self.worlds))))
 
     @property
     def size(self) -> int:
@@ -160,7 +170,7 @@ class FollowingOrder:
                 if own.size == 1
                 else np.arange(size) + np.repeat(to[own] - start[own] + start[k], count[own])
             )
-            found.append(Piece(self.blocks[block[k]], int(start[k]), int(start[k]) + size, places))
+            found.append(Piece(self._blocks[block[k]], int(start[k]), int(start[k]) + size, places))
         return found
 
     def belongings(self, first: int, last: int) -> Belongings:
@@ -181,17 +191,25 @@ class FollowingOrder:
         """The accounts' numbers, by strategy, policy, symbol and start."""
         return self._account[group] + lane
 
+    def _positions(self, account: Integers) -> Integers:
+        """Of each row, which of its account's positions it is; accounts ascend, from one call to the next too."""
+        begins = np.flatnonzero(np.append(True, account[1:] != account[:-1])[: account.size])
+        lengths = np.diff(np.append(begins, account.size))
+        position = np.arange(1, account.size + 1) - np.repeat(begins, lengths)
+        if account.size:
+            last, so_far = self._last
+            position[account == last] += so_far
+            self._last = int(account[-1]), int(position[-1])
+        return position
+
     def labels(self, first: int, last: int, lane: Integers) -> Mapping[str, pl.Series]:
-        """Whose rows [first, last) are."""
+        """Whose rows [first, last) are; to be asked for in order."""
         group = self.belongings(first, last).group
         world, symbol = np.divmod(group, len(self.symbols))
         strategy, policy = np.divmod(world, len(self.policies))
         codes = {"strategy": strategy, "policy": policy, "symbol": symbol}
         account = self.numbers(group, lane)
-        begins = np.flatnonzero(np.append(True, account[1:] != account[:-1])[: account.size])
-        position = np.arange(1, account.size + 1) - np.repeat(
-            begins, np.diff(np.append(begins, account.size))
-        )
+        position = self._positions(account)
         return {
             "account": pl.Series(account),
             "position": pl.Series(position).cast(pl.UInt32),

@@ -9,41 +9,50 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from perpbt.book import Belongings, Block, Piece
+from perpbt.accounts import EVERYONE
+from perpbt.book import Belongings, Block, Piece, Spool
+from perpbt.engine import Outcome
 from perpbt.kernels.tables import COLLATERAL, LANE, NONE, PLAN, PRICE, Floats, Integers, Market, Table, table
 from perpbt.prepare import milliseconds
-from perpbt.statistics.common import codes_in
 
-KEYS = ("strategy", "policy", "symbol")
+Codes32 = npt.NDArray[np.int32]
 
 
-def coded(column: pl.Series) -> tuple[pl.Series, Integers]:
-    """The different values of a column of words, sorted, and where each value stands among them."""
-    names = column.unique().sort()
-    if names.len() == 1:
-        return names, np.zeros(column.len(), dtype=np.int64)
-    return names, codes_in(names, column)
+def coded(accounts: pl.DataFrame, name: str, default: str | None = None) -> tuple[pl.Series, Codes32 | None]:
+    """The different values of a column of words, sorted, and where each value stands among them; None for one value."""
+    if name not in accounts.columns:
+        return pl.Series(name, [default], dtype=pl.String), None
+    column = accounts[name]
+    if column.eq_missing(column[0]).all():
+        return column.head(1).cast(pl.String), None
+    column = column.cast(pl.Categorical)
+    names = column.unique().cast(pl.String).sort()
+    physical = column.to_physical()
+    unknown = int(physical.max() or 0) + 1  # type: ignore[arg-type]
+    places = np.zeros(unknown + 1, dtype=np.int32)
+    places[names.cast(pl.Categorical).to_physical().fill_null(unknown).to_numpy()] = np.arange(names.len())
+    return names, places[physical.fill_null(unknown).to_numpy()]
 
 
 class Wishes:
-    """What the rows of an accounts table ask for, as arrays."""
+    """What the rows of an accounts table ask for, as arrays; what nobody asks for is one number for all."""
 
     def __init__(self, accounts: pl.DataFrame) -> None:
-        def column(name: str) -> Floats:
-            if accounts[name].null_count() == accounts.height:
-                return np.array(np.nan)
-            return accounts[name].fill_null(float("nan")).to_numpy()
+        def column(name: str, default: float = np.nan) -> Floats:
+            if name not in accounts.columns or accounts[name].null_count() == accounts.height:
+                return np.array(default)
+            return accounts[name].fill_null(default).to_numpy()
 
         def on_mark(name: str) -> np.ndarray:
-            wanted = (accounts[name] == "mark").to_numpy()
+            wanted = (accounts[name] == "mark").to_numpy() if name in accounts.columns else np.array(False)
             return wanted if wanted.any() else np.array(False)
 
-        # what nobody asks for is one number for all
         self.plan: dict[str, np.ndarray] = {
             "leverage": column("leverage"),
-            "margin_buffer": column("margin_buffer"),
+            "margin_buffer": column("margin_buffer", 0.0),
             "sizing_value": column("collateral"),
             "stop_value": column("stop_loss"),
             "stop_on_mark": on_mark("stop_trigger"),
@@ -54,7 +63,9 @@ class Wishes:
         }
         self.side = (accounts["side"] == "long").to_numpy().astype(np.int8) * 2 - 1
         self.entry = milliseconds(accounts["entry_time"])
-        self.due = accounts["exit_time"].dt.epoch("ms").fill_null(-1).to_numpy()
+        self.due = np.array(-1)
+        if "exit_time" in accounts.columns:
+            self.due = accounts["exit_time"].dt.epoch("ms").fill_null(-1).to_numpy()
 
     def plans(self, rows: Integers | slice) -> Table:
         """A plan per row: collateral and levels as given, one trade, no margin calls."""
@@ -79,7 +90,7 @@ class Wishes:
             entry.size,
             plan=np.arange(entry.size),
             fixed_side=self.side[rows],
-            exit_due=self.due[rows],
+            exit_due=self.due[rows] if self.due.ndim else self.due,
             bar=np.searchsorted(market.time, entry),
             not_before=-1,
         )
@@ -108,38 +119,52 @@ class GivenOrder:
 
     accounts: pl.DataFrame
     wishes: Wishes
+    spool: Spool = field(default_factory=Spool)
     worlds: tuple[str, ...] = field(init=False)
     symbols: tuple[str, ...] = field(init=False)
     placed: list[Placed] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        codes: dict[str, tuple[pl.Series, Integers]] = {
-            name: coded(self.accounts[name]) for name in (*KEYS, "world")
-        }
-        self.worlds = tuple(codes["world"][0])
-        self.symbols = tuple(codes["symbol"][0])
-        number = np.zeros(self.size, dtype=np.int64)
-        for key in KEYS:
-            number = number * codes[key][0].len() + codes[key][1]
-        room = int(np.prod([codes[key][0].len() for key in KEYS]))
-        counts = np.bincount(number, minlength=room)
-        found = np.flatnonzero(counts)
-        group = np.searchsorted(found, number) if room > 1 else number
-        parts = np.unravel_index(found, [codes[key][0].len() for key in KEYS])
-        self.groups = pl.DataFrame(
-            [codes[key][0].gather(part) for key, part in zip(KEYS, parts, strict=True)]
-        )
-        account = self.accounts["account"]
+        accounts = self.accounts
+        worlds, self._world = coded(accounts, "world", EVERYONE)
+        symbols, self._symbol = coded(accounts, "symbol")
+        self.worlds, self.symbols = tuple(worlds), tuple(symbols)
+        self.groups, self._group = self._grouped(symbols)
+        account = accounts["account"]
         self.alone = account.n_unique() == self.size  # no account has two positions
-        self.population = self.groups.with_columns(accounts=pl.Series(counts[found])) if self.alone else None
-        self.of = Belongings(
-            symbol=codes["symbol"][1],
-            world=codes["world"][1],
-            group=group,
-            weight=np.array(self.accounts["weight"].to_numpy()),
-            requested=self.wishes.entry,
-            account=None if self.alone else codes_in(account.unique().cast(pl.String), account),
-        )
+        self.population, self._code, self._position = None, None, None
+        if self.alone:
+            counts = (
+                np.bincount(self._group, minlength=self.groups.height)
+                if self._group is not None
+                else [self.size]
+            )
+            self.population = self.groups.with_columns(accounts=pl.Series(counts))
+        else:
+            self._code = account.rank("dense").to_numpy().astype(np.int32)
+            position = pl.col("account").cum_count().over("account").cast(pl.UInt32)
+            self._position = accounts.select(position).to_series()
+
+    def _grouped(self, symbols: pl.Series) -> tuple[pl.DataFrame, Codes32 | None]:
+        """Strategies, policies and symbols that occur together, and which of these each row is of."""
+        codes = {name: coded(self.accounts, name) for name in ("strategy", "policy")} | {
+            "symbol": (symbols, self._symbol)
+        }
+        sizes = [names.len() for names, _ in codes.values()]
+        found, group = np.zeros(1, dtype=np.int64), None
+        if max(sizes) > 1:
+            number = np.zeros(self.size, dtype=np.int64)
+            for size, (_, code) in zip(sizes, codes.values(), strict=True):
+                number = number * size + (0 if code is None else code)
+            found = np.flatnonzero(np.bincount(number))
+            group = np.searchsorted(found, number).astype(np.int32)
+        parts = np.unravel_index(found, sizes)
+        return pl.DataFrame(
+            [
+                names.gather(part).alias(name)
+                for part, (name, (names, _)) in zip(parts, codes.items(), strict=True)
+            ]
+        ), group
 
     @property
     def size(self) -> int:
@@ -148,10 +173,11 @@ class GivenOrder:
 
     def of_symbol(self, symbol: int) -> Integers:
         """The rows that are positions on a symbol."""
-        return np.flatnonzero(self.of.symbol == symbol)
+        return np.arange(self.size) if self._symbol is None else np.flatnonzero(self._symbol == symbol)
 
-    def put(self, block: Block, rows: Integers) -> None:
-        """Take in a finished block, the k-th row of which is row rows[k] of the table."""
+    def put(self, symbol: int, finished: Outcome, rows: Integers) -> None:
+        """Take in finished rows, the k-th of which is row rows[k] of the table."""
+        block = Block(symbol, self.spool.keep(finished.rows), self.spool.keep(finished.calls))
         self.placed.append(Placed(block, rows))
 
     def pieces(self, first: int, last: int) -> Sequence[Piece]:
@@ -169,11 +195,21 @@ class GivenOrder:
 
     def belongings(self, first: int, last: int) -> Belongings:
         """What rows [first, last) belong to."""
-        here, of = slice(first, last), self.of
-        account = None if of.account is None else of.account[here]
+
+        def here(codes: Codes32 | None) -> Integers:
+            return (
+                np.zeros(last - first, dtype=np.int64)
+                if codes is None
+                else codes[first:last].astype(np.int64)
+            )
+
+        weight = np.ones(last - first)
+        if "weight" in self.accounts.columns:
+            weight = np.array(self.accounts["weight"][first:last].to_numpy())
         return Belongings(
-            of.symbol[here], of.world[here], of.group[here], of.weight[here], of.requested[here], account
-        )
+            here(self._symbol), here(self._world), here(self._group), weight, self.wishes.entry[first:last],
+            None if self._code is None else here(self._code),
+        )  # fmt: skip
 
     def release(self, row: int) -> None:
         """Let go of blocks all rows of which come before `row`."""
@@ -183,15 +219,20 @@ class GivenOrder:
 
     def labels(self, first: int, last: int, lane: Integers) -> Mapping[str, pl.Series]:
         """Whose rows [first, last) are."""
-        frame = self.accounts[first:last]
-        if self.alone:
-            position = pl.repeat(1, frame.height, dtype=pl.UInt32, eager=True)
-        else:
-            position = (
-                frame["account"]
-                .to_frame()
-                .select(pl.col("account").cum_count().over("account").cast(pl.UInt32))
-                .to_series()
-            )
-        names = ("account", "strategy", "policy", "symbol", "world", "side", "leverage")
-        return {**{name: frame[name] for name in names}, "position": position}
+        frame, size = self.accounts[first:last], last - first
+        absent: dict[str, str | None] = {"policy": None, "world": EVERYONE}
+        words = {
+            name: frame[name].cast(pl.String)
+            if name in frame.columns
+            else pl.repeat(absent[name], size, dtype=pl.String, eager=True)
+            for name in ("strategy", "policy", "symbol", "world", "side")
+        }
+        position = self._position
+        return {
+            "account": frame["account"],
+            "leverage": frame["leverage"],
+            "position": pl.repeat(1, size, dtype=pl.UInt32, eager=True)
+            if position is None
+            else position[first:last],
+            **words,
+        }

@@ -13,11 +13,13 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
 
 from perpbt.errors import InputError, RunError
+from perpbt.stored import AccountsFile, LazyTable
 
 WRITTEN = (
     *("accounts.parquet", "fund.parquet", "statistics.parquet", "policies.parquet", "equity.parquet"),
@@ -44,9 +46,12 @@ class Result:
     `fund`: the ledger: time world symbol liquidation_fees surplus fee_share deficit uncovered balance.
     `statistics`: a row per strategy, policy and symbol, and totals named "all". `policies`: what each policy
     label stands for. `equity`: time account equity, if asked for. `prices`: a thinned price path per symbol.
+
+    With a bound on memory `accounts` are in a file that goes with the result, unless `write` has put them elsewhere; `scan()` reads of
+    them what a query asks for.
     """
 
-    accounts: pl.DataFrame
+    held: pl.DataFrame | AccountsFile  # the accounts: ask for `accounts`, `scan()` or `table`
     fund: pl.DataFrame
     statistics: pl.DataFrame
     policies: pl.DataFrame
@@ -54,11 +59,30 @@ class Result:
     metadata: dict[str, Any]
     equity: pl.DataFrame | None = None
 
+    @property
+    def accounts(self) -> pl.DataFrame:
+        """A row a position. Of a run with a bound on memory it is read whole from its file at every call: prefer `scan`."""
+        return self.held if isinstance(self.held, pl.DataFrame) else self.scan().collect()
+
+    @accounts.setter
+    def accounts(self, table: pl.DataFrame) -> None:
+        self.held = table
+
+    def scan(self) -> pl.LazyFrame:
+        """The accounts, lazily: what a query does not ask for is not read."""
+        return self.held.lazy() if isinstance(self.held, pl.DataFrame) else self.held.scan()
+
+    @property
+    def table(self) -> Any:
+        """The accounts as statistics take them: a frame, or what answers like one a few columns at a time."""
+        return self.held if isinstance(self.held, pl.DataFrame) else LazyTable(self.scan())
+
     def report(self, path: str | Path, *, title: str | None = None) -> Path:
         """Write a self-contained HTML report; returns its path."""
         from perpbt.report import write_report  # pictures are slow to import and not always wanted
 
-        write_report(self, path, title=title)
+        seen = SimpleNamespace(**{**vars(self), "accounts": self.table})
+        write_report(seen, path, title=title)
         return Path(path)
 
     def write(self, directory: str | Path, *, report: bool = True, accounts: bool = True) -> Path:
@@ -84,8 +108,10 @@ class Result:
 
     def _write_into(self, folder: Path, report: bool, accounts: bool) -> None:
         tables = {"fund": self.fund, "statistics": self.statistics, "policies": self.policies}
-        if accounts:
-            tables["accounts"] = self.accounts
+        if accounts and isinstance(self.held, pl.DataFrame):
+            tables["accounts"] = self.held
+        elif accounts:
+            self.held.copy_to(folder / "accounts.parquet")  # type: ignore[union-attr]
         if self.equity is not None:
             tables["equity"] = self.equity
         for name, table in tables.items():
@@ -116,10 +142,15 @@ def check_target(target: Path) -> None:
             f"{target}: holds {foreign[0]!r}, which no run writes and replacing would delete; allowed: a new or empty "
             "directory, or an earlier result as it was written"
         )
-    above = next(folder for folder in whole.parents if folder.exists())
+    above = existing_above(target)
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         what = "cannot be written to" if above.is_dir() else "is a file"
         raise InputError(f"{target}: {above} {what}; allowed: a place in a folder that can be written to")
+
+
+def existing_above(target: Path) -> Path:
+    """The nearest folder above that exists."""
+    return next(folder for folder in target.resolve().parents if folder.exists())
 
 
 def put_in_place(aside: Path, target: Path) -> None:

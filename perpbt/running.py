@@ -47,8 +47,11 @@ def read_open_interest(spec: RunSpec) -> OpenInterest | TurnoverInterest | None:
         raise InputError(f"world.open_interest = {wanted!r}: no readable Parquet file ({cause})") from error
 
 
-def run_spec(spec: RunSpec, *, progress: Progress | None = None) -> Result:
-    """Run a specification. Raises `InputError` for whatever in it, its data or its strategies is wrong."""
+def run_spec(spec: RunSpec, *, progress: Progress | None = None, scratch: Path | None = None) -> Result:
+    """Run a specification; what does not fit into its `memory` goes to files in the folder `scratch`.
+
+    Raises `InputError` for whatever in it, its data or its strategies is wrong.
+    """
     venue_name = spec.resolve(spec.venue.name)
     venue = load_venue(venue_name)
     changes = spec.venue.overrides()
@@ -76,6 +79,8 @@ def run_spec(spec: RunSpec, *, progress: Progress | None = None) -> Result:
         threads=spec.threads,
         equity_every=spec.output.equity_every,
         progress=progress,
+        memory=spec.memory,
+        scratch=scratch,
         strategy_folder=spec.folder,
     )
     describe_run(result, spec, bars.source, venue)

@@ -16,8 +16,11 @@ from typing import Any, TypeVar
 
 import polars as pl
 
+from perpbt.book import Spool
+from perpbt.budget import Budget
 from perpbt.config import Duration, FundSpec, Rules, TurnoverInterest
 from perpbt.config.fields import Spec
+from perpbt.config.memory import parse_memory
 from perpbt.engine import Progress, choose_engine, choose_threads
 from perpbt.errors import InputError
 from perpbt.kernels.tables import Market
@@ -44,6 +47,7 @@ class Setting:
     threads: int | None
     equity_every: int | None
     progress: Progress | None
+    budget: Budget | None = None
     notes: list[str] = field(default_factory=list)
     symbols: dict[str, Any] = field(default_factory=dict)
     prices: list[pl.DataFrame] = field(default_factory=list)
@@ -51,6 +55,11 @@ class Setting:
     digests: list[tuple[str, str]] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     interest: list[pl.DataFrame] = field(default_factory=list)  # of each symbol, where it goes with turnover
+
+    @property
+    def spool(self) -> Spool:
+        """Where finished rows are kept."""
+        return Spool() if self.budget is None else self.budget.spool
 
     def timed(self, stage: str, since: float) -> float:
         """Add the seconds since `since` to a stage; returns now."""
@@ -107,6 +116,8 @@ def make_setting(
     threads: int | None,
     equity_every: str | timedelta | Duration | None,
     progress: Progress | None,
+    memory: int | str | None,
+    scratch: str | Path | None,
 ) -> Setting:
     """Check the options of a run."""
     of_type("venue", venue, (str, Path, Venue), "a name, a path or a Venue")
@@ -122,6 +133,10 @@ def make_setting(
     )
     name, reason = choose_engine(engine)
     choose_threads(threads, 0, 0)
+    if memory is not None and equity_every is not None:
+        raise InputError(
+            "equity_every with memory: curves of all accounts are held at once; allowed: one of the two"
+        )
     return Setting(
         venue=found,
         rules=checked(Rules, rules, "rules"),
@@ -133,7 +148,17 @@ def make_setting(
         threads=threads,
         equity_every=None if equity_every is None else duration_ms(equity_every, "equity_every"),
         progress=progress,
+        budget=None if memory is None else make_budget(memory, scratch),
     )
+
+
+def make_budget(memory: int | str, scratch: str | Path | None) -> Budget:
+    """The bound on memory."""
+    of_type("scratch", scratch, (str, Path, NoneType), "a folder, or None for the system's")
+    try:
+        return Budget(parse_memory(memory), None if scratch is None else Path(scratch))
+    except ValueError as error:
+        raise InputError(f"memory = {memory!r}: {error}") from error
 
 
 def of_type(name: str, given: object, kinds: tuple[type, ...], allowed: str) -> None:
@@ -215,6 +240,12 @@ def check_interest_series(wanted: pl.DataFrame) -> pl.DataFrame:
 def open_bars(bars: Bars | Any) -> Bars:
     """Bars as loaded, or whatever `load_bars` reads."""
     return bars if isinstance(bars, Bars) else load_bars(bars)
+
+
+def longest(bars: Bars) -> int:
+    """Rows of the symbol that has most."""
+    counts = bars.frame.group_by("symbol").len().collect(engine="streaming")
+    return int(counts["len"].max() or 0)  # type: ignore[arg-type]
 
 
 def describe_symbol(setting: Setting, bars: SymbolBars) -> None:

@@ -15,7 +15,7 @@ import polars as pl
 from perpbt.book import Book, Chunk
 from perpbt.errors import RunError
 from perpbt.kernels.accounts import refill
-from perpbt.kernels.adding import TOLERANCE
+from perpbt.kernels.adding import EVENT, TOLERANCE, condense_events
 from perpbt.kernels.sums import exact_sums, fund_balances
 from perpbt.kernels.tables import ACCEPTED, LIQUIDATION, Floats, Integers, Table
 
@@ -153,6 +153,15 @@ def make_crowds(book: Book, sold: Table, factor: Floats) -> Crowds:
 LEDGER = ("liquidation_fees", "surplus", "fee_share", "deficit")
 
 
+def condensed(events: Table) -> Table:
+    """Fewer events that make the same ledger to the bit. Deficits stay one by one: each takes its own share of what is not covered."""
+    owing = events["deficit"] > 0.0
+    gains = events[~owing]
+    groups = grouped([gains[name] for name in ("world", "symbol", "time", "phase")])
+    made = np.empty(gains.size, dtype=EVENT)
+    return np.concatenate([made[: condense_events(gains, groups.order, groups.starts, made)], events[owing]])
+
+
 def ledger(book: Book, events: Table, terms: FundTerms) -> pl.DataFrame:
     """The funds over time (MODEL §7): a row per time, world and symbol with flows, and an opening row for every fund.
 
@@ -161,20 +170,24 @@ def ledger(book: Book, events: Table, terms: FundTerms) -> pl.DataFrame:
     before draws; `balance` is the fund's after that bar.
     """
     symbols = len(book.symbols)
-    # a fund per world, or per world and symbol
-    fund = events["world"] if terms.pooled else events["world"] * symbols + events["symbol"]
+    fund = events["world"].astype(np.int64)  # a fund per world, or per world and symbol
+    if not terms.pooled:
+        fund = fund * symbols + events["symbol"]
     steps = grouped([fund, events["time"], events["phase"]])
-    first, member = steps.first, steps.member
+    first = steps.first
+    owner, moment = fund[first], events["time"][first]
     draws = steps.sums(events["deficit"])
-    credited = credits_of(events, steps)
     seeds = np.full(len(book.worlds) * (1 if terms.pooled else symbols), float(terms.seed))
-    balances, short = fund_balances(fund[first], credited, draws, seeds)
-    part = np.zeros(events.size)
-    np.divide(events["deficit"], draws[member], out=part, where=draws[member] > 0.0)
+    balances, short = fund_balances(owner, credits_of(events, steps), draws, seeds)
     # the last step of a bar in its fund gives the balance after that bar
-    last = np.append((np.diff(fund[first]) != 0) | (np.diff(events["time"][first]) != 0), True)[: first.size]
+    last = np.append((np.diff(owner) != 0) | (np.diff(moment) != 0), True)[: first.size]
     after = balances[np.flatnonzero(last)][np.cumsum(last) - last]
-    return ledger_frame(book, terms, events, part * short[member], after[member])
+    member = steps.member
+    uncovered = np.zeros(events.size)
+    if short.any():
+        np.divide(events["deficit"], draws[member], out=uncovered, where=draws[member] > 0.0)
+        uncovered *= short[member]
+    return ledger_frame(book, terms, events, uncovered, after, member)
 
 
 def credits_of(events: Table, steps: Groups) -> Floats:
@@ -189,10 +202,10 @@ def credits_of(events: Table, steps: Groups) -> Floats:
 
 
 def ledger_frame(
-    book: Book, terms: FundTerms, events: Table, uncovered: Floats, balance: Floats
+    book: Book, terms: FundTerms, events: Table, uncovered: Floats, after: Floats, member: Integers
 ) -> pl.DataFrame:
     """Events summed per time, world and symbol, sorted by these, with a row at the first bar for each fund; a pool's opening row has
-    the symbol "all".
+    the symbol "all". `after` is the balance after each step, `member` the step of each event.
     """
     names = np.argsort(np.array(book.worlds, dtype=object), kind="stable")
     rank = np.empty(names.size, dtype=np.int64)
@@ -209,7 +222,7 @@ def ledger_frame(
         "label": np.concatenate([np.tile(np.arange(opened), worlds) + shift, events["symbol"][first]]),
         **{name: np.concatenate([zeros, groups.sums(events[name])]) for name in LEDGER},
         "uncovered": np.concatenate([zeros, groups.sums(uncovered)]),
-        "balance": np.concatenate([zeros + terms.seed, balance[first]]),
+        "balance": np.concatenate([zeros + terms.seed, after[member[first]]]),
     }
     order = np.lexsort((columns["rank"], columns["time"]))  # stable: openings first
     code = {name: pl.Series(columns[name][order], dtype=pl.UInt32) for name in ("rank", "label")}

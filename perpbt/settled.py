@@ -17,9 +17,11 @@ from perpbt.errors import RunError
 from perpbt.kernels.adding import EVENT, MOMENTS, NUMBERS, TOTALS, WORDS, fund_events, settle_rows
 from perpbt.kernels.sums import merge_sums, no_sums, rounded_sums
 from perpbt.kernels.tables import REASONS, REJECTIONS, Codes, Floats, Integers, Table
-from perpbt.settle import Crowds, FundTerms
+from perpbt.settle import Crowds, FundTerms, condensed
 from perpbt.statistics.tally import Tally
 from perpbt.weights import Weights
+
+MOST_EVENTS = 1 << 20  # a thread keeps before it condenses them
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,11 @@ class Settled:
         self.sums = no_sums(len(TOTALS))
         self.gross = 0.0
         self.refused = np.zeros((len(REJECTIONS), symbols), dtype=np.int64)
-        self.liquidated = 0
         self.broken = 0
         self.first_broken = (-1, 0.0, 0.0)
         self.events: list[Table] = []
+        self.waiting: list[Table] = []  # events that came since they were condensed
+        self.alike = True  # whether it pays to condense what has been condensed
 
     def merge(self, other: Settled) -> None:
         """Take in what another thread has found."""
@@ -75,13 +78,37 @@ class Settled:
         merge_sums(self.sums, other.sums, np.arange(len(TOTALS)))
         self.gross += other.gross
         self.refused += other.refused
-        self.liquidated += other.liquidated
         if other.broken:
             self.first_broken = (
                 min(self.first_broken, other.first_broken) if self.broken else other.first_broken
             )
         self.broken += other.broken
         self.events += other.events
+        self.waiting += other.waiting
+
+    def put(self, events: Table) -> None:
+        """Keep events, condensed whenever they have become many."""
+        self.waiting.append(events.copy())
+        if sum(one.size for one in self.waiting) < MOST_EVENTS:
+            return
+        self.events.append(condensed(np.concatenate(self.waiting)))
+        self.waiting.clear()
+        while self.alike and len(self.events) > 1 and self.events[-2].size < 2 * self.events[-1].size:
+            pair = np.concatenate([self.events.pop(), self.events.pop()])
+            self.events.append(condensed(pair))
+            self.alike = 4 * self.events[-1].size < 3 * pair.size
+
+    def all_events(self) -> Table:
+        """Everything that was put in, handed over."""
+        parts = self.events + self.waiting
+        self.events, self.waiting = [], []
+        made = np.empty(sum(part.size for part in parts), dtype=EVENT)
+        at = made.size
+        while parts:  # held about once at a time
+            part = parts.pop()
+            at -= part.size
+            made[at : at + part.size] = part
+        return made
 
     @property
     def totals(self) -> dict[str, float]:
@@ -137,7 +164,7 @@ class Settling:
             book.starts,
             events,
         )
-        found.events.append(events[:written].copy())
+        found.put(events[:written])
         self.count(chunk, columns, slice(at, at + size), found)
 
     def count(self, chunk: Chunk, columns: Columns, here: slice, found: Settled) -> None:
@@ -145,7 +172,6 @@ class Settling:
         reason, rejection = columns.word("exit_reason")[here], columns.word("rejection")[here]
         refused = np.flatnonzero(rejection)
         np.add.at(found.refused, (rejection[refused], chunk.symbol[refused]), 1)
-        found.liquidated += int(np.count_nonzero(reason == REASONS.index("liquidation")))
         names = (
             "quantity",
             "exit_price",

@@ -15,17 +15,18 @@ import numpy as np
 import polars as pl
 
 from perpbt import engine
-from perpbt.accounts import read_accounts
-from perpbt.book import Block, Book, Chunk, Fills, SymbolPart
+from perpbt.accounts import read_accounts, read_in_slices
+from perpbt.book import Book, Chunk, Fills, SymbolPart
+from perpbt.budget import A_WISH, cleared
 from perpbt.conclude import conclude, equity_table
 from perpbt.config import Duration, FundSpec, Rules, TurnoverInterest
-from perpbt.engine import Counted, Progress, choose_threads, given_rows, in_threads
+from perpbt.engine import Counted, Outcome, Progress, choose_threads, given_rows, in_threads
 from perpbt.given import GivenOrder, Wishes, by_time
 from perpbt.kernels.tables import CALL, ROW, Integers, Market, Rates, Signals
 from perpbt.load import Bars
 from perpbt.prepare import market_arrays, no_signals, rates_for
 from perpbt.result import Result
-from perpbt.setting import Setting, describe_symbol, make_setting, open_bars
+from perpbt.setting import Setting, describe_symbol, longest, make_setting, open_bars
 from perpbt.venue import Venue
 from perpbt.weights import OpenInterest
 from perpbt.witness import run_naively
@@ -46,29 +47,32 @@ def run_given(setting: Setting, loaded: Bars, order: GivenOrder, index: int) -> 
     note_early_entries(setting, order.wishes.entry[rows], market, symbol, collected.bar_ms)
     since = setting.timed("prepare", since)
     fills, counted = Fills(market), Counted(setting.progress, symbol, rows.size)
-    size = rows.size if setting.engine == "oracle" else BLOCK
+    size = rows.size if setting.engine == "oracle" else block_rows(setting)
     for first in range(0, rows.size, size):
         picked = rows[first : first + size]
-        block = given_block(setting, market, rates, signals, order.wishes, index, picked, counted)
-        fills.note(block.rows)
-        order.put(block, picked)
+        outcome = given_block(setting, market, rates, signals, order.wishes, picked, counted)
+        fills.note(outcome.rows)
+        order.put(index, outcome, picked)
     if setting.equity_every is not None:
         setting.markets[index] = market
     setting.timed("kernels", since)
     return fills.part(rates)
 
 
+def block_rows(setting: Setting) -> int:
+    """Rows put in order and kept together."""
+    return BLOCK if setting.budget is None else setting.budget.rows(BLOCK, 2)
+
+
 def given_block(
-    setting: Setting, market: Market, rates: Rates, signals: Signals, wishes: Wishes, symbol: int, picked: Integers,
+    setting: Setting, market: Market, rates: Rates, signals: Signals, wishes: Wishes, picked: Integers,
     counted: Counted,
-) -> Block:  # fmt: skip
+) -> Outcome:  # fmt: skip
     """Some rows of the table through the engine."""
     if setting.engine == "oracle":
         plans, lanes = wishes.plans(picked), wishes.lanes(picked, market)
-        outcome = run_naively(
-            market, rates, plans, signals, lanes, progress=setting.progress, label=counted.label
-        )
-        return Block(symbol, outcome.rows, outcome.calls)
+        progress, label = setting.progress, counted.label
+        return run_naively(market, rates, plans, signals, lanes, progress=progress, label=label)
     rows = np.zeros(picked.size, dtype=ROW)
     order = by_time(wishes.entry[picked])
 
@@ -81,7 +85,7 @@ def given_block(
     threads = choose_threads(setting.threads, picked.size, market.time.size)
     for size in in_threads(work, range(0, picked.size, engine.CHUNK), threads):
         counted.add(size)
-    return Block(symbol, rows, np.empty(0, dtype=CALL))
+    return Outcome(rows, np.empty(0, dtype=CALL))
 
 
 def simulate(
@@ -98,6 +102,8 @@ def simulate(
     threads: int | None = None,
     equity_every: str | timedelta | Duration | None = None,
     progress: Progress | None = None,
+    memory: int | str | None = None,
+    scratch: str | Path | None = None,
 ) -> Result:
     """Run a table of isolated linear positions against price history.
 
@@ -119,6 +125,9 @@ def simulate(
             Neither changes a result.
         equity_every: also return equity curves, sampled at this duration, such as "1d".
         progress: called with a label, the accounts done and their number.
+        memory: bytes, or text such as "4GiB", that the process may hold; None: as many as it takes. What does
+            not fit is written to files in the folder `scratch` (default: the system's for temporary files),
+            the accounts table among them. Changes no result; see `Result.scan`.
 
     Raises:
         InputError: bars, accounts or options are wrong. RunError: money was not conserved.
@@ -127,22 +136,49 @@ def simulate(
     setting = make_setting(
         venue=venue, tiers_as=tiers_as, fund=fund, open_interest=open_interest, crowding=crowding, rules=rules,
         engine=engine, threads=threads, equity_every=equity_every, progress=progress,
+        memory=memory, scratch=scratch,
     )  # fmt: skip
     loaded = open_bars(bars)
-    table = read_accounts(accounts, loaded.symbols)
-    order = GivenOrder(table, Wishes(table))
-    setting.timed("accounts", since)
-    parts = [run_given(setting, loaded, order, index) for index in range(len(order.symbols))]
-    return conclude(
-        setting,
-        Book(order.symbols, order.worlds, parts, order),
-        groups=order.groups,
-        population=order.population,
-        labels=order.labels,
-        policies=pl.DataFrame(schema={"policy": pl.String, "leverage": pl.Float64}),
-        equity=lambda chunk: given_equity(setting, chunk, table),
-        started=started,
+    with cleared(setting.budget):
+        table = given_table(setting, loaded, accounts)
+        order = GivenOrder(table, Wishes(table), setting.spool)
+        setting.timed("accounts", since)
+        parts = [run_given(setting, loaded, order, index) for index in range(len(order.symbols))]
+        return conclude(
+            setting,
+            Book(order.symbols, order.worlds, parts, order),
+            groups=order.groups,
+            population=order.population,
+            labels=order.labels,
+            policies=pl.DataFrame(schema={"policy": pl.String, "leverage": pl.Float64}),
+            equity=lambda chunk: given_equity(setting, chunk, table),
+            started=started,
+        )
+
+
+def given_table(
+    setting: Setting, loaded: Bars, accounts: pl.DataFrame | pl.LazyFrame | str | Path
+) -> pl.DataFrame:
+    """The checked table of accounts, read in slices where memory is bounded."""
+    budget = setting.budget
+    if budget is None:
+        return read_accounts(accounts, loaded.symbols)
+    bars = longest(loaded)
+    if not isinstance(accounts, pl.LazyFrame) and not (
+        isinstance(accounts, (str, Path)) and Path(accounts).is_file()
+    ):
+        table = read_accounts(accounts, loaded.symbols)
+        budget.plan(bars, table.height * A_WISH, setting.threads)
+        return table
+    budget.plan(bars, 0, setting.threads)
+    path, source = (
+        (budget.stored(accounts), "accounts")
+        if isinstance(accounts, pl.LazyFrame)
+        else (Path(accounts), str(accounts))
     )
+    table = read_in_slices(path, source, loaded.symbols)
+    budget.plan(bars, table.height * A_WISH, setting.threads)
+    return table
 
 
 def note_early_entries(setting: Setting, entry: Integers, market: Market, symbol: str, bar_ms: int) -> None:

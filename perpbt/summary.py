@@ -48,7 +48,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def render(result: Result) -> str:
     """What was run, how positions ended, the leverage x stop grids, and when the fund was drawn on."""
-    if not result.accounts.height:
+    if not result.metadata["positions"]:
         return "\n\n".join(block for block in (no_positions(result), notes(result)) if block)
     blocks = [headline(result), reasons(result)]
     if result.policies.height:
@@ -90,7 +90,7 @@ def headline(result: Result) -> str:
 
 def reasons(result: Result) -> str:
     """Shares of exit reasons per leverage."""
-    found = exit_reasons(result.accounts)
+    found = exit_reasons(result.table)
     names = found["exit_reason"].unique(maintain_order=True).to_list()
     share = {(row["leverage"], row["exit_reason"]): row["share"] for row in found.iter_rows(named=True)}
     levels = sorted(found["leverage"].unique().to_list())

@@ -21,6 +21,7 @@ from pydantic import BeforeValidator, Discriminator, Field, PlainValidator, Priv
 
 from perpbt.config.fields import Duration, Listed, OrNone, Range, Spec, fault
 from perpbt.config.forms import Positive, Span
+from perpbt.config.memory import Memory
 from perpbt.config.policy import PolicyGrid
 from perpbt.errors import InputError
 
@@ -252,6 +253,8 @@ class RunSpec(Spec):
     engine: Name = "auto"
     threads: Annotated[Annotated[int, Range(least=1)] | None, OrNone()] = None
     """Threads of the engine; None: all cores."""
+    memory: Annotated[Memory | None, OrNone()] = None
+    """Bytes the process may hold, as a number or such as "4GiB"; what does not fit goes to files. None: no bound."""
 
     _folder: Path | None = PrivateAttr(default=None)
 
@@ -285,10 +288,10 @@ class RunSpec(Spec):
     def canonical(self) -> dict[str, Any]:
         """Everything that can change a number, as JSON values; policies expanded and sorted.
 
-        Left out are titles, and threads and engine, which change no result.
+        Left out are titles, and threads, memory and engine, which change no result.
         """
         tables = self.model_dump(
-            mode="json", exclude={"name", "title", "description", "policy", "engine", "threads"}
+            mode="json", exclude={"name", "title", "description", "policy", "engine", "threads", "memory"}
         )
         policies = (policy.model_dump(mode="json") for policy in self.policy.expand())
         return {**tables, "policy": sorted(policies, key=lambda policy: json.dumps(policy, sort_keys=True))}

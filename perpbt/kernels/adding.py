@@ -24,6 +24,7 @@ from .tables import (
 )  # fmt: skip
 
 TOLERANCE = 1e-12  # of gross flows
+MOST_PARTIALS = 64  # doubles span 2098 bits; partials of 53 bits that do not overlap are at most 40
 
 # columns of a settled table, in the order of `settle_rows`
 NUMBERS = (
@@ -39,14 +40,15 @@ TOTALS = ("cash_change", "fees", "pnl", "funding")
 EVENT = np.dtype(
     [
         ("time", np.int64),
-        ("phase", np.int64),
-        ("world", np.int64),
-        ("symbol", np.int64),
+        ("world", np.int32),
+        ("symbol", np.int16),
+        ("phase", np.int8),
         ("liquidation_fees", np.float64),
         ("surplus", np.float64),
         ("fee_share", np.float64),
         ("deficit", np.float64),
-    ]
+    ],
+    align=True,
 )
 
 
@@ -195,3 +197,51 @@ def notional_held(rows: Table, weight: Floats, bars: Floats, held: Floats, close
             closes[k] = number / bars[k]
             opened += 1
     return opened
+
+
+@part
+def grow(partials: Floats, count: int, x: float) -> int:
+    """Add `x` to partials that do not overlap, exactly (Shewchuk 1997); returns how many there are now."""
+    kept = 0
+    for k in range(count):
+        y = partials[k]
+        if abs(x) < abs(y):
+            x, y = y, x
+        high = x + y
+        low = y - (high - x)
+        if low != 0.0:
+            partials[kept] = low
+            kept += 1
+        x = high
+    partials[kept] = x
+    return kept + 1
+
+
+@kernel
+def condense_events(events: Table, order: Integers, starts: Integers, condensed: Table) -> int:
+    """Fewer events whose exact sums are the same: those in order[starts[g] : starts[g + 1]], of one moment and fund and without
+    deficits, become as many as their sums have partials. Returns how many.
+    """
+    written = 0
+    partials = np.zeros((3, MOST_PARTIALS))
+    condensed = bare(condensed)
+    for group in range(starts.size - 1):
+        counts, most = np.zeros(3, dtype=np.int64), 0
+        for j in range(starts[group], starts[group + 1]):
+            event = events[order[j]]
+            counts[0] = grow(partials[0], counts[0], event["liquidation_fees"])
+            counts[1] = grow(partials[1], counts[1], event["surplus"])
+            counts[2] = grow(partials[2], counts[2], event["fee_share"])
+        for kind in range(3):
+            most = max(most, counts[kind])
+            partials[kind, counts[kind] :] = 0.0
+        head = events[order[starts[group]]]
+        for k in range(most):
+            written = write_event(
+                condensed, written, head["time"], head["phase"], head["world"], head["symbol"]
+            )
+            event = condensed[written - 1]
+            event["liquidation_fees"] = partials[0, k]
+            event["surplus"] = partials[1, k]
+            event["fee_share"] = partials[2, k]
+    return written

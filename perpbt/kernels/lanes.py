@@ -114,13 +114,14 @@ def run_following(
 
 
 @kernel
-def note_fills(rows: Table, turnover: Floats, liquidated_at: Codes) -> int:
-    """Mark the bars at which a row was liquidated; returns how many of these fell into a bar of unknown turnover."""
-    flat = 0
+def note_fills(rows: Table, turnover: Floats, liquidated_at: Codes) -> tuple[int, int]:
+    """Mark the bars at which a row was liquidated; returns how many were, and how many in a bar of unknown turnover."""
+    liquidated, flat = 0, 0
     for at in range(rows.size):
         row = rows[at]
         if row["rejection"] == ACCEPTED and row["reason"] == LIQUIDATION:
             liquidated_at[row["exit_bar"]] = 1
+            liquidated += 1
             if not turnover[row["exit_bar"]] > 0.0:
                 flat += 1
-    return flat
+    return liquidated, flat

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import polars as pl
@@ -59,6 +59,10 @@ class SymbolBars:
 
     def digest(self) -> str:
         """sha256 of the values a run can see, independent of how files and row groups cut them."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         digest = hashlib.sha256(f"{self.symbol}\n{self.mark_missing}\n".encode())
         for table in (self.frame.drop("symbol", "funding_rate"), self.funding):
             for column in table.iter_columns():
@@ -84,12 +88,19 @@ class Bars:
     end: datetime | None = None
     parts: tuple[Part, ...] = field(default=(), repr=False)
     funding_parts: tuple[Part, ...] | None = field(default=None, repr=False)
+    kept: dict[str, SymbolBars] | None = field(default=None, repr=False)
+    """What was checked already, of bars that are in memory anyway; None: they are read anew each time."""
 
     def collect(self, symbol: str) -> SymbolBars:
         """Read and check one symbol. Raises `InputError` naming file, row, column and value of the first
         fault.
         """
-        return _symbol_bars(symbol, *self.rows(symbol), self.source)
+        if self.kept is not None and symbol in self.kept:
+            return self.kept[symbol]
+        found = _symbol_bars(symbol, *self.rows(symbol), self.source)
+        if self.kept is not None:
+            self.kept[symbol] = found
+        return found
 
     def rows(self, symbol: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         """The rows of one symbol as the source has them, nulls included, and its funding events; both
@@ -163,7 +174,8 @@ def load_bars(
         _require_symbols(funding_parts)
     used = tuple(part for part in parts if part.may_hold(known))
     # Null symbols are looked for only when all are asked for, so the frame is filtered by name in any case.
-    return Bars(gather(used, known, first, last), label, known, first, last, used, funding_parts)
+    kept: dict[str, SymbolBars] | None = {} if isinstance(source, pl.DataFrame) else None
+    return Bars(gather(used, known, first, last), label, known, first, last, used, funding_parts, kept)
 
 
 def _asked(symbols: Sequence[str] | None) -> list[str] | None:

@@ -1,0 +1,125 @@
+"""A bound on memory: how large pieces may be, and where what does not fit goes.
+
+In: a number of bytes for the whole process. Out: sizes of blocks, chunks and row groups, and a folder for what is on the way, which is
+gone when nobody holds it any more, whatever happens.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+
+from perpbt.book import Spool
+from perpbt.config.memory import memory_words
+from perpbt.errors import InputError
+from perpbt.kernels.tables import ROW
+from perpbt.stored import AccountsFile
+
+A_BAR = 700  # bytes a bar takes while its symbol is read and made into arrays
+A_THREAD = 64 << 20  # at work
+A_POSITION = 24  # kept of each to the end: what medians need
+A_FLOW = 160  # a moment at which a fund moves: the event, and its row of the ledger
+A_WISH = 80  # the same of a position given, with what orders the rows
+FIXED = 128 << 20  # libraries that load late, and what they keep
+
+
+def held_memory() -> int:
+    """Bytes this process holds now; where the system does not say, the most it has held, or what imports take."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        peak = peak_memory()
+        return peak if peak is not None else 300 << 20
+
+
+def peak_memory() -> int | None:
+    """The most bytes this process has held; None where the system does not say (Windows)."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, others KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Budget:
+    """Memory a run may hold, all of its process included, and a folder for its accounts table."""
+
+    def __init__(self, limit: int, scratch: Path | None) -> None:
+        self.limit, self.scratch = limit, scratch
+        self.room = 0.0  # beyond what is needed at least
+        self.spool = Spool(0)
+        self.folder: TemporaryDirectory[str] | None = None
+
+    def plan(self, bars: int, kept: int, threads: int | None) -> None:
+        """Settle sizes, once it is known how much there is to do.
+
+        `bars` are those of the longest symbol, which are held at once; `kept` are bytes that are held to the end.
+
+        Raises `InputError` if it cannot be done in so little, or there is no place for what does not fit.
+        """
+        self.check(bars * A_BAR + kept + (threads or os.cpu_count() or 1) * A_THREAD)
+        try:
+            if self.folder is None:
+                self.folder = TemporaryDirectory(prefix=".perpbt-", dir=self.scratch)
+        except OSError as error:
+            raise InputError(
+                f"scratch = {str(self.scratch)!r}: nothing can be kept there: {error.strerror}; allowed: a folder "
+                "that can be written to"
+            ) from error
+        self.spool = Spool(self.room / 8, Path(self.folder.name))
+
+    def check(self, needed: int) -> None:
+        """Raises `InputError` if so much more than is held now does not fit."""
+        least = held_memory() + FIXED + needed
+        self.room = self.limit - least
+        if self.room < 0:
+            raise InputError(
+                f"memory = {memory_words(self.limit)}: this run needs at least {memory_words(least)}"
+            )
+
+    def rows(self, most: int, shares: int) -> int:
+        """Rows to hold at once, where `shares` such pieces are held: as many as there is room for, at most `most`."""
+        fit = (self.room / 4 + A_THREAD) / shares / (3 * ROW.itemsize)
+        return int(min(most, max(1 << 12, fit)))
+
+    def stored(self, table: pl.LazyFrame) -> Path:
+        """A table written to a file, so that it can be read in slices."""
+        assert self.folder is not None
+        path = Path(self.folder.name) / "given.parquet"
+        try:
+            table.sink_parquet(path)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise InputError(
+                f"accounts: the LazyFrame given cannot be read: {str(error).strip().partition(chr(10))[0]}"
+            ) from error
+        return path
+
+    def accounts_file(self) -> AccountsFile:
+        """Where the accounts table goes."""
+        assert self.folder is not None
+        return AccountsFile(Path(self.folder.name) / "accounts.parquet", self.folder)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self.spool.close()
+        if self.folder is not None:
+            self.folder.cleanup()
+
+
+@contextmanager
+def cleared(budget: Budget | None) -> Iterator[None]:
+    """Leaves nothing behind where a run fails or is interrupted; a finished run has closed its own spool."""
+    try:
+        yield
+    except BaseException:
+        if budget is not None:
+            budget.close()
+        raise
