@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -156,9 +156,9 @@ class Belongings:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows [first, first + rows.size) of the accounts table, with what each belongs to."""
+    """Rows, the rows of the accounts table they are, ascending, and what each belongs to."""
 
-    first: int
+    to: Integers
     rows: Table
     calls: Table
     of: Belongings
@@ -174,6 +174,15 @@ class Chunk:
         return self.of.world
 
 
+@dataclass(frozen=True)
+class Task:
+    """Rows [first, last) of a block, or of the accounts table, as a chunk."""
+
+    first: int
+    last: int
+    block: int | None = None
+
+
 class Order(Protocol):
     """Which rows of which blocks make up the accounts table: what a door knows."""
 
@@ -181,32 +190,40 @@ class Order(Protocol):
     def size(self) -> int:
         """Rows of the table."""
 
+    def tasks(self) -> Iterable[Task]:
+        """All blocks in pieces of about CHUNK rows."""
+
+    def part(self, task: Task) -> tuple[Block, Integers, Belongings]:
+        """The block of a task, which rows of the table its rows are, and what they belong to."""
+
+    def release(self, task: Task) -> None:
+        """Nobody will ask for the rows of a block's task again, nor for those before it."""
+
     def pieces(self, first: int, last: int) -> Sequence[Piece]:
-        """Where rows [first, last) are."""
+        """Where rows [first, last) of the table are."""
 
     def belongings(self, first: int, last: int) -> Belongings:
-        """What rows [first, last) belong to."""
-
-    def release(self, row: int) -> None:
-        """Nobody will ask for rows before `row` again."""
+        """What rows [first, last) of the table belong to."""
 
 
-def gathered(first: int, last: int, order: Order) -> Chunk:
-    """One chunk. Rows that lie side by side in one block are not copied."""
-    pieces = order.pieces(first, last) if first < last else ()
-    belongings = order.belongings(first, last)
-    if len(pieces) == 1 and isinstance(pieces[0].to, int):
-        piece = pieces[0]
-        return Chunk(first, piece.block.rows[piece.first : piece.last], moved_calls(piece), belongings)
-    rows = np.empty(last - first, dtype=ROW)
-    for piece in pieces:
+def spans(size: int, step: int) -> Iterator[Task]:
+    """The table in chunks of `step` rows; one without rows if it has none."""
+    for first in range(0, max(size, 1), step):
+        yield Task(first, min(first + step, size))
+
+
+def gathered(order: Order, task: Task) -> Chunk:
+    """Rows of the table, from wherever they are."""
+    rows = np.empty(task.last - task.first, dtype=ROW)
+    calls = [np.empty(0, dtype=CALL)]
+    for piece in order.pieces(task.first, task.last) if rows.size else ():
         to = piece.to
-        rows[slice(to, to + piece.last - piece.first) if isinstance(to, int) else to] = piece.block.rows[
-            piece.first : piece.last
-        ]
-    calls = [moved for moved in map(moved_calls, pieces) if moved.size]
-    joined = np.concatenate(calls) if calls else np.empty(0, dtype=CALL)
-    return Chunk(first, rows, joined[np.argsort(joined["row"], kind="stable")], belongings)
+        here = slice(to, to + piece.last - piece.first) if isinstance(to, int) else to
+        rows[here] = piece.block.rows[piece.first : piece.last]
+        calls.append(moved_calls(piece))
+    joined = np.concatenate(calls)
+    joined = joined[np.argsort(joined["row"], kind="stable")]
+    return Chunk(np.arange(task.first, task.last), rows, joined, order.belongings(task.first, task.last))
 
 
 def moved_calls(piece: Piece) -> Table:
@@ -254,11 +271,10 @@ class Book:
         """Positions, refused orders included."""
         return self.order.size
 
-    def ranges(self, size: int = CHUNK) -> Iterator[tuple[int, int]]:
-        """The table in chunks of `size` rows; one without rows if it has none."""
-        for first in range(0, max(self.size, 1), size):
-            yield first, min(first + size, self.size)
-
-    def chunk(self, span: tuple[int, int]) -> Chunk:
-        """Rows [first, last) of the accounts table."""
-        return gathered(*span, self.order)
+    def chunk(self, task: Task) -> Chunk:
+        """Rows ready to be settled. Those of a block are not copied."""
+        if task.block is None:
+            return gathered(self.order, task)
+        block, to, of = self.order.part(task)
+        piece = Piece(block, task.first, task.last, 0)
+        return Chunk(to, block.rows[task.first : task.last], moved_calls(piece), of)

@@ -21,7 +21,7 @@ from perpbt.errors import InputError
 from perpbt.kernels.tables import ROW
 from perpbt.stored import AccountsFile
 
-A_BAR = 700  # bytes a bar takes while its symbol is read and made into arrays
+A_BAR = 450  # bytes a bar takes while its symbol is read and made into arrays
 A_THREAD = 64 << 20  # at work
 A_POSITION = 24  # kept of each to the end: what medians need
 A_FLOW = 160  # a moment at which a fund moves: the event, and its row of the ledger

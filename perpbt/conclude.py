@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from perpbt.book import CHUNK, Book, Chunk
+from perpbt.book import CHUNK, Book, Chunk, Task, spans
 from perpbt.budget import A_FLOW, A_POSITION, Budget, peak_memory
 from perpbt.engine import Counted, choose_threads, in_threads
 from perpbt.errors import InputError
@@ -37,6 +37,8 @@ SERIAL_BELOW = 1 << 16  # rows that one thread settles sooner than several would
 Labels = Callable[
     [int, int, Integers], Mapping[str, pl.Series]
 ]  # first and last row, and lanes: whose rows these are
+
+Curves = Callable[[Chunk], pl.DataFrame | None]  # of all accounts, from all settled rows
 
 
 def equity_table(setting: Setting, chunk: Chunk, owner: Integers, start: Floats) -> pl.DataFrame | None:
@@ -68,27 +70,27 @@ def equity_table(setting: Setting, chunk: Chunk, owner: Integers, start: Floats)
     return pl.concat(frames).select("time", "account", "equity") if frames else None
 
 
-def scaled(setting: Setting, book: Book, threads: int) -> tuple[Weights, Crowds | None]:
+def scaled(
+    setting: Setting, book: Book, tasks: Sequence[Task], threads: int
+) -> tuple[Weights, Crowds | None]:
     """Weights and crowds, from one look at all positions where there are any to find."""
     weights = Weights(book, setting.stated_interest())
     if weights.wanted is None and not setting.crowding:
         return weights, None
     sold: list[Table] = []
 
-    def look(span: tuple[int, int]) -> tuple[Chunk, Floats, Floats]:
-        chunk = book.chunk(span)
+    def look(task: Task) -> tuple[Chunk, Floats, Floats, Table]:
+        chunk = book.chunk(task)
         weight = weights.before(chunk)
-        if setting.crowding:
-            sold.append(sold_by(book, chunk, weight, weights.cell(chunk)))
-        return (chunk, *weights.carried(chunk, weight))
+        own = sold_by(book, chunk, weight, weights.cell(chunk)) if setting.crowding else np.empty(0, CROWD)
+        return (chunk, *weights.carried(chunk, weight), own)
 
-    for chunk, held, closes in in_threads(look, book.ranges(), threads):
+    for chunk, held, closes, own in in_threads(look, tasks, threads):
         weights.meet(chunk, held, closes)
+        sold.append(own)
     if weights.wanted is not None:
         note_scaling(setting, weights.scale())
-    if not setting.crowding:
-        return weights, None
-    return weights, make_crowds(book, np.concatenate([np.empty(0, CROWD), *sold]), weights.factor)
+    return weights, make_crowds(book, tasks, sold, weights.factor) if setting.crowding else None
 
 
 def check_names(groups: pl.DataFrame) -> None:
@@ -101,27 +103,20 @@ def check_names(groups: pl.DataFrame) -> None:
 
 
 def settle_in_memory(
-    setting: Setting,
-    book: Book,
-    settling: Settling,
-    threads: int,
-    equity: Callable[[Chunk], pl.DataFrame | None],
+    setting: Setting, book: Book, tasks: Sequence[Task], settling: Settling, threads: int, equity: Curves
 ) -> tuple[Columns, pl.DataFrame | None]:
     """All positions settled into one set of columns; and equity curves, if asked for."""
-    columns, curves = Columns.of(book.size), None
-    counted = Counted(setting.progress, SETTLING, book.size)
+    columns, counted = Columns.of(book.size), Counted(setting.progress, SETTLING, book.size)
 
-    def settle(span: tuple[int, int]) -> Chunk:
-        chunk = book.chunk(span)
-        settling.settle(chunk, columns, chunk.first)
-        return chunk
+    def settle(task: Task) -> tuple[Task, pl.DataFrame | None]:
+        chunk = settling.settle(task, columns)
+        return task, None if setting.equity_every is None else equity(chunk)
 
-    # equity curves are of whole accounts, whose rows may be in many chunks
-    size = CHUNK if setting.equity_every is None else max(book.size, 1)
-    for chunk in in_threads(settle, book.ranges(size), threads):
-        book.order.release(chunk.first + chunk.rows.size)
-        curves = None if setting.equity_every is None else equity(chunk)
-        counted.add(chunk.rows.size)
+    curves = None
+    for task, made in in_threads(settle, tasks, threads):
+        curves = made
+        counted.add(task.last - task.first)
+        book.order.release(task)
     return columns, curves
 
 
@@ -134,25 +129,32 @@ def kept_to_the_end(setting: Setting, book: Book) -> int:
 
 
 def settle_to_file(
-    setting: Setting, budget: Budget, book: Book, settling: Settling, threads: int, labels: Labels
+    setting: Setting,
+    budget: Budget,
+    book: Book,
+    tasks: Sequence[Task],
+    settling: Settling,
+    threads: int,
+    labels: Labels,
 ) -> AccountsFile:
     """All positions settled, and written row group by row group."""
     counted = Counted(setting.progress, SETTLING, book.size)
     file = budget.accounts_file()
+    step = max(1, budget.rows(ROW_GROUP, 2 * threads + 2) // CHUNK)
+    groups = [tasks[first : first + step] for first in range(0, len(tasks), step)]
 
-    def settle(span: tuple[int, int]) -> tuple[tuple[int, int], Columns]:
-        first, last = span
-        columns = Columns.of(last - first)
-        for start in range(first, max(last, first + 1), CHUNK):
-            chunk = book.chunk((start, min(start + CHUNK, last)))
-            settling.settle(chunk, columns, start - first)
-        return span, columns
+    def settle(group: Sequence[Task]) -> tuple[int, Columns]:
+        first = group[0].first
+        columns = Columns.of(group[-1].last - first)
+        for task in group:
+            settling.settle(task, columns, first)
+        return first, columns
 
     with Writer(file.path) as writer:
-        for span, columns in in_threads(
-            settle, book.ranges(budget.rows(ROW_GROUP, 2 * threads + 2)), threads
-        ):
-            writer.append(accounts_table(columns, labels(*span, columns.moment("lane"))))
+        for first, columns in in_threads(settle, groups, threads):
+            writer.append(
+                accounts_table(columns, labels(first, first + columns.size, columns.moment("lane")))
+            )
             counted.add(columns.size)
     budget.spool.close()
     return file
@@ -166,7 +168,7 @@ def conclude(
     population: pl.DataFrame | None,
     labels: Labels,
     policies: pl.DataFrame,
-    equity: Callable[[Chunk], pl.DataFrame | None],
+    equity: Curves,
     started: float,
 ) -> Result:
     """Settle the book, check that money is conserved, and make the tables."""
@@ -175,17 +177,24 @@ def conclude(
     if setting.budget is not None:
         setting.budget.check(kept_to_the_end(setting, book))
     threads = 1 if book.size < SERIAL_BELOW else choose_threads(setting.threads, book.size, SERIAL_BELOW)
-    weights, crowds = scaled(setting, book, threads)
+    # blocks as they are; in the table's order where it is written piece by piece; at once for curves of whole accounts
+    step = CHUNK if setting.budget is not None else max(book.size, 1)
+    in_order = setting.budget is not None or setting.equity_every is not None
+    tasks = list(spans(book.size, step) if in_order else book.order.tasks())
+    weights, crowds = scaled(setting, book, tasks, threads)
     settling = Settling(book, weights, crowds, setting.terms, groups)
     if setting.budget is None:
-        columns, curves = settle_in_memory(setting, book, settling, threads, equity)
+        columns, curves = settle_in_memory(setting, book, tasks, settling, threads, equity)
         since = setting.timed("settle", since)
         accounts: pl.DataFrame | AccountsFile = accounts_table(
             columns, labels(0, book.size, columns.moment("lane"))
         )
         since = setting.timed("tables", since)
     else:
-        accounts, curves = settle_to_file(setting, setting.budget, book, settling, threads, labels), None
+        accounts, curves = (
+            settle_to_file(setting, setting.budget, book, tasks, settling, threads, labels),
+            None,
+        )
     found = settling.found()
     fund = ledger(book, found.all_events(), setting.terms)
     totals = check_run(found.totals, found.gross, fund, setting.terms)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from perpbt.book import Belongings, Block, Piece, Spool
+from perpbt.book import Belongings, Block, Piece, Spool, Task
 from perpbt.engine import Outcome
-from perpbt.kernels.tables import LANE, Floats, Integers, Table, table
+from perpbt.kernels.tables import CALL, LANE, ROW, Floats, Integers, Table, table
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,12 @@ class Page:
     count: Integers
 
 
+EMPTY = Page(
+    Block(0, np.empty(0, dtype=ROW), np.empty(0, dtype=CALL)),
+    *(np.zeros(0, dtype=np.int64) for _ in range(3)),
+)
+
+
 @dataclass
 class FollowingOrder:
     """Rows by strategy, policy, symbol, start and position. A world is a strategy and a policy, a group a world and a symbol."""
@@ -99,18 +105,19 @@ class FollowingOrder:
         group = np.concatenate(none + [page.group for page in self.pages])
         first = np.concatenate(none + [page.first for page in self.pages])
         count = np.concatenate(none + [page.count for page in self.pages])
-        block = np.repeat(np.arange(len(self.pages)), [page.group.size for page in self.pages])
+        sizes = [page.group.size for page in self.pages]
+        block = np.repeat(np.arange(len(sizes)), sizes)
         order = np.argsort(group, kind="stable")
-        self._blocks = [page.block for page in self.pages]
-        self.pages.clear()
-        self._group, self._from, self._count, self._block = (
-            group[order],
-            first[order],
-            count[order],
-            block[order],
-        )
+        self._group, self._from, self._count = group[order], first[order], count[order]
+        self._block = block[order]
         self._at = np.append(0, np.cumsum(self._count))
         self._account = np.append(0, np.cumsum(np.tile(self.starts, len(self.worlds))))
+        place = np.empty(order.size, dtype=np.int64)
+        place[order] = self._at[:-1]
+        self._places = (
+            np.split(place, np.cumsum(sizes)[:-1]) if sizes else []
+        )  # of each page, where its groups begin
+        self._blocks: list[Block | None] = [page.block for page in self.pages]
 
     @property
     def size(self) -> int:
@@ -170,7 +177,7 @@ class FollowingOrder:
                 if own.size == 1
                 else np.arange(size) + np.repeat(to[own] - start[own] + start[k], count[own])
             )
-            found.append(Piece(self._blocks[block[k]], int(start[k]), int(start[k]) + size, places))
+            found.append(Piece(self._held(block[k]), int(start[k]), int(start[k]) + size, places))
         return found
 
     def belongings(self, first: int, last: int) -> Belongings:
@@ -179,13 +186,37 @@ class FollowingOrder:
             none = np.zeros(0, dtype=np.int64)
             return Belongings(none, none, none, np.zeros(0), none, None)
         here, _, count = self._spans(first, last)
-        group = np.repeat(self._group[here], count)
-        world, symbol = np.divmod(group, len(self.symbols))
-        weight: Floats = 1.0 / np.array(self.starts)[symbol]
-        return Belongings(symbol, world, group, weight, np.zeros(group.size, dtype=np.int64), None)
+        return self._of(np.repeat(self._group[here], count))
 
-    def release(self, row: int) -> None:
-        """Nothing: every block holds rows of every policy."""
+    def _of(self, group: Integers) -> Belongings:
+        symbol = group % len(self.symbols)
+        weight: Floats = (1.0 / np.array(self.starts))[symbol]
+        none = np.zeros(group.size, dtype=np.int64)
+        return Belongings(symbol, group // len(self.symbols), group, weight, none, None)
+
+    def _held(self, block: int) -> Block:
+        held = self._blocks[block]
+        assert held is not None
+        return held
+
+    def tasks(self) -> Iterator[Task]:
+        """All pages."""
+        for number, page in enumerate(self.pages):
+            if page.block.rows.size:
+                yield Task(0, page.block.rows.size, number)
+
+    def part(self, task: Task) -> tuple[Block, Integers, Belongings]:
+        """The block of a task, which rows of the table its rows are, and what they belong to."""
+        assert task.block is not None
+        page, places = self.pages[task.block], self._places[task.block]
+        to = np.arange(task.last) + np.repeat(places - page.first, page.count)
+        return page.block, to, self._of(np.repeat(page.group, page.count))
+
+    def release(self, task: Task) -> None:
+        """Let go of a page."""
+        if task.block is not None:
+            self._blocks[task.block] = None
+            self.pages[task.block] = EMPTY
 
     def numbers(self, group: Integers, lane: Integers) -> Integers:
         """The accounts' numbers, by strategy, policy, symbol and start."""
@@ -204,8 +235,9 @@ class FollowingOrder:
 
     def labels(self, first: int, last: int, lane: Integers) -> Mapping[str, pl.Series]:
         """Whose rows [first, last) are; to be asked for in order."""
-        group = self.belongings(first, last).group
-        world, symbol = np.divmod(group, len(self.symbols))
+        here, _, count = self._spans(first, last) if first < last else (slice(0, 0), 0, self._count[:0])
+        group = np.repeat(self._group[here], count)
+        world, symbol = np.divmod(self._group[here], len(self.symbols))
         strategy, policy = np.divmod(world, len(self.policies))
         codes = {"strategy": strategy, "policy": policy, "symbol": symbol}
         account = self.numbers(group, lane)
@@ -213,12 +245,12 @@ class FollowingOrder:
         return {
             "account": pl.Series(account),
             "position": pl.Series(position).cast(pl.UInt32),
-            **{key: gathered_words(names, codes[key]) for key, names in self._names().items()},
-            "world": gathered_words(self.worlds, world),
-            "leverage": pl.Series(self.plans["leverage"][policy]),
+            **{key: repeated_words(names, codes[key], count) for key, names in self._names().items()},
+            "world": repeated_words(self.worlds, world, count),
+            "leverage": pl.Series(np.repeat(self.plans["leverage"][policy], count)),
         }
 
 
-def gathered_words(names: Sequence[str], codes: Integers) -> pl.Series:
-    """Names by code, sharing one copy of each."""
-    return pl.Series(names, dtype=pl.String).gather(pl.Series(codes.astype(np.uint32)))
+def repeated_words(names: Sequence[str], codes: Integers, counts: Integers) -> pl.Series:
+    """Names by code, each so many times, sharing one copy."""
+    return pl.Series(names, dtype=pl.String).gather(pl.Series(np.repeat(codes.astype(np.uint32), counts)))

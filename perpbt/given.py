@@ -5,7 +5,7 @@ In: the table `read_accounts` returns. Out: plans and lanes of any of its rows, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from perpbt.accounts import EVERYONE
-from perpbt.book import Belongings, Block, Piece, Spool
+from perpbt.book import CHUNK, Belongings, Block, Piece, Spool, Task
 from perpbt.engine import Outcome
 from perpbt.kernels.tables import COLLATERAL, LANE, NONE, PLAN, PRICE, Floats, Integers, Market, Table, table
 from perpbt.prepare import milliseconds
@@ -130,6 +130,7 @@ class GivenOrder:
         symbols, self._symbol = coded(accounts, "symbol")
         self.worlds, self.symbols = tuple(worlds), tuple(symbols)
         self.groups, self._group = self._grouped(symbols)
+        self._weight = np.array(accounts["weight"].to_numpy()) if "weight" in accounts.columns else None
         account = accounts["account"]
         self.alone = account.n_unique() == self.size  # no account has two positions
         self.population, self._code, self._position = None, None, None
@@ -195,27 +196,37 @@ class GivenOrder:
 
     def belongings(self, first: int, last: int) -> Belongings:
         """What rows [first, last) belong to."""
+        return self._of(slice(first, last), last - first)
 
+    def _of(self, rows: slice | Integers, size: int) -> Belongings:
         def here(codes: Codes32 | None) -> Integers:
-            return (
-                np.zeros(last - first, dtype=np.int64)
-                if codes is None
-                else codes[first:last].astype(np.int64)
-            )
+            return np.zeros(size, dtype=np.int64) if codes is None else codes[rows].astype(np.int64)
 
-        weight = np.ones(last - first)
-        if "weight" in self.accounts.columns:
-            weight = np.array(self.accounts["weight"][first:last].to_numpy())
+        weight = np.ones(size) if self._weight is None else self._weight[rows]
         return Belongings(
-            here(self._symbol), here(self._world), here(self._group), weight, self.wishes.entry[first:last],
+            here(self._symbol), here(self._world), here(self._group), weight, self.wishes.entry[rows],
             None if self._code is None else here(self._code),
         )  # fmt: skip
 
-    def release(self, row: int) -> None:
-        """Let go of blocks all rows of which come before `row`."""
-        for one in self.placed:
-            if one.rows[-1] < row:
-                one.block = None
+    def tasks(self) -> Iterator[Task]:
+        """All blocks in pieces of about CHUNK rows."""
+        for number, one in enumerate(self.placed):
+            for first in range(0, one.rows.size, CHUNK):
+                yield Task(first, min(first + CHUNK, one.rows.size), number)
+
+    def part(self, task: Task) -> tuple[Block, Integers, Belongings]:
+        """The block of a task, which rows of the table its rows are, and what they belong to."""
+        assert task.block is not None
+        one = self.placed[task.block]
+        assert one.block is not None
+        to = one.rows[task.first : task.last]
+        side_by_side = to[-1] - to[0] == to.size - 1
+        return one.block, to, self._of(slice(to[0], to[-1] + 1) if side_by_side else to, to.size)
+
+    def release(self, task: Task) -> None:
+        """Let go of a block with its last task."""
+        if task.block is not None and task.last == self.placed[task.block].rows.size:
+            self.placed[task.block].block = None
 
     def labels(self, first: int, last: int, lane: Integers) -> Mapping[str, pl.Series]:
         """Whose rows [first, last) are."""

@@ -115,7 +115,7 @@ class Result:
         if self.equity is not None:
             tables["equity"] = self.equity
         for name, table in tables.items():
-            table.write_parquet(folder / f"{name}.parquet", compression="zstd")
+            table.write_parquet(folder / f"{name}.parquet", compression="zstd", compression_level=1)
         if report:
             self.report(folder / "report.html")
         text = json.dumps(self.metadata, indent=2, default=str)

@@ -6,13 +6,13 @@ so nothing depends on their order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from perpbt.book import Book, Chunk
+from perpbt.book import Book, Chunk, Task
 from perpbt.errors import RunError
 from perpbt.kernels.accounts import refill
 from perpbt.kernels.adding import EVENT, TOLERANCE, condense_events
@@ -98,32 +98,24 @@ def liquidated(chunk: Chunk) -> Integers:
 
 @dataclass(frozen=True)
 class Crowds:
-    """What each crowd sold together, in quote currency, and its bar's volatility and turnover; keys ascend."""
+    """What each crowd sold together, in quote currency, and its bar's volatility and turnover."""
 
-    keys: Integers
     volume: Floats
     volatility: Floats
     turnover: Floats
+    member: Integers  # the crowd of each liquidation, task after task
+    starts: Mapping[Task, int]  # where in `member` those of a task begin
     largest: int
 
-    def fill(self, book: Book, chunk: Chunk) -> None:
-        """Fill every liquidation of a chunk against its crowd."""
-        picked = liquidated(chunk)
-        if not picked.size:
-            return
-        crowd = np.searchsorted(self.keys, crowd_keys(book, chunk, picked))
+    def fill(self, book: Book, task: Task, chunk: Chunk) -> None:
+        """Fill every liquidation of a task's chunk against its crowd."""
+        picked, start = liquidated(chunk), self.starts[task]
+        crowd = self.member[start : start + picked.size]
         symbol = chunk.symbol[picked]
         for one in np.unique(symbol):
             here = symbol == one
-            of = crowd[here]
-            refill(
-                book.parts[one].rates,
-                chunk.rows,
-                picked[here],
-                self.volume[of],
-                self.volatility[of],
-                self.turnover[of],
-            )
+            of, rates = crowd[here], book.parts[one].rates
+            refill(rates, chunk.rows, picked[here], self.volume[of], self.volatility[of], self.turnover[of])
 
 
 def sold_by(book: Book, chunk: Chunk, weight: Floats, cell: Integers) -> Table:
@@ -135,18 +127,27 @@ def sold_by(book: Book, chunk: Chunk, weight: Floats, cell: Integers) -> Table:
     return sold
 
 
-def make_crowds(book: Book, sold: Table, factor: Floats) -> Crowds:
-    """Put together who is liquidated in the same world, symbol, side, bar and phase; `factor` scales the weights of a cell."""
+def make_crowds(book: Book, tasks: Sequence[Task], parts: list[Table], factor: Floats) -> Crowds:
+    """Put together who is liquidated in the same world, symbol, side, bar and phase; `factor` scales the weights of a cell.
+
+    `parts` are the liquidations of each task; they are used up.
+    """
+    ends = np.cumsum([part.size for part in parts])
+    starts = {task: int(end) - part.size for task, part, end in zip(tasks, parts, ends, strict=True)}
+    sold = np.concatenate([np.empty(0, dtype=CROWD), *parts])
+    parts.clear()
     groups = grouped([sold["key"]])
     keys = sold["key"][groups.first]
     volume = groups.sums(sold["weight"] * factor[sold["cell"]] * sold["sold"])
-    bar, symbol = keys % (book.times.size + 1), keys // (book.times.size + 1) // 4 % len(book.symbols)
+    width = book.times.size + 1
+    bar, symbol = keys % width, keys // width // 4 % len(book.symbols)
     volatility, turnover = np.empty(keys.size), np.empty(keys.size)
     for index, part in enumerate(book.parts):
         here = symbol == index
         at = np.searchsorted(part.liquidated_bars, bar[here])
         volatility[here], turnover[here] = part.volatility[at], part.turnover[at]
-    return Crowds(keys, volume, volatility, turnover, int(np.diff(groups.starts).max(initial=0)))
+    largest = int(np.diff(groups.starts).max(initial=0))
+    return Crowds(volume, volatility, turnover, groups.member, starts, largest)
 
 
 # ---------------------------------------------------------------------------------------------- fund

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from perpbt.book import Book, Chunk
+from perpbt.book import Book, Chunk, Task
 from perpbt.errors import RunError
 from perpbt.kernels.adding import EVENT, MOMENTS, NUMBERS, TOTALS, WORDS, fund_events, settle_rows
 from perpbt.kernels.sums import merge_sums, no_sums, rounded_sums
@@ -135,39 +135,35 @@ class Settling:
         own: Settled = self._own.found
         return own
 
-    def settle(self, chunk: Chunk, columns: Columns, at: int) -> None:
-        """Fill a chunk's liquidations against their crowd and write its columns from entry `at` on."""
+    def settle(self, task: Task, columns: Columns, base: int = 0) -> Chunk:
+        """Fill a task's liquidations against their crowd and write its columns; entry 0 is row `base` of the table."""
         book, found = self.book, self._here()
+        chunk = book.chunk(task)
         if self.crowds is not None:
-            self.crowds.fill(book, chunk)
-        weight = self.weights.of(chunk)
-        size = chunk.rows.size
-        columns.weight[at : at + size] = weight
+            self.crowds.fill(book, task, chunk)
+        weight, size, to = self.weights.of(chunk), chunk.rows.size, chunk.to - base
+        side_by_side = size == 0 or to[-1] - to[0] == size - 1
+        here = slice(to[0], to[0] + size) if size and side_by_side else to
+        columns.weight[here] = weight
         broken, first, got, given, gross = settle_rows(
             chunk.rows, chunk.calls, chunk.symbol, weight, chunk.of.requested, book.times, book.starts,
-            at, columns.numbers, columns.moments, columns.words, found.sums,
+            to, columns.numbers, columns.moments, columns.words, found.sums,
         )  # fmt: skip
         if broken:
-            worse = (chunk.first + first - at, got, given)
+            worse = (base + first, got, given)
             found.first_broken = min(found.first_broken, worse) if found.broken else worse
             found.broken += broken
         found.gross += gross
         events = np.empty(2 * size + chunk.calls.size, dtype=EVENT)
         written = fund_events(
-            chunk.rows,
-            chunk.calls,
-            chunk.world,
-            chunk.symbol,
-            weight,
-            self.terms.fee_share,
-            book.times,
-            book.starts,
+            chunk.rows, chunk.calls, chunk.world, chunk.symbol, weight, self.terms.fee_share, book.times, book.starts,
             events,
-        )
+        )  # fmt: skip
         found.put(events[:written])
-        self.count(chunk, columns, slice(at, at + size), found)
+        self.count(chunk, columns, here, found)
+        return chunk
 
-    def count(self, chunk: Chunk, columns: Columns, here: slice, found: Settled) -> None:
+    def count(self, chunk: Chunk, columns: Columns, here: slice | Integers, found: Settled) -> None:
         """Count a chunk's positions, and its refused orders by cause and symbol."""
         reason, rejection = columns.word("exit_reason")[here], columns.word("rejection")[here]
         refused = np.flatnonzero(rejection)

@@ -54,6 +54,8 @@ class Weights:
         if isinstance(wanted, pl.DataFrame):
             self.by_symbol = "symbol" in wanted.columns
             self.series = [self._series(wanted, symbol) for symbol in book.symbols]
+            pairs = zip(self.series, book.parts, strict=True)
+            self._interest = [interest_at(series, part.time) for (series, _), part in pairs]  # at each bar
         elif isinstance(wanted, Mapping):
             lacking = [symbol for symbol in book.symbols if symbol not in wanted]
             if lacking:
@@ -79,14 +81,14 @@ class Weights:
         """Weights before the world is scaled."""
         if not self.series:
             return chunk.of.weight
-        weight, rows, book = chunk.of.weight.copy(), chunk.rows, self.book
+        weight, rows = chunk.of.weight.copy(), chunk.rows
         for index in np.unique(chunk.symbol):
             here = np.flatnonzero(chunk.symbol == index)
-            times = book.parts[index].time
-            entry = times[np.minimum(rows["entry_bar"][here], times.size - 1)]
-            entry = np.where(rows["rejection"][here] == NO_BAR, chunk.of.requested[here], entry)
-            series, mean = self.series[index]
-            weight[here] *= interest_at(series, entry) / mean
+            interest, mean = self._interest[index], self.series[index][1]
+            at = interest[np.minimum(rows["entry_bar"][here], interest.size - 1)]
+            never = np.flatnonzero(rows["rejection"][here] == NO_BAR)
+            at[never] = interest_at(self.series[index][0], chunk.of.requested[here[never]])
+            weight[here] *= at / mean
         return weight
 
     def of(self, chunk: Chunk) -> Floats:

@@ -26,6 +26,7 @@ import perpbt.book
 import perpbt.budget
 import perpbt.conclude
 import perpbt.engine
+import perpbt.given
 import perpbt.settled
 import perpbt.simulation
 from perpbt import cli
@@ -144,6 +145,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perpbt.engine, "SERIAL_BELOW", 0)
     monkeypatch.setattr(perpbt.simulation, "BLOCK", 101)
     monkeypatch.setattr(perpbt.conclude, "CHUNK", 11)
+    monkeypatch.setattr(perpbt.given, "CHUNK", 11)
     monkeypatch.setattr(perpbt.conclude, "ROW_GROUP", 64)
     monkeypatch.setattr(perpbt.conclude, "SERIAL_BELOW", 0)
     monkeypatch.setattr(perpbt.settled, "MOST_EVENTS", 16)
@@ -431,7 +433,7 @@ def large(what: str, source: str | None = None) -> dict[str, Any]:
             hourly(path)
         bars = perpbt.load_bars(path, symbols=None if not source else real_symbols(path))
         policies: dict[str, Any] = {
-            "leverage": [2, 3, 5, 8, 10, 12, 15, 20, 25, 30, 40, 50, 75],
+            "leverage": [2, 3, 4, 5, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 75],
             "capital": 100,
         }
         if what == "accounts":
@@ -439,8 +441,10 @@ def large(what: str, source: str | None = None) -> dict[str, Any]:
             options: dict[str, Any] = {"offsets": 40_000, "crowding": True, "open_interest": 1e9}
         else:
             policies |= {"stop_loss": [0.01, 0.02]}
-            options = {"offsets": 46}
-        strategy: Any = often if what == "trades" else {"name": "random_entry", "params": {"probability": 0.2}}
+            options = {"offsets": 40}
+        strategy: Any = (
+            often if what == "trades" else {"name": "random_entry", "params": {"probability": 0.2}}
+        )
         labels: list[str] = []
         since = time.perf_counter()
         result = perpbt.backtest(
@@ -509,7 +513,9 @@ def test_twenty_million_accounts_on_real_hours_fit(capsys: pytest.CaptureFixture
     path = data / "binance_um_1h_2019_2023.parquet"
     if not path.exists():
         pytest.skip(f"no {path.name} in {data}")
-    check_large(in_process("accounts", str(path)), capsys)
+    found = in_process("accounts", str(path))
+    assert found["accounts"] > 20_000_000
+    check_large(found, capsys)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,6 @@
-"""Accounts over one symbol's bars: lanes that open, walk and close one position after another (MODEL
-§2-§6).
+"""One position of an account from its order to its exit, and where the account stands afterwards (MODEL §2-§6).
 
-`run` serves both doors. A table of positions is lanes with one fixed entry each; a strategy is lanes that
-wait for signals, re-enter, compound and answer margin calls. A lane that fills its page of rows stops with
-its state saved, and goes on in the next page.
+`lanes.py` strings positions together: one fixed entry, or signals, re-entry, compounding and margin calls.
 """
 
 from __future__ import annotations
@@ -12,7 +9,6 @@ import numpy as np
 
 from .closing import Closing, close, liquidation_slippage
 from .compile import bare, kernel, part
-from .leaping import BLOCK, BLOCKS
 from .margin import Position, liquidation_price
 from .opening import Opening, levels_known, open_position
 from .tables import (
@@ -20,7 +16,6 @@ from .tables import (
     ABOVE_MAXIMUM_LEVERAGE,
     ACCEPTED,
     CLOSE,
-    ENTRY_SIDE,
     FUNDING,
     LIQUIDATION,
     NEXT_ENTRY,
@@ -270,59 +265,6 @@ def bare_rates(rates: Rates) -> Rates:
         rates.half_spread, rates.impact, rates.max_slippage, rates.surplus_to_fund, rates.entry_maintenance,
         rates.optimistic, rates.target_at_open, rates.clip, bare(rates.tiers),
     )  # fmt: skip
-
-
-@part
-def run_bare(
-    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, rows: Table, calls: Table,
-    trace: Table, first: int, last: int, page: int, slots: int,
-) -> None:  # fmt: skip
-    """`run`, with bare arrays."""
-    bars = market.time.size
-    for number in range(first, last):
-        lane = lanes[number]
-        plan = plans[lane["plan"]]
-        at = (number - first) * page
-        end = at + page
-        if lane["fixed_side"] != 0:
-            fixed_entry(market, rates, plan, signals, lane, rows, calls, trace, number, at)
-            continue
-        while at < end and lane["done"] == 0:
-            if plan["compounding"] == 0:
-                lane["wallet"] = plan["capital"]
-            decided = next_entry(market, plan, signals, lane["bar"], lane["not_before"])
-            if decided >= bars or not lane["wallet"] > 0.0:
-                lane["done"] = 1
-                break
-            side = float(signals.marks[ENTRY_SIDE, decided])
-            lane["wallet"] = live(
-                market, rates, plan, signals, rows, calls, trace,
-                at, at * slots, number, side, decided + 1, lane["wallet"], -1,
-            )  # fmt: skip
-            row = rows[at]
-            if row["reason"] == REJECTED:
-                at += after_refusal(plan, lane, row)
-            else:
-                after_exit(market, plan, lane, row)
-                at += 1
-
-
-@kernel
-def run(
-    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, rows: Table, calls: Table,
-    first: int, last: int, page: int, slots: int,
-) -> None:  # fmt: skip
-    """Run lanes [first, last), each until it is done or has written `page` rows.
-
-    Lane k writes rows [(k - first) * page, (k - first + 1) * page); a position may use `slots` entries of
-    `calls`.
-    """
-    held = np.empty(BLOCKS, dtype=BLOCK)
-    run_bare(
-        bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
-        bare(lanes), bare(rows), bare(calls), bare(held), first, last, page, slots,
-    )  # fmt: skip
-    held[0]["at"] = 0  # still here
 
 
 @kernel

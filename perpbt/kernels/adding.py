@@ -55,9 +55,9 @@ EVENT = np.dtype(
 @kernel
 def settle_rows(
     rows: Table, calls: Table, symbol: Integers, weight: Floats, requested: Integers, times: Integers, starts: Integers,
-    at: int, numbers: Floats, moments: Integers, words: Codes, totals: Sums,
+    places: Integers, numbers: Floats, moments: Integers, words: Codes, totals: Sums,
 ) -> tuple[int, int, float, float, float]:  # fmt: skip
-    """Write the columns of row k to entry at + k of `numbers`, `moments` and `words`, and check that its money is conserved (MODEL §8).
+    """Write the columns of row k to entry places[k] of `numbers`, `moments` and `words`, and check that its money is conserved (MODEL §8).
 
     `times[starts[s] :]` are the bars of symbol s; `requested`, of rows that found no bar, when it was asked for. What is not known of a refused order is 0. To `totals` the weighted TOTALS are added. Returns how many rows are broken, the first of them, what its
     traders, venue and fund got and what price and funding gave, and the gross flows of all.
@@ -70,7 +70,7 @@ def settle_rows(
     bits = bare(weighted.view(np.int64))
     for k in range(rows.size):
         row = rows[k]
-        to = at + k
+        to = places[k]
         base = starts[symbol[k]]
         moments[2, to] = row["lane"]
         words[0, to] = 1 if row["side"] > 0 else 0
