@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from perpbt.errors import InputError, PerpbtError, RunError
     from perpbt.load import Bars, describe, load_bars
     from perpbt.load.pack import pack
+    from perpbt.pricing import DerivedBars, derive
     from perpbt.result import Result
     from perpbt.running import run_spec
     from perpbt.simulation import simulate
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Bars": "load",
+    "DerivedBars": "pricing",
     "FundSpec": "config",
     "InputError": "errors",
     "PerpbtError": "errors",
@@ -35,6 +37,7 @@ _HOMES = {
     "Venue": "venue",
     "backtest": "backtesting",
     "check_look_ahead": "strategy",
+    "derive": "pricing",
     "describe": "load",
     "find_strategy": "strategy",
     "list_strategies": "strategy",
@@ -49,6 +52,7 @@ _HOMES = {
 
 __all__ = [
     "Bars",
+    "DerivedBars",
     "FundSpec",
     "InputError",
     "PerpbtError",
@@ -60,6 +64,7 @@ __all__ = [
     "Venue",
     "backtest",
     "check_look_ahead",
+    "derive",
     "describe",
     "find_strategy",
     "list_strategies",

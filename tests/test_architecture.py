@@ -32,6 +32,7 @@ WALLS: Mapping[str, set[str]] = {
     "venue": {"brackets", "checks", "errors", "config"},
     "strategy": {"config", "errors", "load"},
     "accounts": {"checks", "config", "errors", "load"},
+    "pricing": {"checks", "errors", "load"},
     "scenarios": {"errors", "config", "load"},
     "statistics": {"errors", "kernels"},  # of these, those that count and add
     "report": {"statistics", "errors"},
@@ -44,7 +45,17 @@ WALLS: Mapping[str, set[str]] = {
     "bench": set(),  # public names only: what is timed is what a user calls
 }
 # Rooms that never meet a simulation, however many imports one follows.
-NO_SIMULATION = ("config", "load", "venue", "strategy", "accounts", "scenarios", "statistics", "report")
+NO_SIMULATION = (
+    "config",
+    "load",
+    "venue",
+    "strategy",
+    "accounts",
+    "pricing",
+    "scenarios",
+    "statistics",
+    "report",
+)
 SIMULATION = {
     "oracle",
     "engine",
