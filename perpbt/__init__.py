@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from perpbt.backtesting import backtest
     from perpbt.config import FundSpec, Policy, PolicyGrid, Rules, load_spec
     from perpbt.errors import InputError, PerpbtError, RunError
+    from perpbt.explanation import Explanation, explain
     from perpbt.load import Bars, describe, load_bars
     from perpbt.load.pack import pack
     from perpbt.pricing import DerivedBars, derive
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Bars": "load",
     "DerivedBars": "pricing",
+    "Explanation": "explanation",
     "FundSpec": "config",
     "InputError": "errors",
     "PerpbtError": "errors",
@@ -39,6 +41,7 @@ _HOMES = {
     "check_look_ahead": "strategy",
     "derive": "pricing",
     "describe": "load",
+    "explain": "explanation",
     "find_strategy": "strategy",
     "list_strategies": "strategy",
     "list_venues": "venue",
@@ -53,6 +56,7 @@ _HOMES = {
 __all__ = [
     "Bars",
     "DerivedBars",
+    "Explanation",
     "FundSpec",
     "InputError",
     "PerpbtError",
@@ -66,6 +70,7 @@ __all__ = [
     "check_look_ahead",
     "derive",
     "describe",
+    "explain",
     "find_strategy",
     "list_strategies",
     "list_venues",

@@ -1,4 +1,4 @@
-"""The command line: run, validate, pack, strategies, venues, bench.
+"""The command line: run, validate, pack, strategies, venues, liquidation, bench.
 
 In: arguments. Out: tables on standard output, progress and errors on standard error, and an exit code: 0
 done, 1 the run failed, 2 something given was wrong. What a command does not need is not imported: help and
@@ -260,6 +260,75 @@ def venues(name: Annotated[str | None, typer.Argument(help="Show one venue in fu
     for one in found:
         typer.echo(f"{one.name:<{width}}  {one.title}")
     typer.echo("\nperpbt venues NAME prints one. A TOML file of your own works by its path.")
+
+
+@app.command()
+def liquidation(
+    side: Annotated[str, typer.Option(help="long or short.")],
+    entry: Annotated[float, typer.Option(help="Entry price.")],
+    venue: Annotated[
+        str | None, typer.Option(help="Whose tiers and fees: a name or a TOML file; default binance_um.")
+    ] = None,
+    symbol: Annotated[str | None, typer.Option(help="Whose tiers, such as BTCUSDT.")] = None,
+    quantity: Annotated[float | None, typer.Option(help="Size in contracts (base units).")] = None,
+    notional: Annotated[
+        float | None, typer.Option(help="Or: size at entry in the settlement currency.")
+    ] = None,
+    collateral: Annotated[
+        float | None, typer.Option(help="Or: what there is before the fee; with --leverage.")
+    ] = None,
+    leverage: Annotated[float | None, typer.Option(help="Notional / margin.")] = None,
+    margin: Annotated[float | None, typer.Option(help="Or: the margin itself.")] = None,
+    wallet: Annotated[float | None, typer.Option(help="Or: the wallet of a cross account.")] = None,
+    other_maintenance: Annotated[
+        float | None, typer.Option(help="Cross: maintenance margin of the other positions.")
+    ] = None,
+    other_unrealised: Annotated[
+        float | None, typer.Option(help="Cross: unrealised profit of the other positions.")
+    ] = None,
+    mark: Annotated[float | None, typer.Option(help="Mark price now; default the entry price.")] = None,
+    funding_paid: Annotated[
+        float | None, typer.Option(help="Since entry, in settlement currency; received is below 0.")
+    ] = None,
+    contract: Annotated[
+        str | None, typer.Option(help="linear (default), inverse (coin-margined) or quanto.")
+    ] = None,
+    multiplier: Annotated[float | None, typer.Option(help="Contract size; default 1.")] = None,
+    tick: Annotated[float | None, typer.Option(help="Step of prices; default none.")] = None,
+    lot: Annotated[float | None, typer.Option(help="Step of quantities; default none.")] = None,
+    maintenance_rate: Annotated[
+        float | None, typer.Option(help="One maintenance rate in place of the venue's tiers.")
+    ] = None,
+    maintenance_on: Annotated[
+        str | None, typer.Option(help="mark or entry; default as the venue does.")
+    ] = None,
+    close_out_rate: Annotated[
+        float | None, typer.Option(help="Added to the maintenance rate; default as the venue does.")
+    ] = None,
+) -> None:
+    """Work out one position's liquidation price, step by step.
+
+    Give the size in one way (--quantity, --notional or --collateral) and what backs it in one way (--leverage,
+    --margin or --wallet). Amounts are in the settlement currency: the coin of an inverse or quanto contract,
+    which needs --maintenance-rate, as the venues' tiers are in quote currency.
+
+    Examples:
+
+        perpbt liquidation --symbol BTCUSDT --side long --entry 60000 --quantity 0.5 --leverage 20
+
+        perpbt liquidation --contract inverse --side short --entry 8000 --quantity 10000 --margin 0.1
+        --maintenance-rate 0.005
+    """
+    from perpbt.explanation import explain
+
+    given = {
+        "side": side, "entry_price": entry, "venue": venue, "symbol": symbol, "quantity": quantity,
+        "notional": notional, "collateral": collateral, "leverage": leverage, "margin": margin, "wallet": wallet,
+        "other_maintenance": other_maintenance, "other_unrealised": other_unrealised, "mark": mark,
+        "funding_paid": funding_paid, "contract": contract, "multiplier": multiplier, "tick": tick, "lot": lot,
+        "maintenance": maintenance_rate, "maintenance_on": maintenance_on, "close_out_rate": close_out_rate,
+    }  # fmt: skip
+    typer.echo(explain(given).render())
 
 
 @app.command()
