@@ -381,10 +381,11 @@ def test_one_leg_is_hedged_by_nothing(account: tuple[float, list[Held]]) -> None
     expected = cross_liquidation_price(wallet, held, 0)
     below, above = hedged_liquidation_prices(wallet, held[:1], held[1:])
     own = below if held[0].position.side == "long" else above
-    if expected.price is not None:
+    shares = [one.price / held[0].position.entry_price for one in (own, expected) if one.price is not None]
+    if expected.price is not None and 1e-3 < shares[-1] < 1e3:
         assert own.price == pytest.approx(expected.price, rel=1e-9)
-    else:
-        assert own.price is None
+    else:  # next to 0 or to infinity rounding decides whether there is a price
+        assert all(share <= 2e-3 or share >= 5e2 for share in shares)
 
 
 @MADE

@@ -109,6 +109,7 @@ def run(door: str, bars: pl.DataFrame, **options: Any) -> perpbt.Result:
 def column_bytes(column: pl.Series) -> bytes:
     """Type, nulls and values to the last bit, however they are laid out."""
     plain = column.to_physical() if column.dtype.is_temporal() else column
+    plain = plain.cast(pl.UInt8) if plain.dtype == pl.Boolean else plain
     if plain.dtype == pl.String:
         values = "\0".join(plain.fill_null("")).encode()
     else:
