@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +21,10 @@ import polars as pl
 from perpbt.errors import InputError, RunError
 from perpbt.stored import AccountsFile, LazyTable
 
+EXTRA = ("adl", "calls", "cascades", "collateral", "layers", "liquidations", "measures", "wallets")  # names of Result.extra
 WRITTEN = (
     *("accounts.parquet", "fund.parquet", "statistics.parquet", "policies.parquet", "equity.parquet"),
+    *(f"{name}.parquet" for name in EXTRA),
     *("run.json", "report.html"),
 )
 
@@ -46,6 +48,7 @@ class Result:
     `fund`: the ledger: time world symbol liquidation_fees surplus fee_share deficit uncovered balance.
     `statistics`: a row per strategy, policy and symbol, and totals named "all". `policies`: what each policy
     label stands for. `equity`: time account equity, if asked for. `prices`: a thinned price path per symbol.
+    `extra`: tables that only some kinds of run make, by name (`result.extra["adl"]`); the kind says what is in them.
 
     With a bound on memory `accounts` are in a file that goes with the result, unless `write` has put them elsewhere; `scan()` reads of
     them what a query asks for.
@@ -58,6 +61,7 @@ class Result:
     prices: pl.DataFrame
     metadata: dict[str, Any]
     equity: pl.DataFrame | None = None
+    extra: dict[str, pl.DataFrame] = field(default_factory=dict)
 
     @property
     def accounts(self) -> pl.DataFrame:
@@ -114,6 +118,7 @@ class Result:
             self.held.copy_to(folder / "accounts.parquet")  # type: ignore[union-attr]
         if self.equity is not None:
             tables["equity"] = self.equity
+        tables.update(self.extra)
         for name, table in tables.items():
             table.write_parquet(folder / f"{name}.parquet", compression="zstd", compression_level=1)
         if report:
