@@ -21,7 +21,8 @@ import polars as pl
 from perpbt.errors import InputError, RunError
 from perpbt.stored import AccountsFile, LazyTable
 
-EXTRA = ("adl", "calls", "cascades", "collateral", "layers", "liquidations", "measures", "wallets")  # names of Result.extra
+# names of Result.extra
+EXTRA = "adl calls cascades collateral layers liquidations measures wallets".split()
 WRITTEN = (
     *("accounts.parquet", "fund.parquet", "statistics.parquet", "policies.parquet", "equity.parquet"),
     *(f"{name}.parquet" for name in EXTRA),
