@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from perpbt.running import run_spec
     from perpbt.simulation import simulate
     from perpbt.strategy import check_look_ahead, find_strategy, list_strategies
+    from perpbt.studies import Findings, list_studies, run_study
     from perpbt.venue import Venue, list_venues, load_venue
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ _HOMES = {
     "Bars": "load",
     "DerivedBars": "pricing",
     "Explanation": "explanation",
+    "Findings": "studies",
     "FundSpec": "config",
     "InputError": "errors",
     "PerpbtError": "errors",
@@ -44,12 +46,14 @@ _HOMES = {
     "explain": "explanation",
     "find_strategy": "strategy",
     "list_strategies": "strategy",
+    "list_studies": "studies",
     "list_venues": "venue",
     "load_bars": "load",
     "load_spec": "config",
     "load_venue": "venue",
     "pack": "load.pack",
     "run_spec": "running",
+    "run_study": "studies",
     "simulate": "simulation",
 }
 
@@ -57,6 +61,7 @@ __all__ = [
     "Bars",
     "DerivedBars",
     "Explanation",
+    "Findings",
     "FundSpec",
     "InputError",
     "PerpbtError",
@@ -73,12 +78,14 @@ __all__ = [
     "explain",
     "find_strategy",
     "list_strategies",
+    "list_studies",
     "list_venues",
     "load_bars",
     "load_spec",
     "load_venue",
     "pack",
     "run_spec",
+    "run_study",
     "simulate",
 ]
 

@@ -1,4 +1,4 @@
-"""The command line: run, validate, pack, strategies, venues, liquidation, bench.
+"""The command line: run, validate, pack, strategies, venues, liquidation, study, studies, bench.
 
 In: arguments. Out: tables on standard output, progress and errors on standard error, and an exit code: 0
 done, 1 the run failed, 2 something given was wrong. What a command does not need is not imported: help and
@@ -329,6 +329,77 @@ def liquidation(
         "maintenance": maintenance_rate, "maintenance_on": maintenance_on, "close_out_rate": close_out_rate,
     }  # fmt: skip
     typer.echo(explain(given).render())
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="A study: its name, or a Python file.")],
+    data: Annotated[str, typer.Option(help="Prices: file, glob, folder or dataset.")] = "sample",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for tables and pictures; default runs/STUDY. Replaced if it holds an earlier study."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the study; repeatable."),
+    ] = None,
+    symbols: Annotated[
+        list[str] | None, typer.Option("--symbol", help="Only this symbol; repeatable.")
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="First moment, such as 2020-03-01 (UTC).")] = None,
+    end: Annotated[str | None, typer.Option(help="First moment not used (UTC).")] = None,
+    funding: Annotated[str | None, typer.Option(help="A funding file of its own.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Put a study's question to price histories: a table, a picture, a page.
+
+    Example:
+
+        perpbt study STUDY --data my_bars.parquet --out runs/mine
+    """
+    from perpbt.config.toml import apply_override
+    from perpbt.load import load_bars
+    from perpbt.studies import find_study, run_study
+    from perpbt.studies._writing import check_folder
+
+    values: dict[str, Any] = {}
+    for setting in settings or []:
+        apply_override(values, setting)
+    folder = out if out is not None else Path("runs") / find_study(name).name
+    check_folder(folder)  # before hours of work, not after
+    bars = load_bars(data, symbols=symbols, start=start, end=end, funding=funding)
+    try:
+        with progress_printer(quiet) as progress:
+            found = run_study(name, bars, progress=progress, **values)
+        found.write(folder)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; nothing was written", err=True)
+        raise typer.Exit(130) from None
+    if not quiet:
+        from perpbt.summary import plain_table
+
+        typer.echo(f"{found.title}\n\n{plain_table(next(iter(found.tables.values())))}")
+        typer.echo(f"\n{found.text.strip()}\n\nFindings in {folder}/ — open {folder / 'study.html'}")
+
+
+@app.command()
+def studies(name: Annotated[str | None, typer.Argument(help="Show one study in full.")] = None) -> None:
+    """List the studies found by name, or explain one."""
+    from perpbt.studies import find_study, list_studies
+
+    if name is None:
+        found = [find_study(one) for one in list_studies()]
+        width = max((len(one.name) for one in found), default=0)
+        for one in found:
+            typer.echo(f"{one.name:<{width}}  {one.title}")
+        typer.echo("\nperpbt studies NAME explains one. A file of your own works by its path.")
+        return
+    one = find_study(name)
+    typer.echo(f"{one.name}\n\n{one.doc.strip()}\n\nSettings:")
+    for parameter in one.parameters.values():
+        typer.echo(f"  {parameter.name}: {parameter.text} = {parameter.default!r}")
 
 
 @app.command()

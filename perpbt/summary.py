@@ -46,6 +46,32 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def plain_table(frame: pl.DataFrame, most: int = 40) -> str:
+    """A small frame in few characters: words left, numbers right; of a long one the first rows."""
+    words = [name for name, kind in frame.schema.items() if not kind.is_numeric()]
+    names = [*words, *(name for name in frame.columns if name not in words)]
+    rows = [[short(value) for value in row] for row in frame.select(names).head(most).iter_rows()]
+    widths = [max(len(row[k]) for row in [names, *rows]) for k in range(len(names))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if k < len(words) else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [names, *rows]
+    ]
+    rest = frame.height - most
+    return "\n".join([*lines, f"… and {rest:,} more rows"] if rest > 0 else lines)
+
+
+def short(value: object) -> str:
+    """One value of a plain table."""
+    if isinstance(value, float):
+        return f"{value:.4f}" if 1e-3 <= abs(value) < 10 else money(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "-" if value is None else str(value)
+
+
 def render(result: Result) -> str:
     """What was run, how positions ended, the leverage x stop grids, and when the fund was drawn on."""
     if not result.metadata["positions"]:

@@ -46,6 +46,7 @@ WALLS: Mapping[str, set[str]] = {
     "witness": {"engine", "errors", "kernels", "oracle"},
     "book": {"engine", "errors", "kernels"},
     "settle": {"book", "errors", "kernels"},
+    "studies": {"config", "engine", "errors", "load", "result", "report", "statistics"},  # and public names
     "bench": set(),  # public names only: what is timed is what a user calls
 }
 # Rooms that never meet a simulation, however many imports one follows.
@@ -74,7 +75,7 @@ SIMULATION = {
 # Who may import these libraries: fast help, one cast point, kernels that are tested on their own.
 LIBRARIES: Mapping[str, set[str]] = {
     "numba": {"kernels", "bench"},  # bench: the other side's order function
-    "matplotlib": {"report"},
+    "matplotlib": {"report", "studies"},
     "jinja2": {"report"},
     "scipy": {"statistics", "report"},
     "pydantic": {"config", "venue", "checks", "strategy"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,29 @@ def write_report(result: Any, path: str | os.PathLike[str], *, title: str | None
 
 def render(result: Any, *, title: str | None = None) -> str:
     """The page as text."""
+    metadata = result.metadata
+    with figures.style():
+        sections = [section for section in _sections(result) if _filled(section)]
+    return page(
+        title=title or prose.stated(metadata, "title") or "Perpetual futures risk report",
+        description=prose.stated(metadata, "description") or "",
+        lead=prose.headline(result),
+        key_figures=prose.figures_in_brief(result),
+        notes=prose.notes(metadata),
+        sections=sections,
+    )
+
+
+def page(
+    *,
+    title: str,
+    lead: Sequence[str],
+    sections: Sequence[Section],
+    description: str = "",
+    key_figures: Sequence[tuple[str, str]] = (),
+    notes: Sequence[str] = (),
+) -> str:
+    """A page in the report's dress."""
     environment = Environment(
         loader=PackageLoader("perpbt.report", "."),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -82,15 +105,12 @@ def render(result: Any, *, title: str | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters["together"] = _together
-    metadata = result.metadata
-    with figures.style():
-        sections = [section for section in _sections(result) if _filled(section)]
     return environment.get_template("report.html.j2").render(
-        title=title or prose.stated(metadata, "title") or "Perpetual futures risk report",
-        description=prose.stated(metadata, "description") or "",
-        lead=prose.headline(result),
-        key_figures=prose.figures_in_brief(result),
-        notes=prose.notes(metadata),
+        title=title,
+        description=description,
+        lead=lead,
+        key_figures=key_figures,
+        notes=notes,
         sections=sections,
     )
 

@@ -11,11 +11,11 @@ In: a name, a path or a function, parameters, and a symbol's bars. Out: boolean 
 each bar.
 """
 
+from perpbt.config.parameters import Parameter
 from perpbt.strategy.evaluate import check_look_ahead, evaluate, evaluate_columns
 from perpbt.strategy.find import (
     SIGNALS,
     BoundStrategy,
-    Parameter,
     Strategy,
     as_strategies,
     find_strategy,

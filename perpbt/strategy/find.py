@@ -10,7 +10,6 @@ import hashlib
 import inspect
 import sys
 import traceback
-import typing
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,24 +18,14 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 import polars as pl
-from pydantic import TypeAdapter, ValidationError
 
 from perpbt.config import StrategySpec, find_file, shipped_files
 from perpbt.config.fields import nearest, shown
+from perpbt.config.parameters import Parameter, parameters_of, with_values
 from perpbt.errors import InputError
 
 SIGNALS = ("long_entry", "long_exit", "short_entry", "short_exit")
 Expressions: TypeAlias = Mapping[str, pl.Expr]
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One keyword of a strategy: its annotation, as an object and as text, and its default."""
-
-    name: str
-    annotation: Any
-    text: str
-    default: Any
 
 
 @dataclass(frozen=True)
@@ -58,21 +47,7 @@ class Strategy:
 
     def bind(self, **params: Any) -> BoundStrategy:
         """With these parameters, expressions built. `InputError` for a wrong name, type or value."""
-        faults, values = [], {name: parameter.default for name, parameter in self.parameters.items()}
-        for name, value in params.items():
-            parameter = self.parameters.get(name)
-            if parameter is None:
-                tail = nearest(name, self.parameters) or "; it has none"
-                faults.append(f"parameter {name} = {shown(value)}: unknown{tail}")
-                continue
-            try:
-                plain = value.item() if hasattr(value, "item") else value
-                values[name] = TypeAdapter(parameter.annotation).validate_python(plain, strict=True)
-            except ValidationError as error:
-                reason = error.errors()[0]["msg"].replace("Input should be", "must be")
-                faults.append(f"parameter {name} = {shown(value)}: {reason} (it is {parameter.text})")
-        if faults:
-            raise InputError(f"strategy {self.name}: " + "; ".join(faults))
+        values = with_values(f"strategy {self.name}", self.parameters, params)
         label = " ".join([self.name, *(f"{key}={value}" for key, value in sorted(params.items()))])
         signals = _expressions(self, "signals", self.signals, values)
         wrong = [key for key in signals if key not in SIGNALS]
@@ -164,20 +139,7 @@ def _expressions(
 
 
 def _parameters(name: str, function: Callable[..., Expressions]) -> dict[str, Parameter]:
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError) as error:
-        raise InputError(f"strategy {name}: annotations of signals(): {error}") from error
-    parameters = {}
-    for key, entry in inspect.signature(function).parameters.items():
-        if entry.kind in (entry.VAR_POSITIONAL, entry.VAR_KEYWORD, entry.POSITIONAL_ONLY):
-            raise InputError(f"strategy {name}: signals({entry}): every parameter must be a named keyword")
-        if entry.default is entry.empty:
-            raise InputError(f"strategy {name}: signals({entry}): every parameter needs a default")
-        annotation = hints.get(key, type(entry.default))
-        text = inspect.formatannotation(annotation).replace("typing.", "")
-        parameters[key] = Parameter(key, annotation, text, entry.default)
-    return parameters
+    return parameters_of(f"strategy {name}", function)
 
 
 def _from_function(function: Callable[..., Expressions]) -> Strategy:

@@ -1,0 +1,152 @@
+"""Studies: found by name or path, settings checked, findings written whole, and every shipped one runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from made_bars import two_symbols
+from typer.testing import CliRunner
+
+import perpbt
+from perpbt import cli
+from perpbt.errors import InputError
+from perpbt.studies import find_study
+from perpbt.studies._population import spread_positions
+
+SMALL = '''\
+"""Count bars and draw them.
+
+More words.
+"""
+
+import polars as pl
+from matplotlib.figure import Figure
+
+from perpbt.studies import Findings
+
+
+def study(bars, progress, *, times: int = 2, names: tuple[str, ...] = ("a",)) -> Findings:
+    table = bars.frame.group_by("symbol").len().sort("symbol").collect().with_columns(pl.col("len") * times)
+    figure = Figure()
+    figure.add_subplot().plot(table["len"].to_numpy())
+    return Findings({"counts": table}, {"bars": figure}, "So many bars.\\n\\nAnd no more.", metadata={"who": names})
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with bars and a study of a user's own."""
+    monkeypatch.chdir(tmp_path)
+    two_symbols(300, mark=True, funding=True).write_parquet("bars.parquet")
+    Path("small.py").write_text(SMALL)
+    return tmp_path
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    """What the command answers; a PerpbtError is what `main` turns into an exit code."""
+    outcome = CliRunner().invoke(cli.app, list(arguments))
+    if isinstance(outcome.exception, perpbt.PerpbtError):
+        return outcome.exception.exit_code, str(outcome.exception)
+    return outcome.exit_code, outcome.output
+
+
+def test_a_file_of_your_own_is_run_and_written(folder: Path) -> None:
+    code, said = invoke(
+        "study", "small.py", "--data", "bars.parquet", "--set", "times=3", "--set", 'names=["b"]'
+    )
+    assert code == 0, said
+    assert "Count bars and draw them" in said
+    assert "So many bars." in said
+    out = folder / "runs" / "small"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "bars.png",
+        "counts.parquet",
+        "study.html",
+        "study.json",
+    ]
+    assert pl.read_parquet(out / "counts.parquet")["len"].to_list() == [900, 900]
+    record = json.loads((out / "study.json").read_text())
+    assert record["settings"] == {"times": 3, "names": ["b"]}
+    assert record["data_sha256"] == perpbt.load_bars("bars.parquet").fingerprint()
+    page = (out / "study.html").read_text()
+    for words in ("Count bars and draw them", "And no more.", "900", "<svg"):
+        assert words in page
+
+
+def test_the_same_study_writes_the_same_bytes(folder: Path) -> None:
+    for name in ("one", "two"):
+        assert invoke("study", "small.py", "--data", "bars.parquet", "--out", name, "-q")[0] == 0
+    for path in (folder / "one").iterdir():
+        assert path.read_bytes() == (folder / "two" / path.name).read_bytes(), path.name
+
+
+def test_an_earlier_study_is_replaced_and_nothing_else(folder: Path) -> None:
+    assert invoke("study", "small.py", "--data", "bars.parquet", "--out", "mine")[0] == 0
+    assert invoke("study", "small.py", "--data", "bars.parquet", "--out", "mine")[0] == 0
+    (folder / "mine" / "notes.txt").write_text("precious")
+    code, said = invoke("study", "small.py", "--data", "bars.parquet", "--out", "mine")
+    assert code == 2
+    assert "notes.txt" in said
+    assert (folder / "mine" / "notes.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("times=x",), "study small: parameter times = 'x': must be a valid integer (it is int)"),
+        (("time=1",), "study small: parameter time = 1: unknown; did you mean 'times'? known: names, times"),
+    ],
+)
+def test_a_wrong_setting_is_named(folder: Path, settings: tuple[str, ...], message: str) -> None:
+    code, said = invoke("study", "small.py", "--data", "bars.parquet", *(f"--set={one}" for one in settings))
+    assert (code, said) == (2, message)
+    assert not (folder / "runs").exists()
+
+
+def test_a_study_that_is_not_there(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"^study 'nothing': no file and no name of one"):
+        find_study("nothing")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "bad.py: a study needs a function study(bars, progress, *, ...)"),
+        (
+            "def study(prices): ...",
+            "bad.py: study(prices, ...): its first parameters must be bars and progress",
+        ),
+        ("def study(bars, progress, *, a): ...", "study bad: study(a): every parameter needs a default"),
+        ("import nowhere_at_all", "bad.py: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    ],
+)
+def test_a_file_that_is_no_study(folder: Path, text: str, message: str) -> None:
+    Path("bad.py").write_text(text)
+    with pytest.raises(InputError) as error:
+        find_study("bad.py")
+    assert str(error.value) == message
+
+
+def test_positions_are_spread_over_each_symbols_own_history(folder: Path) -> None:
+    bars = perpbt.load_bars("bars.parquet")
+    table = spread_positions(bars, leverages=(5, 10), starts=3, sides=("long",))
+    assert table.height == 2 * 3 * 2
+    first = bars.frame.select(pl.col("ts").min()).collect().item()
+    assert table["entry_time"].min() == first
+    assert table["account"].n_unique() == table.height
+    assert perpbt.simulate(bars, table, tiers_as=dict.fromkeys(bars.symbols, "BTCUSDT")).accounts.height == 12
+
+
+@pytest.mark.parametrize("name", perpbt.list_studies())
+def test_every_shipped_study_answers_on_a_few_days_of_the_sample(name: str, tmp_path: Path) -> None:
+    """With three starts where a study takes that many; it must find something, draw it, and say what it means."""
+    bars = perpbt.load_bars("sample", start="2024-01-02", end="2024-01-06")
+    small = {"starts": 3} if "starts" in find_study(name).parameters else {}
+    found = perpbt.run_study(name, bars, **small)
+    assert all(table.height for table in list(found.tables.values())[:1])
+    assert found.figures
+    assert len(found.text) > 40
+    assert (found.write(tmp_path / "out") / "study.html").is_file()
