@@ -229,7 +229,7 @@ def follow_symbol(
     since = time.perf_counter()
     windows, columns = series_names(policies)
     collected = loaded.collect(order.symbols[index])
-    describe_symbol(setting, collected)
+    describe_symbol(setting, collected, loaded.provenance.get(collected.symbol))
     since = setting.timed("load", since)
     market = market_arrays(collected, setting.rules, setting.engine)
     starts = np.array(starting.starts(market.time), dtype=np.int64)  # type: ignore[arg-type]

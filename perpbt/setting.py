@@ -248,8 +248,21 @@ def longest(bars: Bars) -> int:
     return int(counts["len"].max() or 0)  # type: ignore[arg-type]
 
 
-def describe_symbol(setting: Setting, bars: SymbolBars) -> None:
-    """Note what is known and missing of a symbol, and thin its prices for pictures."""
+def sources_of(bars: SymbolBars, told: Mapping[str, str] | None) -> dict[str, str]:
+    """Where each series of a symbol is from: as whoever made it says, else the file, or what stands in for it."""
+    if told is not None:
+        return dict(told)
+    mark = "file, last where it has none" if bars.mark_missing else "file"
+    return {
+        "last": "file",
+        "mark": mark if bars.has_mark else "last",
+        "index": "file" if "index_open" in bars.frame.columns else "none",
+        "funding": "file" if bars.has_funding else "none",
+    }
+
+
+def describe_symbol(setting: Setting, bars: SymbolBars, told: Mapping[str, str] | None = None) -> None:
+    """Note what is known and missing of a symbol and who says so (`told`), and thin its prices for pictures."""
     name, count = bars.symbol, bars.frame.height
     if not bars.has_mark:
         setting.notes.append(f"{name}: no mark price; mark = last on every bar")
@@ -280,6 +293,7 @@ def describe_symbol(setting: Setting, bars: SymbolBars) -> None:
         "mark": "none" if not bars.has_mark else "partial" if bars.mark_missing else "full",
         "funding_events": bars.funding.height,
         "volume": bars.has_volume,
+        "sources": sources_of(bars, told),
     }
     step = max(1, -(-count // PRICE_POINTS))
     setting.prices.append(

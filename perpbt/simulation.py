@@ -39,7 +39,7 @@ def run_given(setting: Setting, loaded: Bars, order: GivenOrder, index: int) -> 
     since = time.perf_counter()
     symbol = order.symbols[index]
     collected = loaded.collect(symbol)
-    describe_symbol(setting, collected)
+    describe_symbol(setting, collected, loaded.provenance.get(collected.symbol))
     since = setting.timed("load", since)
     market = market_arrays(collected, setting.rules, setting.engine)
     rates, signals = rates_for(setting.venue, symbol, setting.rules), no_signals(market.time.size)

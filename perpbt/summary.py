@@ -6,6 +6,7 @@ In: a `Result`. Out: plain text, at most 110 columns wide for the usual grids.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 import polars as pl
 
@@ -69,6 +70,8 @@ def short(value: object) -> str:
         return f"{value:.4f}" if 1e-3 <= abs(value) < 10 else money(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}".removesuffix(" 00:00")
     return "-" if value is None else str(value)
 
 

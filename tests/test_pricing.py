@@ -638,6 +638,8 @@ def test_derive_says_where_each_series_is_from_and_runs() -> None:
     frame = derived.collect("AAA").frame
     assert frame["index_close"].to_list() == [101.0] * 30
     assert charged(derived, "long", START, None) < 0
+    run = perpbt.backtest(derived, "hold", tiers_as={"AAA": "BTCUSDT"})
+    assert run.metadata["symbols"]["AAA"]["sources"] == told
     plain = perpbt.derive(flat(3)).provenance["AAA"]
     assert plain == {"last": "file: the DataFrame given", "index": "none", "mark": "none", "funding": "none"}
 

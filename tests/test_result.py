@@ -395,6 +395,7 @@ def test_metadata_are_json_and_name_what_ran(result: Result) -> None:
         "mark": "full",
         "funding_events": 113,
         "volume": True,
+        "sources": {"last": "file", "mark": "file", "index": "none", "funding": "file"},
     }
     assert found["positions"] == result.accounts.height
     assert found["worlds"] == 14

@@ -7,7 +7,7 @@ reads one symbol at a time into a checked `SymbolBars`. Missing bars are counted
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property, partial
@@ -90,6 +90,8 @@ class Bars:
     funding_parts: tuple[Part, ...] | None = field(default=None, repr=False)
     kept: dict[str, SymbolBars] | None = field(default=None, repr=False)
     """What was checked already, of bars that are in memory anyway; None: they are read anew each time."""
+    provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    """Of each symbol whose series were made: where last, index, mark and funding are from."""
 
     def collect(self, symbol: str) -> SymbolBars:
         """Read and check one symbol. Raises `InputError` naming file, row, column and value of the first

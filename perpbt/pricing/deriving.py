@@ -7,8 +7,8 @@ it, funding, mark.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ParamSpec
 
@@ -32,11 +32,9 @@ EXISTING = ("refuse", "fill", "replace")
 class DerivedBars(Bars):
     """Bars with series made by a formula, held in memory.
 
-    `provenance`: of each symbol, where last, index, mark and funding are from. `funding_price`: what the funding
-    terms charge on, for `rules={"funding_price": …}` ("mark" where funding was not made).
+    `funding_price`: what the funding terms charge on, for `rules={"funding_price": …}` ("mark" where funding was not made).
     """
 
-    provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     funding_price: str = "mark"
 
 
@@ -105,9 +103,9 @@ def derive(
     done = load_bars(frame, symbols=list(loaded.symbols), funding=events if events.height else None)
     values = {item.name: getattr(done, item.name) for item in fields(Bars)}
     values["source"] = f"{loaded.source} (derived)"
+    values["provenance"] = {symbol: told for symbol, (_, _, told) in zip(loaded.symbols, made, strict=True)}
     return DerivedBars(
         **values,
-        provenance={symbol: told for symbol, (_, _, told) in zip(loaded.symbols, made, strict=True)},
         funding_price=wanted.funding.charged_on if wanted.funding else "mark",
     )
 

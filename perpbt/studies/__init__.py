@@ -128,10 +128,13 @@ def run_study(
     Raises:
         InputError: there is no such study or setting, or the bars do not fit.
     """
+    from perpbt.report.drawing import style  # matplotlib is slow to import
+
     study = find_study(given)
     values = with_values(f"study {study.name}", study.parameters, settings)
     loaded = bars if isinstance(bars, Bars) else load_bars(bars)
-    found = study.function(loaded, progress, **values)
+    with style():
+        found = study.function(loaded, progress, **values)
     if not found.tables:
         raise InputError(f"study {study.name}: it returned no table")
     told = {
