@@ -259,7 +259,7 @@ def metadata(setting: Setting, book: Book, totals: dict[str, float], crowd: int)
     return {
         "engine": setting.engine,
         "engine_reason": setting.engine_reason,
-        "venue": setting.venue.model_dump(mode="json", exclude={"tiers"}),
+        "venue": setting.venue.model_dump(mode="json", exclude={"tiers", "dated"}),
         "rules": setting.rules.model_dump(),
         "fund": {
             "seed": setting.terms.seed,

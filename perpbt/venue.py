@@ -2,26 +2,28 @@
 
 In: a name (`perpbt/venues/*.toml`, `./venues/*.toml`), the path of a TOML file, or keyword arguments. Out:
 a frozen, checked `Venue`, with the margin arithmetic of one isolated linear position as methods. Adding a
-venue is adding a TOML file.
+venue is adding a TOML file; how it is read is `perpbt.venue_file`, what tables it may hold `perpbt.venue_tables`.
 """
 
 from __future__ import annotations
 
 import math
 import textwrap
-import tomllib
 from collections.abc import Iterable, Mapping
-from datetime import date
+from datetime import UTC, date, datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
+from perpbt import venue_tables
 from perpbt.brackets import Tier, ladder, maintenance, table
 from perpbt.checks import BelowOne, Fee, InsideOne, NotNegative, Share, unknown
 from perpbt.errors import InputError
+from perpbt.venue_file import read_toml, venue_fields
 
-__all__ = ["Source", "Tier", "Venue", "list_venues", "load_venue"]
+__all__ = ["Dated", "Source", "Tier", "Venue", "list_venues", "load_venue"]
 
 PACKAGED = Path(__file__).parent / "venues"
 
@@ -39,6 +41,43 @@ class Source(BaseModel):
     note: str = ""
 
 
+class Dated(NamedTuple):
+    """Brackets and the moment (UTC) from which they hold; None: from ever."""
+
+    since: datetime | None
+    tiers: tuple[Tier, ...]
+
+
+def moment(value: object) -> datetime:
+    """A date or datetime, or the ISO text of one, as a moment in UTC. Raises ValueError for anything else."""
+    try:
+        found = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        found = None
+    if isinstance(found, datetime):
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    if isinstance(found, date):
+        return datetime(found.year, found.month, found.day, tzinfo=UTC)
+    raise ValueError(f"from = {value!r}: must be a date")
+
+
+def dated_ladders(sets: Iterable[tuple[object, object]]) -> tuple[Dated, ...]:
+    """Brackets each with the moment they begin to hold, checked and in order. Raises ValueError, a line a fault."""
+    found: list[Dated] = []
+    lines: list[str] = []
+    for index, (since, rows) in enumerate(sets):
+        try:
+            found.append(Dated(moment(since), ladder(rows)))
+        except ValueError as error:
+            lines += [f"[{index}].{line}" for line in str(error).splitlines()]
+    found.sort(key=lambda one: str(one.since))
+    twice = [one.since for one, other in pairwise(found) if one.since == other.since]
+    lines += [f"from = {since}: stands twice" for since in twice]
+    if lines or not found:
+        raise ValueError("\n".join(lines or ["brackets: missing"]))
+    return tuple(found)
+
+
 class InvalidVenue(InputError):
     """A venue with faults; `lines` holds them one by one, without the place they were found in."""
 
@@ -52,8 +91,11 @@ class Venue(BaseModel):
 
     Rates are fractions (0.0005 = 5 basis points), money is quote currency. `tiers` maps a symbol, or
     "default" for every symbol not listed, to rows `floor, cap, rate, max_leverage[, deduction]` (see
-    `perpbt.brackets.ladder`). `provenance` maps a field, or "tiers.SYMBOL", to its `Source`. Raises
-    InputError that lists every fault at once.
+    `perpbt.brackets.ladder`). `dated` maps a symbol to pairs (date, rows): brackets and the day they begin to
+    hold; its `tiers` are then the last of them. `tables` maps the name of a table of `perpbt.venue_tables` to
+    its values; such a name is also an argument of its own: `Venue(..., maintenance={"rule": "whole"})`.
+    `provenance` maps a field, "tiers.SYMBOL" or "TABLE.KEY" to its `Source`. Raises InputError that lists every
+    fault at once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,9 +129,25 @@ class Venue(BaseModel):
     fund_scope: Literal["symbol", "pooled"] = "symbol"
     """One fund a symbol, or one for all."""
     tiers: Annotated[Mapping[str, Annotated[tuple[Tier, ...], PlainValidator(ladder)]], Field(min_length=1)]
+    dated: Mapping[str, Annotated[tuple[Dated, ...], PlainValidator(dated_ladders)]] = {}
+    """Brackets that follow one another in time, for symbols that have them; see `schedule`."""
+    tables: Mapping[str, Mapping[str, Any]] = {}
+    """Values of further tables, by the name of the table; see `terms`."""
     provenance: Mapping[str, Source] = {}
 
     def __init__(self, /, **fields: Any) -> None:
+        tables = dict(fields.pop("tables", None) or {})
+        for name in [key for key in fields if key in venue_tables.TABLES]:
+            tables[name] = fields.pop(name)
+        fields["tables"] = {name: values for name, values in tables.items() if values is not None}
+        try:
+            if fields.get("dated"):
+                last = {symbol: dated_ladders(sets)[-1].tiers for symbol, sets in fields["dated"].items()}
+                fields["tiers"] = {**fields.get("tiers", {}), **last}
+        except ValueError:
+            fields.setdefault(
+                "tiers", {"default": [(0, 1, 0.5, 1)]}
+            )  # the field's own check says what is wrong
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -102,40 +160,88 @@ class Venue(BaseModel):
         faults = [
             f"tiers.{symbol}.brackets[{index}].rate = {tier.rate:g}: must stay below 1 together with "
             f"close_out_rate = {self.close_out_rate:g}"
-            for symbol, tiers in self.tiers.items()
+            for symbol in self.tiers
+            for _, tiers in self.dated.get(symbol) or ((None, self.tiers[symbol]),)
             for index, tier in enumerate(tiers)
             if not tier.rate + self.close_out_rate < 1.0
         ]
-        known = [*_VALUES, *(f"tiers.{symbol}" for symbol in self.tiers)]
+        for name, values in self.tables.items():
+            if name in venue_tables.TABLES:
+                faults += venue_tables.faults(name, values)
+            else:
+                faults.append(unknown(f"tables.{name}", name, venue_tables.TABLES, "table"))
+        known = self._cited_keys()
         faults += [unknown(f"provenance.{key}", key, known) for key in self.provenance if key not in known]
         if faults:
             raise ValueError("\n".join(faults))
         return self
 
+    def _cited_keys(self) -> list[str]:
+        """What a source can be stated for."""
+        keys = [*_VALUES, *(f"tiers.{symbol}" for symbol in self.tiers)]
+        for symbol, sets in self.dated.items():
+            keys += [f"tiers.{symbol}@{shown(one.since)}" for one in sets]
+        for name, values in self.tables.items():
+            general, symbols = venue_tables.split(values)
+            keys += [name, *(f"{name}.{key}" for key in general)]
+            for symbol, own in symbols.items():
+                keys += [f"{name}.{symbol}", *(f"{name}.{symbol}.{key}" for key in own)]
+        return keys
+
     def replace(self, /, **fields: Any) -> Venue:
         """A checked copy with some fields changed; sources of changed values are dropped unless given anew.
 
-        Raises InputError as the constructor does, unknown fields included.
+        New `tiers` take the place of dated ones; a table set to None is dropped. Raises InputError as the
+        constructor does, unknown fields included.
         """
-        changed = Venue(**{**dict(self), "provenance": {}, **fields})
+        dated = {} if "tiers" in fields else self.dated
+        changed = Venue(**{**dict(self), "dated": dated, "provenance": {}, **fields})
         if "provenance" in fields:
             return changed
+        known = changed._cited_keys()
         kept = {
-            key: source for key, source in self.provenance.items() if changed._value(key) == self._value(key)
+            key: source
+            for key, source in self.provenance.items()
+            if key in known and changed._value(key) == self._value(key)
         }
         return changed.model_copy(update={"provenance": kept})
 
     def _value(self, key: str) -> object:
         """The value a provenance key speaks of."""
-        section, _, symbol = key.partition(".")
+        section, _, rest = key.partition(".")
+        if section in self.tables:
+            found: Any = self.tables[section]
+            for part in rest.split(".", 1) if rest else ():
+                found = found[part]
+            return found
+        symbol, _, since = rest.partition("@")
+        if since:
+            return [one for one in self.dated[symbol] if shown(one.since) == since]
         return self.tiers.get(symbol) if section == "tiers" else getattr(self, key)
+
+    def terms(self, table: str, symbol: str = "default") -> Any:
+        """What a table of `perpbt.venue_tables` says for a symbol, as its module reads it; None without it."""
+        if table not in self.tables:
+            if table not in venue_tables.TABLES:
+                raise InputError(unknown(f"table {table!r}", table, venue_tables.TABLES, "table"))
+            return None
+        values = venue_tables.values_for(self.tables[table], symbol)
+        return None if values is None else venue_tables.parse(table, values)
 
     def has_symbol(self, symbol: str) -> bool:
         """Whether the symbol has brackets of its own (False: `brackets` answers with "default" or raises)."""
         return symbol in self.tiers
 
+    def schedule(self, symbol: str = "default") -> tuple[Dated, ...]:
+        """The brackets of a symbol in time, earliest first; one set that holds from ever where none is dated.
+
+        Before the first date its brackets are not known: whoever asks decides. Raises InputError as `brackets`.
+        """
+        own = symbol if symbol in self.tiers else "default"
+        return self.dated.get(own) or (Dated(None, self.brackets(symbol)),)
+
     def brackets(self, symbol: str = "default") -> tuple[Tier, ...]:
-        """The tiers of a symbol, in order of notional; those of "default" where it has none.
+        """The tiers of a symbol, in order of notional; those of "default" where it has none; the last if dated.
 
         Raises InputError when the venue lists neither.
         """
@@ -212,18 +318,31 @@ class Venue(BaseModel):
         return (entry - margin / size if long else entry + margin / size) + funding
 
     def describe(self) -> str:
-        """Readable text: every parameter with its source and date, then the tier tables."""
+        """Readable text: every parameter with its source and date, then the tables, then the tiers."""
         lines = [f"{self.name}: {self.title}" if self.title else self.name, ""]
         for key in _VALUES:
-            value = getattr(self, key)
-            lines += [
-                f"  {key:<16} {value:<12{',.10g' if isinstance(value, float) else ''}}",
-                *self._cited(key),
-            ]
+            lines += [f"  {key:<16} {_told(getattr(self, key)):<12}", *self._cited(key)]
+        for name, values in self.tables.items():
+            general, symbols = venue_tables.split(values)
+            lines += self._table_lines(f"  {name}", name, general)
+            for symbol, own in symbols.items():
+                lines += self._table_lines(f"  {name} of {symbol}", f"{name}.{symbol}", own)
         for symbol, tiers in self.tiers.items():
-            lines += ["", f"  tiers of {symbol}", *self._cited(f"tiers.{symbol}")]
-            lines += [f"    {row}" for row in table(tiers)]
+            for since, one in self.dated.get(symbol) or (Dated(None, tiers),):
+                at = f"@{shown(since)}" if since else ""
+                head = f"  tiers of {symbol}" + (f" from {shown(since)}" if since else "")
+                lines += ["", head, *self._cited(f"tiers.{symbol}{at}")]
+                lines += [f"    {row}" for row in table(one)]
         return "\n".join(line.rstrip() for line in lines)
+
+    def _table_lines(self, head: str, place: str, values: Mapping[str, Any]) -> list[str]:
+        """The values of one table, or of a symbol in it, with their sources."""
+        if not values:
+            return []
+        lines = ["", head, *self._cited(place)]
+        for key, value in values.items():
+            lines += [f"    {key:<22} {_told(value)}", *self._cited(f"{place}.{key}")]
+        return lines
 
     def _cited(self, key: str) -> list[str]:
         """The source of one value, wrapped and indented."""
@@ -259,7 +378,22 @@ class Venue(BaseModel):
         return value
 
 
-_VALUES = [name for name in Venue.model_fields if name not in ("name", "title", "tiers", "provenance")]
+_APART = ("name", "title", "tiers", "dated", "tables", "provenance")
+_VALUES = [name for name in Venue.model_fields if name not in _APART]
+
+
+def shown(since: datetime | None) -> str:
+    """A moment as a file would say it: the day alone at midnight."""
+    if since is None:
+        return ""
+    return since.strftime("%Y-%m-%d") if since.timestamp() % 86_400 == 0 else since.isoformat()
+
+
+def _told(value: object) -> str:
+    """A value as text."""
+    if isinstance(value, list | tuple):
+        return ", ".join(_told(one) for one in value)
+    return f"{value:,.10g}" if isinstance(value, float | int) and not isinstance(value, bool) else str(value)
 
 
 def list_venues() -> tuple[str, ...]:
@@ -277,14 +411,19 @@ def load_venue(source: str | Path | Venue, tiers_as: Mapping[str, str] | None = 
     venue = source if isinstance(source, Venue) else _read(_locate(source))
     if not tiers_as:
         return venue
-    tiers, provenance = dict(venue.tiers), dict(venue.provenance)
+    tiers, dated, provenance = dict(venue.tiers), dict(venue.dated), dict(venue.provenance)
     for symbol, target in tiers_as.items():
         if target not in venue.tiers:
             place = f"venue {venue.name!r}: tiers_as.{symbol} = {target!r}"
             raise InputError(unknown(place, target, venue.tiers, "symbol"))
         tiers[symbol] = venue.tiers[target]
+        dated.pop(symbol, None)
+        if target in venue.dated:
+            dated[symbol] = venue.dated[target]
+        for key in [key for key in provenance if key.startswith(f"tiers.{symbol}@")]:
+            del provenance[key]
         provenance[f"tiers.{symbol}"] = Source(source=f"the tiers of {target}, by tiers_as")
-    return venue.replace(tiers=tiers, provenance=provenance)
+    return venue.replace(tiers=tiers, dated=dated, provenance=provenance)
 
 
 def _catalogue() -> dict[str, list[Path]]:
@@ -311,26 +450,8 @@ def _locate(source: str | Path) -> Path:
 
 
 def _read(path: Path) -> Venue:
-    """Parse a venue file: values move to the fields, what stands beside them to `provenance`."""
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from None
-    fields: dict[str, Any] = {"name": path.stem, "provenance": {}}
-    # Python may leave values to their defaults; a file is a statement about a venue and makes all of them.
-    lines = [f"{key}: missing" for key in ("title", *_VALUES, "tiers") if key not in raw]
-    if "provenance" in raw:
-        lines.append("provenance: unknown key; sources stand at the values: {value = ..., source = ...}")
-    sources = fields["provenance"]
-    for key, value in raw.items():
-        if key == "tiers" and isinstance(value, dict):
-            tiers = fields["tiers"] = {}
-            for symbol, entry in value.items():
-                lines += _unwrap(f"tiers.{symbol}", symbol, entry, "brackets", tiers, sources)
-        elif key != "provenance":
-            lines += _unwrap(key, key, value, "value", fields, sources)
+    """The venue a file describes."""
+    fields, lines = venue_fields(read_toml(path), path.stem, _VALUES)
     try:
         venue = Venue(**fields)
     except InvalidVenue as error:
@@ -339,21 +460,6 @@ def _read(path: Path) -> Venue:
     if lines:
         raise _invalid(str(path), lines)
     return venue
-
-
-def _unwrap(
-    path: str, key: str, entry: Any, content: str, values: dict[str, Any], provenance: dict[str, Any]
-) -> list[str]:
-    """Put `{content = ..., source = ..., ...}` or a bare entry where it belongs; return the faults found."""
-    if not isinstance(entry, dict):
-        values[key] = entry
-        return []
-    if content not in entry:
-        return [f"{path}.{content}: missing"]
-    values[key] = entry[content]
-    if len(entry) > 1:
-        provenance[path] = {name: value for name, value in entry.items() if name != content}
-    return []
 
 
 def _explain(fault: Mapping[str, Any]) -> list[str]:
@@ -369,8 +475,9 @@ def _explain(fault: Mapping[str, Any]) -> list[str]:
         return [unknown(path, place[-1], known)]
     if kind == "value_error":
         lines = str(fault["ctx"]["error"]).splitlines()
-        if place[:1] == ["tiers"]:
-            return [f"{path}.{line}" for line in lines]
+        if place[:1] in (["tiers"], ["dated"]):
+            path = ".".join(["tiers", *place[1:]])
+            return [f"{path}{'' if line.startswith('[') else '.'}{line}" for line in lines]
         return [f"{path} = {value!r}: {line}" for line in lines] if path else lines
     if kind == "literal_error":
         return [f"{path} = {value!r}: must be {fault['ctx']['expected']}"]

@@ -59,11 +59,18 @@ def write(folder: Path, text: str, name: str = "test") -> Path:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_value_of_a_shipped_venue_has_a_source_and_a_date(name: str) -> None:
     venue = load_venue(name)
-    values = set(Venue.model_fields) - {"name", "title", "tiers", "provenance"}
+    values = set(Venue.model_fields) - {"name", "title", "tiers", "dated", "tables", "provenance"}
     assert venue.name == name
     assert venue.title
     assert venue.has_symbol("default")
-    assert set(venue.provenance) == values | {f"tiers.{symbol}" for symbol in venue.tiers}
+    assert values | {f"tiers.{symbol}" for symbol in venue.tiers} <= set(venue.provenance)
+    for table, entries in venue.tables.items():
+        for key, entry in entries.items():
+            for path in (
+                [f"{table}.{key}.{one}" for one in entry] if isinstance(entry, dict) else [f"{table}.{key}"]
+            ):
+                places = {path, path.rpartition(".")[0]}  # stated at the value, or for its table as a whole
+                assert places & set(venue.provenance), path
     assert all(entry.as_of for entry in venue.provenance.values())
 
 
@@ -73,7 +80,7 @@ def test_a_shipped_venue_is_described_with_all_its_numbers_and_sources(name: str
     text = venue.describe()
     joined = " ".join(text.split())
     for key, entry in venue.provenance.items():
-        assert key.removeprefix("tiers.") in text
+        assert key.rpartition(".")[2].partition("@")[0] in text
         assert " ".join(entry.source.split()) in joined
         assert str(entry.as_of) in text
     for tier in (tier for tiers in venue.tiers.values() for tier in tiers):
@@ -284,6 +291,92 @@ def test_a_venue_without_default_refuses_symbols_it_does_not_list() -> None:
     assert len(venue.brackets("BTCUSDT")) == 3
     with pytest.raises(InputError, match=r"venue 'x': tiers\.ETHUSDT: unknown symbol.* known: BTCUSDT"):
         venue.brackets("ETHUSDT")
+
+
+# ----------------------------------------------------------------------------- further tables, dated tiers
+
+
+def test_a_table_is_read_by_its_module_and_by_symbol(tmp_path: Path) -> None:
+    text = """
+    [maintenance]
+    rule = {value = "size", source = "a page", as_of = 2024-10-24}
+    per_unit = 0.00005
+    [maintenance.SOL]
+    source = "another page"
+    per_unit = 0.000005
+    """
+    venue = load_venue(write(tmp_path, SCALARS + text + TIERS))
+    assert venue.terms("maintenance").per_unit == 0.00005
+    assert venue.terms("maintenance", "SOL").per_unit == 0.000005
+    assert venue.terms("maintenance", "SOL").rule == "size"
+    assert venue.provenance["maintenance.rule"].source == "a page"
+    assert venue.provenance["maintenance.SOL"].source == "another page"
+    assert "per_unit" in venue.describe()
+    assert "maintenance of SOL" in venue.describe()
+    made = Venue(
+        name="test",
+        tiers=venue.tiers,
+        maintenance={"rule": "size", "per_unit": 5e-5, "SOL": {"per_unit": 5e-6}},
+    )
+    assert made.tables == venue.tables
+    changed = venue.replace(maintenance={"rule": "size", "per_unit": 0.1})
+    assert changed.terms("maintenance", "SOL").per_unit == 0.1
+    assert "maintenance.rule" in changed.provenance
+    assert "maintenance.per_unit" not in changed.provenance
+    assert venue.replace(maintenance=None).terms("maintenance") is None
+    assert (
+        load_venue("binance_um").replace(maintenance={"SOL": {"rule": "whole"}}).terms("maintenance") is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[maintenance]\nrule = 'all'", r"maintenance\.rule = 'all': must be 'brackets', 'whole' or 'size'"),
+        ("[maintenance]\nrules = 'whole'", r"maintenance\.rules: unknown key; did you mean 'rule'\?"),
+        ("[maintenance]\nper_unit = 1", r"maintenance: per_unit: only with rule = \"size\""),
+        ("[maintenance.BTC]\nper_unit = -1", r"maintenance\.BTC\.per_unit = -1: must be a number at least 0"),
+        ("[maintenance]\nrule = {source = 'x'}", r"maintenance\.rule\.value: missing"),
+        ("[[tiers.BTC]]\nbrackets = [[0, 1, 0.1, 5]]", r"tiers\.BTC\[0\]\.from: missing"),
+        (
+            "[[tiers.BTC]]\nfrom = 5\nbrackets = [[0, 1, 0.1, 5]]",
+            r"tiers\.BTC\[0\]\.from = 5: must be a date",
+        ),
+        (
+            "[[tiers.BTC]]\nfrom = 2024-01-01\nbrackets = [[0, 1, 0.1, 5]]\n[[tiers.BTC]]\nfrom = 2023-01-01\n"
+            "brackets = [[5, 1, 0.1, 5]]",
+            r"tiers\.BTC\[1\]\.brackets\[0\]\.floor = 5: must be 0",
+        ),
+    ],
+)
+def test_faults_in_tables_and_dated_tiers_are_named(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        load_venue(write(tmp_path, SCALARS + TIERS + text))
+
+
+def test_dated_tiers_follow_one_another(tmp_path: Path) -> None:
+    text = """
+    [[tiers.BTC]]
+    from = 2024-01-01
+    source = "later"
+    brackets = [[0, 1000, 0.02, 20]]
+    [[tiers.BTC]]
+    from = 2022-04-16
+    source = "earlier"
+    brackets = [[0, 1000, 0.01, 50]]
+    """
+    venue = load_venue(write(tmp_path, SCALARS + TIERS + text))
+    days = [str(since)[:10] for since, _ in venue.schedule("BTC")]
+    assert days == ["2022-04-16", "2024-01-01"]
+    assert venue.brackets("BTC")[0].rate == 0.02 == venue.schedule("BTC")[1].tiers[0].rate
+    assert [since for since, _ in venue.schedule("ETH")] == [None]
+    assert venue.provenance["tiers.BTC@2022-04-16"].source == "earlier"
+    assert "tiers of BTC from 2022-04-16" in venue.describe()
+    assert venue.replace(taker_fee=0.001).dated == venue.dated
+    assert venue.replace(taker_fee=0.001).provenance["tiers.BTC@2024-01-01"].source == "later"
+    assert venue.replace(tiers={"default": ROWS}).dated == {}
+    lent = load_venue(venue, tiers_as={"ETH": "BTC"})
+    assert lent.schedule("ETH") == venue.schedule("BTC")
 
 
 # ------------------------------------------------------------------------------------------ brackets

@@ -167,9 +167,12 @@ def venue_table(metadata: Mapping[str, Any]) -> Table | None:
     """Parameters of the venue with source and date where stated; None where only its name is known."""
     venue = part(metadata, "venue")
     sources = venue.get("provenance") or {}
-    values = {
-        name: value for name, value in venue.items() if name not in ("name", "title", "tiers", "provenance")
-    }
+    apart = ("name", "title", "tiers", "dated", "tables", "provenance")
+    values = {name: value for name, value in venue.items() if name not in apart}
+    for table, entries in (venue.get("tables") or {}).items():
+        for name, value in entries.items():
+            own = value.items() if isinstance(value, Mapping) else ()
+            values |= {f"{table}.{name}.{key}": one for key, one in own} or {f"{table}.{name}": value}
     rows = []
     for name in dict.fromkeys((*values, *sources)):
         source = sources.get(name) or {}

@@ -1,0 +1,34 @@
+"""[maintenance]: how a venue reads its tiers as a maintenance margin.
+
+`rule`: "brackets", a schedule like that of a tax, each band's rate for the notional inside it (Binance,
+Bybit, Hyperliquid); "whole", risk-limit steps: the rate of the band for the whole position (BitMEX); "size":
+the one band's rate plus `per_unit` for every base unit held (Deribit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import model_validator
+
+from perpbt.config.fields import Range, Spec, fault
+
+
+class MaintenanceTerms(Spec):
+    """A maintenance rule. The tiers it reads are the venue's."""
+
+    rule: Literal["brackets", "whole", "size"] = "brackets"
+    per_unit: Annotated[float, Range(least=0)] = 0.0
+    """Rate added, to maintenance and initial margin alike, for each base unit of the position; "size" only."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> MaintenanceTerms:
+        if self.per_unit > 0.0 and self.rule != "size":
+            raise fault('per_unit: only with rule = "size"')
+        return self
+
+
+def parse(values: Mapping[str, Any]) -> MaintenanceTerms:
+    """Check [maintenance]. Raises InputError."""
+    return MaintenanceTerms(**values)
