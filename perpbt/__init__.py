@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from perpbt import adl
     from perpbt.backtesting import backtest
     from perpbt.config import FundSpec, Policy, PolicyGrid, Rules, load_spec
     from perpbt.errors import InputError, PerpbtError, RunError
@@ -57,6 +58,8 @@ _HOMES = {
     "simulate": "simulation",
 }
 
+_ROOMS = ("adl",)  # modules that are used by their own names
+
 __all__ = [
     "Bars",
     "DerivedBars",
@@ -71,6 +74,7 @@ __all__ = [
     "Rules",
     "RunError",
     "Venue",
+    "adl",
     "backtest",
     "check_look_ahead",
     "derive",
@@ -93,6 +97,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"perpbt.{_HOMES[name]}"), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"perpbt.{name}")
     raise AttributeError(f"module 'perpbt' has no attribute {name!r}")
 
 

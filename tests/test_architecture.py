@@ -23,6 +23,7 @@ MODULES = pytest.mark.parametrize("module", FILES)
 # that does not import them.
 WALLS: Mapping[str, set[str]] = {
     "errors": set(),
+    "adl": {"errors"},
     "kernels": set(),
     "oracle": set(),
     "config": {"errors"},
@@ -53,6 +54,7 @@ WALLS: Mapping[str, set[str]] = {
 }
 # Rooms that never meet a simulation, however many imports one follows.
 NO_SIMULATION = (
+    "adl",
     "config",
     "load",
     "venue",
