@@ -7,7 +7,14 @@ positions; `allocate(policy, candidates, quantity)` says how much of each is clo
   decompiled): `bitmex`, `binance`, `binance_2019`, `okx`, `bybit`, `hyperliquid`, `hyperliquid_decompiled`;
 - `pro_rata` and `capped_pro_rata` by profit, equity or contracts, `risk_aware`, `water_filling`.
 
-`fill_in_order`, `fill_by_weight` and `fill_to_level` do the same for any amounts, money for example.
+`fill_in_order`, `fill_by_weight` and `fill_to_level` do the same for any amounts, money for example. `compare`
+lays the policies side by side on one book.
+
+Around it: `clawback` and `socialise_by_size` (losses nobody else pays), `settle_balance`, `fund_flow`;
+`drawdown_trigger` (Bybit), `level_trigger` (OKX) and `empty_trigger` on a fund's ledger; `monitor` and
+`open_interest`, series to watch; measures of one round (`overshoot`, `fairness_regret`, `ptsr`, `pmr`,
+`bad_debt`) and of finished runs (`deleveraged`, `deleveraging_waves`, `counterfactual`, `recoveries`);
+`partial_size`, how much of a position must go to save the rest.
 """
 
 from perpbt.adl.allocations import (
@@ -20,7 +27,43 @@ from perpbt.adl.allocations import (
 )
 from perpbt.adl.candidates import PRICES, Candidates, closing_price, winners
 from perpbt.adl.filling import fill_by_weight, fill_in_order, fill_to_level, in_lots, level
+from perpbt.adl.losses import (
+    clawback,
+    fund_flow,
+    haircut_gap,
+    settle_balance,
+    socialise_by_size,
+)
+from perpbt.adl.measures import (
+    bad_debt,
+    compare,
+    fairness_regret,
+    largest_share,
+    least_largest_share,
+    needed_budget,
+    overshoot,
+    pmr,
+    profit_left,
+    ptsr,
+)
+from perpbt.adl.monitoring import monitor, open_interest
+from perpbt.adl.partial import partial_size, partial_size_with_impact
 from perpbt.adl.rankings import RANKINGS, find_ranking, in_order, lights
+from perpbt.adl.tables import (
+    counterfactual,
+    days_to_recover,
+    deleveraged,
+    deleveraging_waves,
+    recoveries,
+    waves,
+)
+from perpbt.adl.triggers import (
+    contract_ledger,
+    drawdown_trigger,
+    empty_trigger,
+    highest_within,
+    level_trigger,
+)
 
 __all__ = [
     "ALLOCATIONS",
@@ -28,18 +71,48 @@ __all__ = [
     "RANKINGS",
     "Candidates",
     "allocate",
+    "bad_debt",
+    "clawback",
     "closing_price",
+    "compare",
+    "contract_ledger",
+    "counterfactual",
+    "days_to_recover",
+    "deleveraged",
+    "deleveraging_waves",
+    "drawdown_trigger",
+    "empty_trigger",
+    "fairness_regret",
     "fill_by_weight",
     "fill_in_order",
     "fill_to_level",
     "find_policy",
     "find_ranking",
+    "fund_flow",
+    "haircut_gap",
+    "highest_within",
     "in_lots",
     "in_order",
+    "largest_share",
+    "least_largest_share",
     "level",
+    "level_trigger",
     "lights",
     "list_policies",
+    "monitor",
+    "needed_budget",
+    "open_interest",
+    "overshoot",
+    "partial_size",
+    "partial_size_with_impact",
+    "pmr",
+    "profit_left",
+    "ptsr",
+    "recoveries",
     "risk_weights",
+    "settle_balance",
+    "socialise_by_size",
+    "waves",
     "weights",
     "winners",
 ]
