@@ -15,7 +15,17 @@ from typing import Any, NamedTuple
 
 from perpbt.brackets import Tier, ladder
 from perpbt.checks import as_float, unknown
-from perpbt.contracts import BASES, KINDS, SIDES, Contract, Maintenance, Position, require, require_word
+from perpbt.contracts import (
+    BASES,
+    KINDS,
+    SIDES,
+    Contract,
+    Maintenance,
+    Position,
+    currencies,
+    require,
+    require_word,
+)
 from perpbt.errors import InputError
 from perpbt.venue import Venue, load_venue
 
@@ -27,7 +37,6 @@ KEYS = (
     "tiers", "maintenance_on", "close_out_rate",
 )  # fmt: skip
 ONLY_WITH = {"margin_buffer": "leverage", "other_maintenance": "wallet", "other_unrealised": "wallet"}
-QUOTES = ("USDT", "USDC", "USD")
 
 
 class Working(NamedTuple):
@@ -107,7 +116,7 @@ def read(position: Mapping[str, Any] | object) -> Asked:
     working: list[Working] = []
     notes: list[str] = []
     held = _position(said, contract, venue, tiers, working, notes)
-    base, quote = _currencies(symbol)
+    base, quote = currencies(symbol)
     settled = {"linear": quote or "quote currency", "inverse": base or "coin", "quanto": "coin"}
     currency = _text(said, "currency", settled[contract.kind])
     whole = contract.kind == "linear" and contract.multiplier == 1.0
@@ -328,9 +337,3 @@ def _text(said: Said, key: str, default: str) -> str:
     if not isinstance(value, str) or not value:
         raise InputError(f"{key} = {value!r}: must be text")
     return value
-
-
-def _currencies(symbol: str) -> tuple[str, str]:
-    """Base and quote currency as a symbol such as BTCUSDT tells them, else empty."""
-    quote = next((quote for quote in QUOTES if symbol.endswith(quote) and symbol != quote), "")
-    return (symbol.removesuffix(quote), quote) if quote else ("", "")

@@ -47,6 +47,7 @@ from perpbt.kernels.tables import (
     table,
 )
 from perpbt.load import Bars
+from perpbt.mirror import mirrored_signals
 from perpbt.prepare import market_arrays, rates_for, signal_arrays
 from perpbt.result import Result
 from perpbt.setting import Setting, describe_symbol, longest, make_setting, open_bars
@@ -231,11 +232,13 @@ def follow_symbol(
     collected = loaded.collect(order.symbols[index])
     describe_symbol(setting, collected, loaded.provenance.get(collected.symbol))
     since = setting.timed("load", since)
-    market = market_arrays(collected, setting.rules, setting.engine)
+    contract = setting.contract(order.symbols[index])
+    market = market_arrays(collected, setting.rules, setting.engine, contract)
     starts = np.array(starting.starts(market.time), dtype=np.int64)  # type: ignore[arg-type]
     order.starts.append(starts.size)
     setting.timed("prepare", since)
-    rates, fills = rates_for(setting.venue, order.symbols[index], setting.rules), Fills(market)
+    rates = rates_for(setting.venue, order.symbols[index], setting.rules, contract)
+    fills = Fills(market)
     for number, one in enumerate(bound):
         since = time.perf_counter()
         check_look_ahead(one, collected.frame)
@@ -243,6 +246,8 @@ def follow_symbol(
         signals = signal_arrays(
             collected.frame, evaluate(one, collected.frame), windows, [extra[name] for name in columns]
         )
+        if rates.terms.inverse:
+            signals = mirrored_signals(signals, len(windows))
         since = setting.timed("signals", since)
         follow(setting, market, rates, signals, order, fills, (number, index), starts)
         setting.timed("kernels", since)

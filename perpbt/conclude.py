@@ -22,6 +22,7 @@ from perpbt.errors import InputError
 from perpbt.frames import accounts_table, times
 from perpbt.kernels.curves import equity_curves
 from perpbt.kernels.tables import REJECTIONS, Floats, Integers, Table
+from perpbt.mirror import restored
 from perpbt.result import Result
 from perpbt.setting import Setting
 from perpbt.settle import CROWD, Crowds, check_run, ledger, make_crowds, sold_by
@@ -128,6 +129,15 @@ def kept_to_the_end(setting: Setting, book: Book) -> int:
     return book.size * A_POSITION + min(events, moments) * A_FLOW
 
 
+def accounts_frame(setting: Setting, columns: Columns, labels: Labels, first: int) -> pl.DataFrame:
+    """The accounts table from row `first` on, as traders read it."""
+    whose = labels(first, first + columns.size, columns.moment("lane"))
+    frame = accounts_table(columns, whose)
+    if all(contract.plain for contract in setting.contracts.values()):
+        return frame
+    return restored(frame, setting.contracts, sides="side" not in whose)
+
+
 def settle_to_file(
     setting: Setting,
     budget: Budget,
@@ -152,9 +162,7 @@ def settle_to_file(
 
     with Writer(file.path) as writer:
         for first, columns in in_threads(settle, groups, threads):
-            writer.append(
-                accounts_table(columns, labels(first, first + columns.size, columns.moment("lane")))
-            )
+            writer.append(accounts_frame(setting, columns, labels, first))
             counted.add(columns.size)
     budget.spool.close()
     return file
@@ -186,9 +194,7 @@ def conclude(
     if setting.budget is None:
         columns, curves = settle_in_memory(setting, book, tasks, settling, threads, equity)
         since = setting.timed("settle", since)
-        accounts: pl.DataFrame | AccountsFile = accounts_table(
-            columns, labels(0, book.size, columns.moment("lane"))
-        )
+        accounts: pl.DataFrame | AccountsFile = accounts_frame(setting, columns, labels, 0)
         since = setting.timed("tables", since)
     else:
         accounts, curves = (

@@ -13,6 +13,7 @@ the quote currency of a linear contract, the coin of an inverse or quanto one.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -24,6 +25,9 @@ from perpbt.errors import InputError
 KINDS = ("linear", "inverse", "quanto")
 SIDES = ("long", "short")
 BASES = ("mark", "entry")
+VOLUMES = ("base", "contracts")
+QUOTES = ("USDT", "USDC", "USD")
+SYMBOL = re.compile(rf"([A-Z0-9]+?)[-_/]?({'|'.join(QUOTES)})(?:[-_].*|M)?")
 WHOLE = 1e-9
 """A price this share of a tick from a whole number of ticks is on it: binary fractions are not decimal."""
 
@@ -40,26 +44,54 @@ def require_word(name: str, value: str, words: Sequence[str]) -> None:
         raise InputError(f"{name} = {value!r}: must be one of {', '.join(words)}")
 
 
+def currencies(symbol: str) -> tuple[str, str]:
+    """Base and quote currency as a symbol such as BTCUSDT, BTCUSD_PERP or BTC-USD-SWAP tells them, else empty."""
+    found = SYMBOL.fullmatch(symbol)
+    return (found[1], found[2]) if found else ("", "")
+
+
 @dataclass(frozen=True)
 class Contract:
     """How a contract turns a price into money.
 
     `multiplier` is the base units of one contract (linear), its face value in quote currency (inverse), or
     the coin that one unit of quote currency is worth by decree (quanto). `tick` and `lot`, the steps of
-    prices and quantities, are off unless given.
+    prices and quantities, are off unless given. `settlement` names the currency of its money; left out, what
+    its symbol says. `volume` is what bars count a volume in: "base" units (coin of an inverse contract), or
+    "contracts"; left out, base, and contracts of a quanto.
     """
 
     kind: str = "linear"
     multiplier: float = 1.0
     tick: float | None = None
     lot: float | None = None
+    settlement: str = ""
+    volume: str = ""
 
     def __post_init__(self) -> None:
         require_word("contract", self.kind, KINDS)
+        require_word("volume", self.volume, ("", *VOLUMES))
+        if self.kind == "quanto" and self.volume == "base":
+            raise InputError("volume = 'base': must be contracts, of a quanto contract")
         for name in ("multiplier", "tick", "lot"):
             step = getattr(self, name)
             if step is not None:
                 require(name, step, "in (0, inf)", 0.0 < step < math.inf)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is one unit of the base currency, settled in the quote currency."""
+        return self.kind == "linear" and self.multiplier == 1.0
+
+    def settled_in(self, symbol: str) -> str:
+        """The currency of its money: as stated, else what the symbol says, else "coin" or "quote"."""
+        base, quote = currencies(symbol)
+        named = {"linear": quote or "quote", "inverse": base or "coin", "quanto": "coin"}
+        return self.settlement or named[self.kind]
+
+    def counts_contracts(self) -> bool:
+        """Whether a volume is in contracts."""
+        return self.volume == "contracts" or self.kind == "quanto"
 
     def value(self, quantity: float, price: float) -> float:
         """The notional, never negative, in settlement currency."""
@@ -106,6 +138,17 @@ class Contract:
 
     def _direction(self, side: str) -> float:
         return 1.0 if (side == "long") != (self.kind == "inverse") else -1.0
+
+
+def ratio(*factors: float | None) -> tuple[float, float]:
+    """The product of decimal numbers as one whole number over another, both as floats; (0, 0) where one is None."""
+    product = Decimal(1)
+    for factor in factors:
+        if factor is None:
+            return 0.0, 0.0
+        product *= Decimal(repr(float(factor)))
+    units, per = product.as_integer_ratio()
+    return float(units), float(per)
 
 
 def _in_steps(number: float, step: float, *, up: bool) -> float:

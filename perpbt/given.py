@@ -82,14 +82,16 @@ class Wishes:
             max_trades=1,
         )
 
-    def lanes(self, rows: Integers | slice, market: Market) -> Table:
-        """A lane per row: enter at the first bar at or after the time asked for, leave when due."""
+    def lanes(self, rows: Integers | slice, market: Market, inverse: bool = False) -> Table:
+        """A lane per row: enter at the first bar at or after the time asked for, leave when due. Of an inverse contract on the other
+        side, as kernels see it.
+        """
         entry = self.entry[rows]
         return table(
             LANE,
             entry.size,
             plan=np.arange(entry.size),
-            fixed_side=self.side[rows],
+            fixed_side=-self.side[rows] if inverse else self.side[rows],
             exit_due=self.due[rows] if self.due.ndim else self.due,
             bar=np.searchsorted(market.time, entry),
             not_before=-1,

@@ -14,12 +14,15 @@ import numpy.typing as npt
 import polars as pl
 
 from perpbt.config import Rules
+from perpbt.contracts import Contract, ratio
 from perpbt.errors import InputError
 from perpbt.kernels.pyramid import no_pyramid, pyramid_over
-from perpbt.kernels.tables import SERIES, Floats, Integers, Market, Rates, Signals
+from perpbt.kernels.tables import SERIES, Floats, Integers, Market, Rates, Signals, Terms
 from perpbt.load import SymbolBars
+from perpbt.mirror import reciprocal_bars
 from perpbt.venue import Venue
 
+PLAIN = Contract()
 NEAR = 8  # up to a multiple of this, bars are looked at one by one before a leap: a block begins there
 
 
@@ -55,11 +58,27 @@ def cumulative_funding(times: Integers, price: Floats, events: pl.DataFrame) -> 
     return sums[np.searchsorted(charged_at, np.arange(times.size), side="right")]
 
 
-def market_arrays(bars: SymbolBars, rules: Rules, engine: str) -> Market:
-    """Everything of one symbol a kernel may read; with a pyramid for the engine that skips."""
+def turnover_of(column: Mapping[str, Floats], contract: Contract) -> Floats:
+    """What was traded in each bar, in settlement currency; NaN without volume. Prices of an inverse contract are in the mirror."""
+    if "volume" not in column:
+        return np.full(column["close"].size, np.nan)
+    if contract.counts_contracts():
+        return (column["volume"] * contract.multiplier) * column["close"]
+    return column["volume"] if contract.kind == "inverse" else column["volume"] * column["close"]
+
+
+def market_arrays(bars: SymbolBars, rules: Rules, engine: str, contract: Contract = PLAIN) -> Market:
+    """Everything of one symbol a kernel may read; with a pyramid for the engine that skips.
+
+    Of an inverse contract all prices are in the mirror (`perpbt.mirror`). Money is in settlement currency.
+    """
     frame = bars.frame
     times = milliseconds(frame["ts"])
     column = {name: floats(frame[name]) for name in frame.columns if name not in ("ts", "symbol")}
+    # range-based volatility of the bar (Parkinson 1980), used as sigma_i of the square-root law
+    volatility = np.log(column["high"] / column["low"]) / (2.0 * np.sqrt(np.log(2.0)))
+    if contract.kind == "inverse":
+        column = reciprocal_bars(column)
     paid_on = column["mark_open"]
     if rules.funding_price == "index":
         if "index_open" not in column:
@@ -67,11 +86,9 @@ def market_arrays(bars: SymbolBars, rules: Rules, engine: str) -> Market:
                 f"rules.funding_price = 'index' needs index_open in the bars of {bars.symbol}; columns: {frame.columns}"
             )
         paid_on = column["index_open"]
-    unknown = np.full(times.size, np.nan)
-    turnover = column["volume"] * column["close"] if "volume" in column else unknown
-    # range-based volatility of the bar (Parkinson 1980), used as sigma_i of the square-root law
-    volatility = np.log(column["high"] / column["low"]) / (2.0 * np.sqrt(np.log(2.0)))
     funding = cumulative_funding(times, paid_on, bars.funding)
+    if contract.kind == "inverse":
+        funding = 0.0 - funding
     series = np.empty((SERIES, times.size))
     for row, values in enumerate(
         (
@@ -79,7 +96,7 @@ def market_arrays(bars: SymbolBars, rules: Rules, engine: str) -> Market:
             funding,
             *(column[name] for name in ("mark_close", "open", "mark_open")),
             volatility,
-            turnover,
+            turnover_of(column, contract),
         )
     ):
         series[row] = values
@@ -94,8 +111,33 @@ def market_arrays(bars: SymbolBars, rules: Rules, engine: str) -> Market:
     )
 
 
-def rates_for(venue: Venue, symbol: str, rules: Rules) -> Rates:
-    """A venue's numbers for one symbol."""
+def contract_for(venue: Venue, symbol: str) -> Contract:
+    """What a venue says a symbol is: its table [contract], else a plain linear contract."""
+    found: Contract | None = venue.terms("contract", symbol)
+    return PLAIN if found is None else found
+
+
+def terms_of(contract: Contract, rules: Rules) -> Terms:
+    """A contract as kernels read it; steps only where the rules ask for them."""
+    lots, ticks = (rules.rounding in (one, "both") for one in ("lot", "tick"))
+    return Terms(
+        contract.kind == "inverse",
+        *(ratio(contract.lot, contract.multiplier) if lots else (0.0, 0.0)),
+        *(ratio(contract.tick) if ticks else (0.0, 0.0)),
+    )
+
+
+def rates_for(venue: Venue, symbol: str, rules: Rules, contract: Contract | None = None) -> Rates:
+    """A venue's numbers for one symbol.
+
+    Raises InputError where the symbol is no plain linear contract, or rounding is asked for, unless the caller says by `contract`
+    that it knows.
+    """
+    if contract is None and not (contract_for(venue, symbol).plain and rules.rounding == "none"):
+        raise InputError(
+            f"{symbol}: a {contract_for(venue, symbol).kind} contract on venue {venue.name}, rules.rounding = {rules.rounding!r}; "
+            "allowed in this mode: plain linear contracts without rounding"
+        )
     tiers = venue.brackets(symbol)
 
     columns = ("floor", "cap", "rate", "max_leverage", "deduction")
@@ -114,6 +156,7 @@ def rates_for(venue: Venue, symbol: str, rules: Rules) -> Rates:
         target_at_open=rules.take_profit_fill == "open",
         clip=rules.oversize == "clip",
         tiers=np.array([[getattr(tier, name) for name in columns] for tier in tiers], dtype=np.float64),
+        terms=terms_of(contract or PLAIN, rules),
     )
 
 

@@ -21,11 +21,13 @@ from perpbt.budget import Budget
 from perpbt.config import Duration, FundSpec, Rules, TurnoverInterest
 from perpbt.config.fields import Spec
 from perpbt.config.memory import parse_memory
+from perpbt.contracts import Contract
 from perpbt.engine import Progress, choose_engine, choose_threads
 from perpbt.errors import InputError
 from perpbt.kernels.tables import Market
 from perpbt.load import Bars, SymbolBars, load_bars
 from perpbt.load.columns import TIMES_ALLOWED, number_expression, symbol_expression, time_expression
+from perpbt.prepare import contract_for
 from perpbt.settle import FundTerms
 from perpbt.venue import Venue, load_venue
 from perpbt.weights import OpenInterest
@@ -55,11 +57,16 @@ class Setting:
     digests: list[tuple[str, str]] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     interest: list[pl.DataFrame] = field(default_factory=list)  # of each symbol, where it goes with turnover
+    contracts: dict[str, Contract] = field(default_factory=dict)  # of each symbol
 
     @property
     def spool(self) -> Spool:
         """Where finished rows are kept."""
         return Spool() if self.budget is None else self.budget.spool
+
+    def contract(self, symbol: str) -> Contract:
+        """What the venue says a symbol is, noted."""
+        return self.contracts.setdefault(symbol, contract_for(self.venue, symbol))
 
     def timed(self, stage: str, since: float) -> float:
         """Add the seconds since `since` to a stage; returns now."""

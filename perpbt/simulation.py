@@ -41,8 +41,10 @@ def run_given(setting: Setting, loaded: Bars, order: GivenOrder, index: int) -> 
     collected = loaded.collect(symbol)
     describe_symbol(setting, collected, loaded.provenance.get(collected.symbol))
     since = setting.timed("load", since)
-    market = market_arrays(collected, setting.rules, setting.engine)
-    rates, signals = rates_for(setting.venue, symbol, setting.rules), no_signals(market.time.size)
+    contract = setting.contract(symbol)
+    market = market_arrays(collected, setting.rules, setting.engine, contract)
+    rates = rates_for(setting.venue, symbol, setting.rules, contract)
+    signals = no_signals(market.time.size)
     rows = order.of_symbol(index)
     note_early_entries(setting, order.wishes.entry[rows], market, symbol, collected.bar_ms)
     since = setting.timed("prepare", since)
@@ -70,7 +72,7 @@ def given_block(
 ) -> Outcome:  # fmt: skip
     """Some rows of the table through the engine."""
     if setting.engine == "oracle":
-        plans, lanes = wishes.plans(picked), wishes.lanes(picked, market)
+        plans, lanes = wishes.plans(picked), wishes.lanes(picked, market, rates.terms.inverse)
         progress, label = setting.progress, counted.label
         return run_naively(market, rates, plans, signals, lanes, progress=progress, label=label)
     rows = np.zeros(picked.size, dtype=ROW)
@@ -79,7 +81,8 @@ def given_block(
     def work(first: int) -> int:
         places = order[first : first + engine.CHUNK]
         own = picked[places]
-        given_rows(market, rates, wishes.plans(own), signals, wishes.lanes(own, market), places, rows)
+        lanes = wishes.lanes(own, market, rates.terms.inverse)
+        given_rows(market, rates, wishes.plans(own), signals, lanes, places, rows)
         return places.size
 
     threads = choose_threads(setting.threads, picked.size, market.time.size)

@@ -49,6 +49,7 @@ from perpbt.kernels.tables import (
     Table,
     table,
 )
+from perpbt.mirror import prices_behind
 from perpbt.oracle.shapes import Record
 
 MOST_BARS = 2_000_000  # of a symbol: as dicts they take some 700 bytes each
@@ -67,6 +68,8 @@ TIER = ("floor", "cap", "rate", "max_leverage", "deduction")
 SAME = (
     "quantity", "margin", "notional", "liquidation_price", "exit_quantity", "exit_margin", "top_up", "released", "base",
 )  # fmt: skip
+PRICED = {row for name, row in PRICES.items() if name != "sigma"}  # rows of Market.series
+SWAPPED = {"low": "high", "high": "low", "mark_low": "mark_high", "mark_high": "mark_low"}
 RENAMED = {
     "entry": "entry_price",
     "fill": "exit_price",
@@ -78,9 +81,16 @@ Given: TypeAlias = tuple[list[Record], list[float], dict[str, list[bool]], Recor
 
 
 # ----------------------------------------------------------------------------------- what the oracle reads
-def bars_of(market: Market) -> list[Record]:
-    """A dict a bar. Turnover is all that is known of volume and close: the volume at a close of 1."""
-    columns = {name: market.series[row].tolist() for name, row in PRICES.items()}
+def bars_of(market: Market, inverse: bool) -> list[Record]:
+    """A dict a bar. Turnover is all that is known of volume and close: the volume at a close of 1. Of an inverse contract, whose prices
+    kernels see in the mirror, the prices they are of.
+    """
+    names = {SWAPPED.get(name, name): row for name, row in PRICES.items()} if inverse else PRICES
+    series = {
+        row: prices_behind(values) if inverse and row in PRICED else values
+        for row, values in enumerate(market.series)
+    }
+    columns = {name: series[row].tolist() for name, row in names.items()}
     columns["ts"] = market.time.tolist()
     columns["volume"] = [None if value != value else value for value in market.series[TURNOVER].tolist()]
     columns["close"] = [1.0] * market.time.size
@@ -93,7 +103,15 @@ def venue_of(rates: Rates) -> Record:
         **rates._asdict(),
         "maintenance_on": "entry" if rates.entry_maintenance else "mark",
         "tiers": [dict(zip(TIER, tier, strict=True)) for tier in rates.tiers.tolist()],
+        "inverse": rates.terms.inverse,
+        "lot": step_of(rates.terms.lot_units, rates.terms.lot_per),
+        "tick": step_of(rates.terms.tick_units, rates.terms.tick_per),
     }
+
+
+def step_of(units: float, per: float) -> tuple[int, int] | None:
+    """A step as two whole numbers, if there is one."""
+    return (int(units), int(per)) if per else None
 
 
 def rules_of(rates: Rates) -> dict[str, str]:
@@ -105,15 +123,26 @@ def rules_of(rates: Rates) -> dict[str, str]:
     }
 
 
-def signals_of(signals: Signals) -> dict[str, list[bool]]:
+def signals_of(signals: Signals, inverse: bool) -> dict[str, list[bool]]:
     """A bool a bar for each signal: an exit is at the bar where the next one is that very bar."""
     here = np.arange(signals.marks.shape[1])
+    up, down = ("short", "long") if inverse else ("long", "short")
     return {
-        "long_entry": (signals.marks[ENTRY_SIDE] > 0).tolist(),
-        "short_entry": (signals.marks[ENTRY_SIDE] < 0).tolist(),
-        "long_exit": (signals.marks[NEXT_LONG_EXIT] == here).tolist(),
-        "short_exit": (signals.marks[NEXT_SHORT_EXIT] == here).tolist(),
+        f"{up}_entry": (signals.marks[ENTRY_SIDE] > 0).tolist(),
+        f"{down}_entry": (signals.marks[ENTRY_SIDE] < 0).tolist(),
+        f"{up}_exit": (signals.marks[NEXT_LONG_EXIT] == here).tolist(),
+        f"{down}_exit": (signals.marks[NEXT_SHORT_EXIT] == here).tolist(),
     }
+
+
+def series_of(signals: Signals, plans: Table, inverse: bool) -> list[list[float]]:
+    """What levels read. Of an inverse contract prices stand in the mirror; an average true range does not."""
+    series = signals.series.copy()
+    if inverse:
+        for name in ("stop", "target"):
+            for row in np.unique(plans[f"{name}_series"][plans[f"{name}_kind"] == COLUMN]):
+                series[row] = prices_behind(signals.series[row])
+    return series.tolist()
 
 
 def level_of(plan: Plan, name: str, series: list[list[float]]) -> Record | None:
@@ -181,14 +210,16 @@ def phase_of(row: Record) -> int:
     return OPEN if row["phase"] == "B" else RANGE
 
 
-def row_record(row: Record, lane: int, funding: list[float]) -> Record:
-    """The columns of ROW. A refused order has no more than its lane, bar, side, collateral and cause."""
+def row_record(row: Record, lane: int, funding: list[float], inverse: bool) -> Record:
+    """The columns of ROW; of an inverse contract with the side and the prices of the mirror. A refused order has no more than its
+    lane, bar, side, collateral and cause.
+    """
     bar = row["entry_bar"] or 0
     record = {
         "lane": lane,
         "entry_bar": bar,
         "exit_bar": bar,
-        "side": row["side"],
+        "side": -row["side"] if inverse else row["side"],
         "reason": REASONS.index(row["exit_reason"]),
         "rejection": REJECTIONS.index(row["rejection"] or ""),
         "collateral": row["collateral"],
@@ -206,6 +237,7 @@ def row_record(row: Record, lane: int, funding: list[float]) -> Record:
         "phase": phase_of(row),
         "entry_funding": funding[bar],
         "exit_funding": funding[row["exit_bar"]],
+        **row.get("readings", {}),
     }
 
 
@@ -237,7 +269,7 @@ def run_lane(lane: Lane, policy: Record, given: Given) -> list[Record]:
     due = int(lane["exit_due"])
     order = {
         **policy,
-        "side": int(lane["fixed_side"]),
+        "side": int(-lane["fixed_side"] if venue["inverse"] else lane["fixed_side"]),
         "collateral": policy["sizing"]["amount"],
         "wallet": policy["capital"],
         "exit_due": due if due >= 0 else None,
@@ -264,14 +296,16 @@ def run_naively(
             f"{MOST_BARS:,} bars and {MOST_ACCOUNT_BARS:,} accounts x bars, for plain Python looks at each; the engines skip "
             "and dense give the same result"
         )
-    funding, series = market.series[FUNDING].tolist(), signals.series.tolist()
-    given = (bars_of(market), funding, signals_of(signals), venue_of(rates), rules_of(rates))
+    inverse = rates.terms.inverse
+    funding, series = market.series[FUNDING].tolist(), series_of(signals, plans, inverse)
+    paid = (0.0 - market.series[FUNDING]).tolist() if inverse else funding
+    given = (bars_of(market, inverse), paid, signals_of(signals, inverse), venue_of(rates), rules_of(rates))
     rows: list[Record] = []
     calls: list[Record] = []
     for number, lane in enumerate(lanes):
         for row in run_lane(lane, policy_of(plans[lane["plan"]], series), given):
             calls += [call_record(order, len(rows)) for order in row.get("margin_orders", ())]
-            rows.append(row_record(row, number, funding))
+            rows.append(row_record(row, number, funding, inverse))
         if progress is not None:
             progress(label, number + 1, lanes.size)
     return Outcome(as_table(ROW, rows), as_table(CALL, calls))

@@ -152,6 +152,7 @@ class Rules(Spec):
     take_profit_fill: Literal["limit", "open"] = "limit"
     oversize: Literal["reject", "clip"] = "reject"
     funding_price: Literal["mark", "index"] = "mark"
+    rounding: Literal["none", "lot", "tick", "both"] = "none"
 
 
 Scalar: TypeAlias = bool | int | float | str

@@ -263,7 +263,7 @@ def bare_rates(rates: Rates) -> Rates:
     return Rates(
         rates.taker_fee, rates.maker_fee, rates.slippage, rates.liquidation_fee, rates.close_out_rate,
         rates.half_spread, rates.impact, rates.max_slippage, rates.surplus_to_fund, rates.entry_maintenance,
-        rates.optimistic, rates.target_at_open, rates.clip, bare(rates.tiers),
+        rates.optimistic, rates.target_at_open, rates.clip, bare(rates.tiers), rates.terms,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import part
+from .contracts import moved
 from .margin import Position
 from .tables import END, LIQUIDATION, TAKE_PROFIT, Rates
 
@@ -55,7 +56,7 @@ def close(
     paid = signed * (funding - position.funding)
     fill = base
     if reason != END and not (reason == TAKE_PROFIT and limit_fill):
-        fill = base * (1.0 - position.side * slippage)
+        fill = moved(rates.terms, base, -(position.side * slippage))
     pnl = signed * (fill - position.entry)
     left = (position.margin - paid) + pnl
     if not left > 0.0:

@@ -7,20 +7,27 @@ from __future__ import annotations
 import numpy as np
 
 from .compile import part
-from .tables import ATR, COLUMN, MARGIN, NONE, PRICE
+from .contracts import moved
+from .tables import ATR, COLUMN, MARGIN, NONE, PRICE, Terms
 
 
 @part
-def level(kind: int, value: float, side: float, entry: float, leverage: float, series: float) -> float:
+def level(
+    terms: Terms, kind: int, value: float, side: float, entry: float, leverage: float, series: float
+) -> float:
     """Price of a level on the `side` (+1 above, -1 below) of entry; NaN if there is none.
 
     `value` is a fraction of price, a fraction of margin, or a multiple of `series` (the average true range
-    at the last close); for a level taken from a column, `series` is the price itself.
+    at the last close); for a level taken from a column, `series` is the price itself. Of an inverse contract
+    a fraction and the average true range are of the price, the fraction of margin is of money, as everywhere.
     """
     if kind == PRICE:
-        return entry * (1.0 + side * value)
+        return moved(terms, entry, side * value)
     if kind == MARGIN:
         return entry * (1.0 + side * (value / leverage))
+    if kind == ATR and terms.inverse:
+        price = 1.0 / entry - side * (value * series)
+        return 1.0 / price if price > 0.0 else np.inf
     if kind == ATR:
         return entry + side * (value * series)
     if kind == COLUMN:

@@ -214,6 +214,8 @@ def quiet(
     """As `look`, block by block."""
     if path.order != NO_CALL:
         return i, path
+    if rates.terms.tick_per != 0.0:  # liquidated before a margin ratio of 1, which a screen goes by
+        return look(market, rates, watch, care, position, path, i, until)
     screen = screen_for(market, rates, watch, position, path)
     while i < until:
         if i + BLOCK <= until and calm(market, rates, watch, care, position, path, screen, i, BLOCK):

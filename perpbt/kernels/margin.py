@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import part
+from .contracts import on_tick, tick_room
 from .tables import CAP, DEDUCTION, RATE, Rates
 
 
@@ -100,6 +101,7 @@ def make_position(
     for k in range(lines):
         rate, level = line(rates, k, bare)
         steepest, nearest = max(steepest, rate), max(nearest, side * level)
+    nearest += tick_room(rates.terms, highest_mark)
     factor = 1.0 - side * steepest
     return Position(
         side, quantity, entry, margin, funding, lines, tiers, kept, factor, nearest, stop, target, trail
@@ -108,7 +110,14 @@ def make_position(
 
 @part
 def liquidated(rates: Rates, position: Position, price: float, funding: float) -> bool:
-    """Is the position liquidated at this mark price? Exactly A <= K (long) or A >= K (short) for some line."""
+    """Is the position liquidated at this mark price? Exactly A <= K (long) or A >= K (short) for some line.
+
+    With ticks: at or beyond its liquidation price.
+    """
+    if rates.terms.tick_per != 0.0:
+        return position.side * price <= position.side * liquidation_price(
+            rates, position, funding, position.lines
+        )
     for k in range(position.lines):
         rate, level = line(rates, k, position)
         if position.side * ((price * (1.0 - position.side * rate)) - funding) <= position.side * level:
@@ -125,7 +134,7 @@ def liquidation_price(rates: Rates, position: Position, funding: float, lines: i
     for k in range(lines):
         rate, level = line(rates, k, position)
         nearest = max(nearest, position.side * ((level + funding) / (1.0 - position.side * rate)))
-    return position.side * nearest
+    return on_tick(rates.terms, position.side, position.side * nearest)
 
 
 @part

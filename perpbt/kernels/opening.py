@@ -7,12 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import part
+from .contracts import in_lots, moved, on_tick
 from .levels import level, needs_series
 from .margin import Position, liquidated, make_position, tier_of
 from .tables import (
     ABOVE_LAST_TIER,
     ABOVE_MAXIMUM_LEVERAGE,
     ACCEPTED,
+    BELOW_ONE_LOT,
     CAP,
     COLLATERAL,
     EQUITY,
@@ -83,16 +85,17 @@ def open_position(
 ) -> Opening:
     """Fill an order at the open of `bar`; levels read their series at the close of the bar before."""
     leverage, buffered = plan["leverage"], 1.0 + plan["margin_buffer"]
-    entry = market.series[LAST_OPEN, bar] * (1.0 + side * rates.slippage)
+    entry = moved(rates.terms, market.series[LAST_OPEN, bar], side * rates.slippage)
     funding = market.series[FUNDING, bar]
     stop = level(
-        plan["stop_kind"], plan["stop_value"], -side, entry, leverage,
+        rates.terms, plan["stop_kind"], plan["stop_value"], -side, entry, leverage,
         series_value(plan["stop_kind"], plan["stop_series"], signals, bar - 1),
     )  # fmt: skip
     target = level(
-        plan["target_kind"], plan["target_value"], side, entry, leverage,
+        rates.terms, plan["target_kind"], plan["target_value"], side, entry, leverage,
         series_value(plan["target_kind"], plan["target_series"], signals, bar - 1),
     )  # fmt: skip
+    stop, target = on_tick(rates.terms, side, stop), on_tick(rates.terms, side, target)
     collateral = collateral_for(rates, plan, wallet, entry, stop)
     notional = (collateral * leverage) / (buffered + rates.taker_fee * leverage)
     rejection = ACCEPTED
@@ -101,9 +104,15 @@ def open_position(
         notional = rates.tiers[rates.tiers.shape[0] - 1, CAP]
     elif above:
         rejection = ABOVE_LAST_TIER
+    quantity = notional / entry
+    whole = rates.terms.lot_per != 0.0
+    if whole:
+        quantity = in_lots(rates.terms, quantity)
+        notional = quantity * entry
+    if rejection == ACCEPTED and not quantity > 0.0:
+        rejection = BELOW_ONE_LOT
     margin = (buffered * notional) / leverage
     fee = rates.taker_fee * notional
-    quantity = notional / entry
     if rejection == ACCEPTED and leverage > rates.tiers[tier_of(rates, notional), MAX_LEVERAGE]:
         rejection = ABOVE_MAXIMUM_LEVERAGE
     beyond_stop = plan["stop_kind"] != NONE and side * stop >= side * entry
@@ -115,10 +124,10 @@ def open_position(
         rates, side, quantity, entry, margin, funding, market.highest_mark,
         -np.inf if plan["stop_kind"] == NONE else side * stop,
         np.inf if plan["target_kind"] == NONE else side * target,
-        0.0 if np.isnan(trail) else 1.0 - side * trail,
+        0.0 if np.isnan(trail) else moved(rates.terms, 1.0, -(side * trail)),
     )  # fmt: skip
     if rejection == ACCEPTED and liquidated(rates, position, market.series[MARK_OPEN, bar], funding):
         rejection = LIQUIDATED_AT_ENTRY
-    if above and rejection == ACCEPTED:
+    if (above or whole) and rejection == ACCEPTED:
         collateral = margin + fee  # what the cut order needs; the rest stays in the wallet
     return Opening(rejection, position, collateral, notional, fee)

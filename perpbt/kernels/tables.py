@@ -43,6 +43,7 @@ ACCEPTED, NO_BAR, ABOVE_LAST_TIER, ABOVE_MAXIMUM_LEVERAGE, STOP_BEYOND_ENTRY, LI
     4,
     5,
 )
+BELOW_ONE_LOT = 6
 REJECTIONS = (
     "",
     "no_bar",
@@ -50,6 +51,7 @@ REJECTIONS = (
     "leverage_above_tier_maximum",
     "stop_beyond_entry",
     "liquidated_at_entry",
+    "below_one_lot",
 )
 # when inside a bar (Rows.phase): B at the open, C in the range, and the close of the last bar
 OPEN, RANGE, CLOSE = 0, 1, 2
@@ -88,6 +90,20 @@ class Market(NamedTuple):
     pyramid: Pyramid
 
 
+class Terms(NamedTuple):
+    """What prices and quantities of a contract stand for, and the steps they come in; a step is units / per, none where `per` is 0.
+
+    Of an inverse contract kernels see every price P as 1 / P, the side in the mirror and funding with its sign turned: all that is
+    left of it here is that a share of a price is then a share of the reciprocal's reciprocal.
+    """
+
+    inverse: bool
+    lot_units: float  # of quantity times multiplier
+    lot_per: float
+    tick_units: float  # of the price in quote currency, of inverse contracts too
+    tick_per: float
+
+
 class Rates(NamedTuple):
     """What the venue charges and requires; fractions, money in quote currency."""
 
@@ -105,6 +121,7 @@ class Rates(NamedTuple):
     target_at_open: bool  # a take-profit that the open jumps over fills at the open
     clip: bool  # an order above the last tier is cut to it instead of refused
     tiers: Floats  # (tiers, 5): floor, cap, maintenance rate, maximum leverage, deduction
+    terms: Terms
 
 
 class Signals(NamedTuple):

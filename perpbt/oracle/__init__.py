@@ -11,7 +11,8 @@ What comes in:
   venue  {"taker_fee", "maker_fee", "slippage", "liquidation_fee", "close_out_rate", "half_spread",
          "impact", "max_slippage", "maintenance_on" ("mark" | "entry"), "surplus_to_fund", "fund_seed",
          "fund_fee_share", "fund_scope" ("symbol" | "pooled"), "tiers": a list of {"floor", "cap", "rate",
-         "max_leverage", "deduction"}}.
+         "max_leverage", "deduction"}}, and where they hold "inverse" (True: see `inverse.py`) and the steps "lot" (of
+         quantity times multiplier) and "tick" (of the price), each a pair of whole numbers, units / per.
   rules  {"intrabar": "pessimistic" | "optimistic", "take_profit_fill": "limit" | "open",
          "oversize": "reject" | "clip"}; the first of each is the default.
   order  {"side" (+1 | -1), "collateral", "leverage"} and optional margin_buffer, stop and take_profit
@@ -27,8 +28,18 @@ waterfall of the last closing alone; `margin_orders`, those carried out, each wi
 it left; `before_exit`, peak and drawdown up to the last close; `refill`, the same position against another crowd.
 """
 
+from . import inverse, position
 from .account import run_account
 from .fund import settle
-from .position import cumulative_funding, first_bar, run_position, snapped
+from .position import cumulative_funding, first_bar, snapped
+from .shapes import Bars, Record, Values
 
 __all__ = ["cumulative_funding", "first_bar", "run_account", "run_position", "settle", "snapped"]
+
+
+def run_position(
+    bars: Bars, cf: Values, order: Record, venue: Record, rules: Record, entry_bar: int | None
+) -> Record:
+    """One position by the rules of its contract."""
+    rulebook = inverse if venue.get("inverse") else position
+    return rulebook.run_position(bars, cf, order, venue, rules, entry_bar)

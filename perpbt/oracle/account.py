@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
-from .position import level, run_position
+from . import inverse, position
+from .position import level
 from .shapes import Bars, Record, Values
+from .steps import placed
 
 FOR_GOOD = ("notional_above_last_tier", "leverage_above_tier_maximum")
 
@@ -22,11 +24,12 @@ def run_account(
     number).
     """
     rows: list[Record] = []
+    rulebook = inverse if venue.get("inverse") else position
     wallet, not_before, i, trades, refused = policy["capital"], bars[0]["ts"], start_bar, 0, None
     while i + 1 < len(bars) and trades != policy.get("max_trades"):
         side = int(signals["long_entry"][i]) - int(signals["short_entry"][i])  # both at once: neither
         fill_bar = i + 1
-        if side == 0 or bars[fill_bar]["ts"] < not_before or not levels_known(policy, i):
+        if side == 0 or bars[fill_bar]["ts"] < not_before or not levels_known(policy, i, venue):
             i = i + 1
             continue
         if not policy.get("compounding", False):
@@ -36,11 +39,11 @@ def run_account(
         holding = policy.get("max_holding")
         order = {
             **policy, "side": side, "wallet": wallet,
-            "collateral": size(policy, side, wallet, bars[fill_bar], venue, fill_bar),
+            "collateral": (inverse.size if venue.get("inverse") else size)(policy, side, wallet, bars[fill_bar], venue, fill_bar),
             "exit_due": None if holding is None else bars[fill_bar]["ts"] + holding,
             "exit_signal": signals["long_exit"] if side > 0 else signals["short_exit"],
         }  # fmt: skip
-        row = run_position(bars, cf, order, venue, rules, fill_bar)
+        row = rulebook.run_position(bars, cf, order, venue, rules, fill_bar)
         reason, i = row["exit_reason"], row["exit_bar"]
         again = reason == "rejected" and row["rejection"] == refused
         if not again:  # of refusals for one cause in a row, the first
@@ -70,14 +73,18 @@ def same_size(policy: Record) -> bool:
     return not policy.get("compounding", False) and policy["sizing"]["kind"] != "risk"
 
 
-def levels_known(policy: Record, close: int) -> bool:
-    """False while an ATR or a column that a stop or target needs is no finite number at the deciding close."""
-    series = [
-        spec["series"]
-        for spec in (policy.get("stop"), policy.get("take_profit"))
-        if spec and "series" in spec
-    ]
-    return all(values[close] is not None and math.isfinite(values[close]) for values in series)
+def levels_known(policy: Record, close: int, venue: Record) -> bool:
+    """False while an ATR or a column that a stop or target needs is no finite number at the deciding close, or a price of an inverse
+    contract not above 0.
+    """
+    specs = [spec for spec in (policy.get("stop"), policy.get("take_profit")) if spec and "series" in spec]
+    for spec in specs:
+        value = spec["series"][close]
+        if value is None or not math.isfinite(value):
+            return False
+        if venue.get("inverse") and spec["kind"] == "column" and value <= 0:
+            return False
+    return True
 
 
 def size(policy: Record, side: int, wallet: float, bar: Record, venue: Record, fill_bar: int) -> float:
@@ -88,7 +95,8 @@ def size(policy: Record, side: int, wallet: float, bar: Record, venue: Record, f
     if sizing["kind"] == "equity":
         return sizing["fraction"] * wallet
     entry = bar["open"] * (1 + side * venue["slippage"])
-    distance = abs(entry - level(policy["stop"], -side, entry, leverage, fill_bar)) / entry
+    stop = placed(level(policy["stop"], -side, entry, leverage, fill_bar), side, venue)
+    distance = abs(entry - stop) / entry
     if distance == 0:
         return wallet
     notional = (sizing["fraction"] * wallet) / distance

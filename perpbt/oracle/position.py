@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from .shapes import Bars, Leaving, Record, Values
+from .steps import on_tick, placed, whole_lots
 
 NUMBERS = (
     "entry_price", "quantity", "margin", "liquidation_price", "bankruptcy_price", "exit_price", "pnl",
@@ -83,7 +84,9 @@ def liquidation_lines(p: Record, venue: Record) -> list[tuple[float, float]]:
 
 
 def is_liquidated(p: Record, price: float, cf: float, venue: Record) -> bool:
-    """§4: A_i <= K for some tier (long), A_i >= K (short), rounded in this very order."""
+    """§4: A_i <= K for some tier (long), A_i >= K (short), rounded in this very order; with ticks, by the price on one."""
+    if venue.get("tick"):
+        return against(p, price, liquidation_price(p, cf, venue))
     if p["side"] > 0:
         return any((price * (1 - r)) - cf <= k for r, k in liquidation_lines(p, venue))
     return any((price * (1 + r)) - cf >= k for r, k in liquidation_lines(p, venue))
@@ -92,8 +95,10 @@ def is_liquidated(p: Record, price: float, cf: float, venue: Record) -> bool:
 def liquidation_price(p: Record, cf: float, venue: Record) -> float:
     """§4: (K + CF_i) / (1 -+ r_k), the highest over the tiers for a long, the lowest for a short."""
     if p["side"] > 0:
-        return max((k + cf) / (1 - r) for r, k in liquidation_lines(p, venue))
-    return min((k + cf) / (1 + r) for r, k in liquidation_lines(p, venue))
+        found = max((k + cf) / (1 - r) for r, k in liquidation_lines(p, venue))
+    else:
+        found = min((k + cf) / (1 + r) for r, k in liquidation_lines(p, venue))
+    return on_tick(found, p["side"], venue)
 
 
 # ---------------------------------------------------------------------------------------------- opening (§3)
@@ -124,6 +129,12 @@ def open_position(
         return None, "notional_above_last_tier"
     if oversized:
         notional = last_cap
+    quantity = notional / entry
+    if venue.get("lot"):
+        quantity, oversized = whole_lots(quantity, venue), True
+        notional = quantity * entry
+    if not quantity > 0:
+        return None, "below_one_lot"
     margin = ((1 + buffer) * notional) / leverage
     fee = fee_rate * notional
     if oversized:
@@ -131,14 +142,14 @@ def open_position(
     tier = next(tier for tier in venue["tiers"] if tier["floor"] < notional <= tier["cap"])
     if leverage > tier["max_leverage"]:
         return None, "leverage_above_tier_maximum"
-    stop = level(order.get("stop"), -s, entry, leverage, entry_bar)
-    target = level(order.get("take_profit"), +s, entry, leverage, entry_bar)
+    stop = placed(level(order.get("stop"), -s, entry, leverage, entry_bar), s, venue)
+    target = placed(level(order.get("take_profit"), +s, entry, leverage, entry_bar), s, venue)
     if (stop is not None and s * (entry - stop) <= 0) or (target is not None and s * (target - entry) <= 0):
         return None, "stop_beyond_entry"
     stop_trigger = order.get("stop_trigger") or "last"
     p = {
         "side": s, "leverage": leverage, "collateral": collateral, "entry": entry, "cf_entry": cf,
-        "notional": notional, "margin": margin, "quantity": notional / entry, "entry_fee": fee,
+        "notional": notional, "margin": margin, "quantity": quantity, "entry_fee": fee,
         "stop": stop, "target": target, "trailing": order.get("trailing_stop"), "extreme": entry,
         "stop_trigger": stop_trigger,
         "trailing_trigger": order.get("trailing_trigger") or stop_trigger,
