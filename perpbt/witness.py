@@ -142,7 +142,8 @@ def series_of(signals: Signals, plans: Table, inverse: bool) -> list[list[float]
         for name in ("stop", "target"):
             for row in np.unique(plans[f"{name}_series"][plans[f"{name}_kind"] == COLUMN]):
                 series[row] = prices_behind(signals.series[row])
-    return series.tolist()
+    listed: list[list[float]] = series.tolist()
+    return listed
 
 
 def level_of(plan: Plan, name: str, series: list[list[float]]) -> Record | None:
