@@ -48,8 +48,9 @@ from perpbt.kernels.tables import (
 )
 from perpbt.load import Bars
 from perpbt.mirror import mirrored_signals
-from perpbt.prepare import market_arrays, rates_for, signal_arrays
+from perpbt.prepare import market_arrays, signal_arrays
 from perpbt.result import Result
+from perpbt.scheduled import scheduled_rates
 from perpbt.setting import Setting, describe_symbol, longest, make_setting, open_bars
 from perpbt.strategy import as_strategies, check_look_ahead, evaluate, evaluate_columns
 from perpbt.venue import Venue
@@ -237,8 +238,7 @@ def follow_symbol(
     starts = np.array(starting.starts(market.time), dtype=np.int64)  # type: ignore[arg-type]
     order.starts.append(starts.size)
     setting.timed("prepare", since)
-    rates = rates_for(setting.venue, order.symbols[index], setting.rules, contract)
-    fills = Fills(market)
+    rates, fills = scheduled_rates(setting, collected, market, contract), Fills(market)
     for number, one in enumerate(bound):
         since = time.perf_counter()
         check_look_ahead(one, collected.frame)

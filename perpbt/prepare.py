@@ -19,8 +19,10 @@ from perpbt.errors import InputError
 from perpbt.kernels.pyramid import no_pyramid, pyramid_over
 from perpbt.kernels.tables import SERIES, Floats, Integers, Market, Rates, Signals, Terms
 from perpbt.load import SymbolBars
+from perpbt.margining.epochs import Epochs, one_epoch
 from perpbt.mirror import reciprocal_bars
 from perpbt.venue import Venue
+from perpbt.venue_tables.maintenance import MaintenanceTerms
 
 PLAIN = Contract()
 NEAR = 8  # up to a multiple of this, bars are looked at one by one before a leap: a block begins there
@@ -127,8 +129,10 @@ def terms_of(contract: Contract, rules: Rules) -> Terms:
     )
 
 
-def rates_for(venue: Venue, symbol: str, rules: Rules, contract: Contract | None = None) -> Rates:
-    """A venue's numbers for one symbol.
+def rates_for(
+    venue: Venue, symbol: str, rules: Rules, contract: Contract | None = None, epochs: Epochs | None = None
+) -> Rates:
+    """A venue's numbers for one symbol, its tiers as they follow one another in `epochs`; None: the venue's last.
 
     Raises InputError where the symbol is no plain linear contract, or rounding is asked for, unless the caller says by `contract`
     that it knows.
@@ -138,9 +142,8 @@ def rates_for(venue: Venue, symbol: str, rules: Rules, contract: Contract | None
             f"{symbol}: a {contract_for(venue, symbol).kind} contract on venue {venue.name}, rules.rounding = {rules.rounding!r}; "
             "allowed in this mode: plain linear contracts without rounding"
         )
-    tiers = venue.brackets(symbol)
-
-    columns = ("floor", "cap", "rate", "max_leverage", "deduction")
+    terms = venue.terms("maintenance", symbol) or MaintenanceTerms()
+    ladders, since = epochs or one_epoch(venue, symbol)
     return Rates(
         taker_fee=float(venue.taker_fee),
         maker_fee=float(venue.maker_fee),
@@ -155,7 +158,11 @@ def rates_for(venue: Venue, symbol: str, rules: Rules, contract: Contract | None
         optimistic=rules.intrabar == "optimistic",
         target_at_open=rules.take_profit_fill == "open",
         clip=rules.oversize == "clip",
-        tiers=np.array([[getattr(tier, name) for name in columns] for tier in tiers], dtype=np.float64),
+        whole=terms.rule == "whole",
+        per_unit=float(terms.per_unit),
+        tiers=ladders[0].copy(),
+        ladders=ladders,
+        since=since,
         terms=terms_of(contract or PLAIN, rules),
     )
 

@@ -24,8 +24,9 @@ from perpbt.engine import Counted, Outcome, Progress, choose_threads, given_rows
 from perpbt.given import GivenOrder, Wishes, by_time
 from perpbt.kernels.tables import CALL, ROW, Integers, Market, Rates, Signals
 from perpbt.load import Bars
-from perpbt.prepare import market_arrays, no_signals, rates_for
+from perpbt.prepare import market_arrays, no_signals
 from perpbt.result import Result
+from perpbt.scheduled import scheduled_rates
 from perpbt.setting import Setting, describe_symbol, longest, make_setting, open_bars
 from perpbt.venue import Venue
 from perpbt.weights import OpenInterest
@@ -43,7 +44,7 @@ def run_given(setting: Setting, loaded: Bars, order: GivenOrder, index: int) -> 
     since = setting.timed("load", since)
     contract = setting.contract(symbol)
     market = market_arrays(collected, setting.rules, setting.engine, contract)
-    rates = rates_for(setting.venue, symbol, setting.rules, contract)
+    rates = scheduled_rates(setting, collected, market, contract)
     signals = no_signals(market.time.size)
     rows = order.of_symbol(index)
     note_early_entries(setting, order.wishes.entry[rows], market, symbol, collected.bar_ms)

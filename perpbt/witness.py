@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from perpbt import oracle
 from perpbt.engine import Outcome, Progress
@@ -102,11 +103,20 @@ def venue_of(rates: Rates) -> Record:
     return {
         **rates._asdict(),
         "maintenance_on": "entry" if rates.entry_maintenance else "mark",
-        "tiers": [dict(zip(TIER, tier, strict=True)) for tier in rates.tiers.tolist()],
+        "rule": "whole" if rates.whole else "brackets",
+        "tiers": tiers_of(rates.tiers),
+        "epochs": [
+            (int(first), tiers_of(tiers)) for first, tiers in zip(rates.since, rates.ladders, strict=True)
+        ],
         "inverse": rates.terms.inverse,
         "lot": step_of(rates.terms.lot_units, rates.terms.lot_per),
         "tick": step_of(rates.terms.tick_units, rates.terms.tick_per),
     }
+
+
+def tiers_of(table: npt.NDArray[np.float64]) -> list[Record]:
+    """A dict a tier."""
+    return [dict(zip(TIER, tier, strict=True)) for tier in table.tolist()]
 
 
 def step_of(units: float, per: float) -> tuple[int, int] | None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from .closing import Closing, close, liquidation_slippage
 from .compile import bare, kernel, part
-from .margin import Position, liquidation_price
+from .epochs import epoch_at, rates_in, walk_epochs
+from .margin import Position, liquidation_price_at_entry
 from .opening import Opening, levels_known, open_position
 from .tables import (
     ABOVE_LAST_TIER,
@@ -43,7 +44,7 @@ from .tables import (
     Signals,
     Table,
 )
-from .walking import Exit, Term, walk
+from .walking import Exit, Term
 from .watching import Care, start, watch_for
 
 
@@ -98,8 +99,7 @@ def write_opening(rates: Rates, row: Row, lane: int, bar: int, side: float, open
     row["notional"] = opening.notional
     row["open_fee"] = opening.fee
     row["entry_funding"] = position.funding
-    lines = 1 if rates.entry_maintenance else rates.tiers.shape[0]
-    row["liquidation_price"] = liquidation_price(rates, position, position.funding, lines)
+    row["liquidation_price"] = liquidation_price_at_entry(rates, position)
 
 
 @part
@@ -171,16 +171,18 @@ def live(
     at: int, slot: int, lane: int, side: float, bar: int, wallet: float, exit_due: int,
 ) -> float:  # fmt: skip
     """One position from its order to its exit, written to row `at`; returns the wallet afterwards."""
-    row = rows[at]
-    opening = open_position(market, rates, plan, signals, side, bar, wallet)
-    write_opening(rates, row, lane, bar, side, opening)
+    row, now = rows[at], rates_in(rates, epoch_at(rates, bar))
+    opening = open_position(market, now, plan, signals, side, bar, wallet)
+    write_opening(now, row, lane, bar, side, opening)
     if opening.rejection != ACCEPTED:
         return wallet
     term = term_of(market, plan, signals, side, bar, exit_due)
     watch = watch_for(side, plan["stop_on_mark"], plan["target_on_mark"], plan["trail_on_mark"])
     care = care_of(plan, at, slot)
-    path = start(market, rates, opening.position, bar, opening.collateral, wallet - opening.collateral)
-    end = walk(market, rates, watch, care, calls, opening.position, path, term, bar, market.time.size, trace)
+    path = start(market, now, opening.position, bar, opening.collateral, wallet - opening.collateral)
+    end = walk_epochs(
+        market, rates, watch, care, calls, opening.position, path, term, bar, market.time.size, trace
+    )
     back = write_exit(market, rates, row, watch.target_limit, end)
     return end.path.wallet + back
 
@@ -263,7 +265,8 @@ def bare_rates(rates: Rates) -> Rates:
     return Rates(
         rates.taker_fee, rates.maker_fee, rates.slippage, rates.liquidation_fee, rates.close_out_rate,
         rates.half_spread, rates.impact, rates.max_slippage, rates.surplus_to_fund, rates.entry_maintenance,
-        rates.optimistic, rates.target_at_open, rates.clip, bare(rates.tiers), rates.terms,
+        rates.optimistic, rates.target_at_open, rates.clip, rates.whole, rates.per_unit,
+        bare(rates.tiers), bare(rates.ladders), bare(rates.since), rates.terms,
     )  # fmt: skip
 
 
@@ -278,7 +281,7 @@ def refill(
         row = rows[picked[k]]
         position = Position(
             float(row["side"]), row["exit_quantity"], row["entry"], row["exit_margin"],
-            row["entry_funding"], 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0,
+            row["entry_funding"], 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0,
         )  # fmt: skip
         slippage = liquidation_slippage(rates, volatility[k], turnover[k], volumes[k])
         closing = close(rates, position, LIQUIDATION, False, row["base"], slippage, row["exit_funding"])

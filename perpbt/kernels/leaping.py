@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import part
-from .margin import Position, equity, requirement
+from .margin import Position, band_rate, equity, requirement
 from .pyramid import FALL, FUNDING_HIGH, FUNDING_LOW, RISE, SHIFT, WORTH_HIGH, WORTH_LOW, widest
 from .tables import DEDUCTION, FUNDING, MARK_CLOSE, MARK_HIGH, NO_CALL, RATE, Market, Rates, Table
 from .watching import Care, Path, Watch, marked, seen, seen_on
@@ -90,9 +90,11 @@ def ratio_falls_with_price(rates: Rates, position: Position, market: Market) -> 
     paid = position.quantity * (market.lowest_funding - position.funding)
     spare = position.quantity * position.entry - position.margin + paid
     if rates.entry_maintenance:
-        return rates.close_out_rate * spare > -position.kept
+        return position.extra * spare > -position.kept
+    if rates.whole:  # it leaps where a band ends
+        return False
     for k in range(position.tiers):
-        needed = (rates.tiers[k, RATE] + rates.close_out_rate) * spare
+        needed = (rates.tiers[k, RATE] + position.extra) * spare
         if not needed > rates.tiers[k, DEDUCTION] * (1.0 + SLACK):
             return False
     return True
@@ -137,6 +139,10 @@ def thinnest(rates: Rates, position: Position, x: Extremes) -> tuple[float, floa
     """Two numbers whose ratio no bar's margin ratio exceeds, but for rounding."""
     needed, left = requirement(rates, position, x.adverse), equity(position, x.adverse, x.unkind)
     if x.far != x.adverse:
+        if rates.whole and position.tiers > 0:  # by the rate of the highest band on the way
+            needed = (band_rate(rates, position.quantity * x.far) + position.extra) * (
+                position.quantity * x.adverse
+            )
         other, rest = requirement(rates, position, x.far), equity(position, x.far, x.unkind)
         if other * left > needed * rest or rest <= 0.0:
             return other, rest

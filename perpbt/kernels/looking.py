@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import part
-from .margin import Position
+from .margin import Position, requirement
 from .tables import DEDUCTION, FUNDING, MARK_CLOSE, NO_CALL, RATE, Floats, Market, Rates
 from .watching import Care, Path, Watch, seen_on
 
@@ -75,15 +75,17 @@ def look(
             needed = position.kept
             for k in range(position.tiers):
                 needed = max(needed, (quantity * mark) * tiers[k, RATE] - tiers[k, DEDUCTION])
-            needed = needed + rates.close_out_rate * (quantity * mark)
+            needed = needed + position.extra * (quantity * mark)
             if not needed < care.threshold * left * (1.0 - SLACK):
                 break
         needed = position.kept
         for k in range(position.tiers):
             needed = max(needed, (quantity * adverse) * tiers[k, RATE] - tiers[k, DEDUCTION])
-        needed = needed + rates.close_out_rate * (quantity * adverse)
+        needed = needed + position.extra * (quantity * adverse)
         thin = (margin + signed * (adverse - entry)) - paid
         if needed >= worst * thin * (1.0 - SLACK):  # divide only for a candidate
+            if rates.whole:  # lines of higher bands are above what the band asks for
+                needed = requirement(rates, position, adverse)
             worst = max(worst, needed / thin if thin > 0.0 else np.inf)
         if position.trail != 0.0:
             extreme = max(extreme, side * series[watch.best, i])
@@ -137,7 +139,7 @@ def beyond(series: Floats, low: int, floor: float, high: int, ceiling: float, fi
 @part
 def line_for(market: Market, rates: Rates, position: Position, k: int, ratio: float) -> Line:
     """Where line k requires `ratio` of equity or more."""
-    rate, deduction = rates.close_out_rate, -position.kept
+    rate, deduction = position.extra, -position.kept
     if position.tiers > 0:
         rate, deduction = rate + rates.tiers[k, RATE], rates.tiers[k, DEDUCTION]
     on_funding = ratio * position.side

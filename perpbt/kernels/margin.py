@@ -15,7 +15,7 @@ import numpy as np
 
 from .compile import part
 from .contracts import on_tick, tick_room
-from .tables import CAP, DEDUCTION, RATE, Rates
+from .tables import CAP, DEDUCTION, FLOOR, RATE, Rates
 
 
 class Position(NamedTuple):
@@ -31,6 +31,7 @@ class Position(NamedTuple):
     lines: int  # maintenance lines the notional can reach
     tiers: int  # of these, lines that tilt with the mark: all, or none with maintenance on entry notional
     kept: float  # maintenance no mark can lower: that of the entry notional, or -inf
+    extra: float  # asked for beyond the tiers, of mark notional: to close out, and what grows with size
     guard_factor: float  # with guard_level: a test no line can fail without failing it
     guard_level: float
     stop: float  # side * stop price; -inf: none
@@ -57,14 +58,20 @@ def maintenance(rates: Rates, notional: float, tiers: int) -> float:
 
 
 @part
+def band_rate(rates: Rates, notional: float) -> float:
+    """Of risk-limit steps, the rate for a whole position of this notional; the last one above the last cap."""
+    return rates.tiers[min(tier_of(rates, notional), rates.tiers.shape[0] - 1), RATE]
+
+
+@part
 def line(rates: Rates, k: int, position: Position) -> tuple[float, float]:
     """Rate r_k of maintenance line k, and the level K at which it liquidates: when (P(1 -/+ r_k)) - CF is
     beyond K.
     """
     if rates.entry_maintenance:  # one line, which the mark does not tilt
-        rate, deduction = rates.close_out_rate, -position.kept
+        rate, deduction = position.extra, -position.kept
     else:
-        rate, deduction = rates.tiers[k, RATE] + rates.close_out_rate, rates.tiers[k, DEDUCTION]
+        rate, deduction = rates.tiers[k, RATE] + position.extra, rates.tiers[k, DEDUCTION]
     level = (position.entry - position.funding) - position.side * (
         (position.margin + deduction) / position.quantity
     )
@@ -94,9 +101,18 @@ def make_position(
     """
     lines = lines_in_reach(rates, quantity * max(entry, highest_mark))
     tiers, kept = lines, -np.inf
+    extra, grown = rates.close_out_rate, rates.per_unit * quantity
     if rates.entry_maintenance:
-        tiers, kept = 0, maintenance(rates, quantity * entry, rates.tiers.shape[0])
-    bare = Position(side, quantity, entry, margin, funding, lines, tiers, kept, 0.0, 0.0, stop, target, trail)
+        at_entry = quantity * entry
+        tiers, kept = 0, maintenance(rates, at_entry, rates.tiers.shape[0])
+        if rates.whole:
+            kept = at_entry * band_rate(rates, at_entry)
+        kept = kept + grown * at_entry
+    else:
+        extra = extra + grown
+    bare = Position(
+        side, quantity, entry, margin, funding, lines, tiers, kept, extra, 0.0, 0.0, stop, target, trail
+    )
     steepest, nearest = -np.inf, -np.inf
     for k in range(lines):
         rate, level = line(rates, k, bare)
@@ -104,19 +120,45 @@ def make_position(
     nearest += tick_room(rates.terms, highest_mark)
     factor = 1.0 - side * steepest
     return Position(
-        side, quantity, entry, margin, funding, lines, tiers, kept, factor, nearest, stop, target, trail
+        side,
+        quantity,
+        entry,
+        margin,
+        funding,
+        lines,
+        tiers,
+        kept,
+        extra,
+        factor,
+        nearest,
+        stop,
+        target,
+        trail,
     )
 
 
 @part
-def liquidated(rates: Rates, position: Position, price: float, funding: float) -> bool:
-    """Is the position liquidated at this mark price? Exactly A <= K (long) or A >= K (short) for some line.
+def crosses(rates: Rates, k: int, position: Position, price: float, funding: float) -> bool:
+    """Is line k crossed at this mark price? Exactly A <= K (long) or A >= K (short)."""
+    rate, level = line(rates, k, position)
+    return position.side * ((price * (1.0 - position.side * rate)) - funding) <= position.side * level
 
-    With ticks: at or beyond its liquidation price.
-    """
+
+@part
+def banded(rates: Rates, position: Position) -> bool:
+    """Does one line hold at a time, that of the band the mark puts the position in?"""
+    return rates.whole and position.tiers > 0
+
+
+@part
+def liquidated(rates: Rates, position: Position, price: float, funding: float) -> bool:
+    """Is the position liquidated at this mark price? With ticks: at or beyond its liquidation price."""
+    if banded(rates, position):
+        k = min(tier_of(rates, position.quantity * price), rates.tiers.shape[0] - 1)
+        return crosses(rates, k, position, price, funding)
     if rates.terms.tick_per != 0.0:
         return position.side * price <= position.side * liquidation_price(
-            rates, position, funding, position.lines
+            rates, position, funding, position.lines, 0.0, np.inf
         )
     for k in range(position.lines):
         rate, level = line(rates, k, position)
@@ -126,15 +168,75 @@ def liquidated(rates: Rates, position: Position, price: float, funding: float) -
 
 
 @part
-def liquidation_price(rates: Rates, position: Position, funding: float, lines: int) -> float:
-    """The first mark price at which a position is liquidated: highest over lines for a long, lowest for a
-    short.
+def stretch(rates: Rates, k: int, quantity: float, low: float, high: float) -> tuple[float, float]:
+    """The prices in [low, high] at which a position is in band k: the lowest and the highest."""
+    bottom, top = max(low, rates.tiers[k, FLOOR] / quantity), high
+    if k + 1 < rates.tiers.shape[0]:
+        top = min(high, rates.tiers[k, CAP] / quantity)
+    return bottom, top
+
+
+@part
+def liquidated_between(rates: Rates, position: Position, low: float, high: float, funding: float) -> bool:
+    """Is the position liquidated at a price of the mark's range?
+
+    A loss is worst at the adverse end. With risk-limit steps a long's need also falls on the way there, from band to band: each is
+    tested at the lowest price inside it.
     """
+    if position.side < 0.0:
+        return liquidated(rates, position, high, funding)
+    if not banded(rates, position):
+        return liquidated(rates, position, low, funding)
+    for k in range(rates.tiers.shape[0]):
+        bottom, top = stretch(rates, k, position.quantity, low, high)
+        if bottom <= top and crosses(rates, k, position, bottom, funding):
+            return True
+    return False
+
+
+@part
+def liquidation_price(
+    rates: Rates, position: Position, funding: float, lines: int, low: float, high: float
+) -> float:
+    """The first mark price at which a position is liquidated: highest over lines for a long, lowest for a
+    short. With risk-limit steps the range decides which bands a long is in.
+    """
+    if banded(rates, position):
+        return banded_price(rates, position, funding, low, high)
     nearest = -np.inf
     for k in range(lines):
         rate, level = line(rates, k, position)
         nearest = max(nearest, position.side * ((level + funding) / (1.0 - position.side * rate)))
     return on_tick(rates.terms, position.side, position.side * nearest)
+
+
+@part
+def banded_price(rates: Rates, position: Position, funding: float, low: float, high: float) -> float:
+    """`liquidation_price` with risk-limit steps; of a long that no price in [low, high] liquidates, the root in the first band."""
+    side, bands = position.side, rates.tiers.shape[0]
+    nearest = -np.inf
+    for k in range(bands):
+        rate, level = line(rates, k, position)
+        root = (level + funding) / (1.0 - side * rate)
+        bottom, top = stretch(rates, k, position.quantity, 0.0, np.inf)
+        if side < 0.0:
+            if max(root, bottom) <= top:
+                nearest = max(nearest, -max(root, bottom))
+            continue
+        bottom, top = max(low, bottom), min(high, top)
+        if bottom <= top and crosses(rates, k, position, bottom, funding):
+            nearest = max(nearest, min(root, top))
+    if nearest == -np.inf:
+        rate, level = line(rates, 0, position)
+        return (level + funding) / (1.0 - side * rate)
+    return side * nearest
+
+
+@part
+def liquidation_price_at_entry(rates: Rates, position: Position) -> float:
+    """The liquidation price when a position is opened, over all tiers; of risk-limit steps, below the entry price for a long."""
+    lines = 1 if rates.entry_maintenance else rates.tiers.shape[0]
+    return liquidation_price(rates, position, position.funding, lines, 0.0, position.entry)
 
 
 @part
@@ -148,10 +250,12 @@ def equity(position: Position, price: float, funding: float) -> float:
 def requirement(rates: Rates, position: Position, price: float) -> float:
     """Maintenance plus close-out cost at a mark price."""
     notional = position.quantity * price
+    if banded(rates, position):
+        return notional * band_rate(rates, notional) + position.extra * notional
     needed = position.kept
     for k in range(position.tiers):
         needed = max(needed, notional * rates.tiers[k, RATE] - rates.tiers[k, DEDUCTION])
-    return needed + rates.close_out_rate * notional
+    return needed + position.extra * notional
 
 
 @part

@@ -24,6 +24,7 @@ from .tables import (
     MARK_OPEN,
     MAX_LEVERAGE,
     NONE,
+    RATE,
     STOP_BEYOND_ENTRY,
     Market,
     Plan,
@@ -80,6 +81,18 @@ def collateral_for(rates: Rates, plan: Plan, wallet: float, entry: float, stop: 
 
 
 @part
+def limits(rates: Rates, leverage: float, notional: float, quantity: float) -> int:
+    """Whether the tier of a notional allows this leverage; a rate that grows with size adds to the initial margin too."""
+    k = tier_of(rates, notional)
+    allowed, grown = rates.tiers[k, MAX_LEVERAGE], rates.per_unit * quantity
+    if grown > 0.0:
+        if (rates.tiers[k, RATE] + rates.close_out_rate) + grown >= 1.0:
+            return ABOVE_LAST_TIER  # no equity is enough
+        allowed = 1.0 / (1.0 / allowed + grown)
+    return ABOVE_MAXIMUM_LEVERAGE if leverage > allowed else ACCEPTED
+
+
+@part
 def open_position(
     market: Market, rates: Rates, plan: Plan, signals: Signals, side: float, bar: int, wallet: float
 ) -> Opening:
@@ -113,8 +126,8 @@ def open_position(
         rejection = BELOW_ONE_LOT
     margin = (buffered * notional) / leverage
     fee = rates.taker_fee * notional
-    if rejection == ACCEPTED and leverage > rates.tiers[tier_of(rates, notional), MAX_LEVERAGE]:
-        rejection = ABOVE_MAXIMUM_LEVERAGE
+    if rejection == ACCEPTED:
+        rejection = limits(rates, leverage, notional, quantity)
     beyond_stop = plan["stop_kind"] != NONE and side * stop >= side * entry
     beyond_target = plan["target_kind"] != NONE and side * target <= side * entry
     if rejection == ACCEPTED and (beyond_stop or beyond_target):

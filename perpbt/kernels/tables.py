@@ -120,7 +120,11 @@ class Rates(NamedTuple):
     optimistic: bool  # favourable before adverse inside a bar
     target_at_open: bool  # a take-profit that the open jumps over fills at the open
     clip: bool  # an order above the last tier is cut to it instead of refused
+    whole: bool  # risk-limit steps: a band's rate holds for the whole position, and deductions are 0
+    per_unit: float  # rate added, for maintenance and for opening, for each base unit held
     tiers: Floats  # (tiers, 5): floor, cap, maintenance rate, maximum leverage, deduction
+    ladders: Floats  # (epochs, tiers, 5): `tiers` of each epoch, shorter ones filled up with their last row
+    since: Integers  # (epochs): the first bar of each; 0 for the first
     terms: Terms
 
 

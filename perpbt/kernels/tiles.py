@@ -18,11 +18,12 @@ from .accounts import (
     write_opening,
 )
 from .compile import bare, kernel, part
+from .epochs import epoch_at, rates_in, walk_epochs
 from .leaping import BLOCK, BLOCKS
 from .margin import Position
 from .opening import open_position
 from .tables import ACCEPTED, Integers, Lane, Market, Plan, Rates, Signals, Table
-from .walking import PAUSED, Term, walk
+from .walking import PAUSED, Term
 from .watching import Path, start, watch_for
 
 TILE = 4096  # bars: the five series a bar is screened by take 160 KiB
@@ -45,6 +46,7 @@ def keep(kept: Plan, position: Position, path: Path, term: Term, bar: int) -> No
     """Put a position down."""
     kept["side"], kept["quantity"], kept["entry"] = position.side, position.quantity, position.entry
     kept["margin"], kept["funding"], kept["kept"] = position.margin, position.funding, position.kept
+    kept["extra"] = position.extra
     kept["lines"], kept["tiers"] = position.lines, position.tiers
     kept["guard_factor"], kept["guard_level"] = position.guard_factor, position.guard_level
     kept["stop"], kept["target"], kept["trail"] = position.stop, position.target, position.trail
@@ -61,7 +63,7 @@ def position_of(kept: Plan) -> Position:
     """Pick a position up again."""
     return Position(
         kept["side"], kept["quantity"], kept["entry"], kept["margin"], kept["funding"], kept["lines"],
-        kept["tiers"], kept["kept"], kept["guard_factor"], kept["guard_level"],
+        kept["tiers"], kept["kept"], kept["extra"], kept["guard_factor"], kept["guard_level"],
         kept["stop"], kept["target"], kept["trail"],
     )  # fmt: skip
 
@@ -89,12 +91,13 @@ def begin(
 ) -> None:
     """Open the position of a lane, if it can be."""
     side, bar = float(lane["fixed_side"]), lane["bar"]
-    opening = open_position(market, rates, plan, signals, side, bar, plan["capital"])
-    write_opening(rates, rows[at], number, bar, side, opening)
+    now = rates_in(rates, epoch_at(rates, bar))
+    opening = open_position(market, now, plan, signals, side, bar, plan["capital"])
+    write_opening(now, rows[at], number, bar, side, opening)
     kept["state"] = OVER
     if opening.rejection == ACCEPTED:
         path = start(
-            market, rates, opening.position, bar, opening.collateral, plan["capital"] - opening.collateral
+            market, now, opening.position, bar, opening.collateral, plan["capital"] - opening.collateral
         )
         term = term_of(market, plan, signals, side, bar, lane["exit_due"])
         keep(kept, opening.position, path, term, bar)
@@ -116,7 +119,7 @@ def carry(
     position = position_of(kept)
     watch = watch_for(position.side, plan["stop_on_mark"], plan["target_on_mark"], plan["trail_on_mark"])
     term = Term(kept["entry_bar"], kept["time_bar"], kept["signal_bar"])
-    end = walk(
+    end = walk_epochs(
         market,
         rates,
         watch,

@@ -18,6 +18,7 @@ from .margin import (
     Position,
     equity,
     liquidated,
+    liquidated_between,
     liquidation_price,
     make_position,
     margin_ratio,
@@ -32,6 +33,8 @@ from .tables import (
     LIQUIDATION,
     LOW,
     MARK_CLOSE,
+    MARK_HIGH,
+    MARK_LOW,
     MARK_OPEN,
     NO_CALL,
     OPEN,
@@ -135,9 +138,12 @@ def in_range(
     """
     side = position.side
     reason, nearest = -1, -np.inf
-    if liquidated(rates, position, market.series[watch.adverse, i], market.series[FUNDING, i]):
+    funding = market.series[FUNDING, i]
+    if liquidated_between(rates, position, market.series[MARK_LOW, i], market.series[MARK_HIGH, i], funding):
         reason = LIQUIDATION
-        nearest = side * liquidation_price(rates, position, market.series[FUNDING, i], position.lines)
+        nearest = side * liquidation_price(
+            rates, position, funding, position.lines, market.series[MARK_LOW, i], market.series[MARK_HIGH, i]
+        )
     if side * market.series[watch.stop, i] <= position.stop and position.stop > nearest:
         reason, nearest = STOP_LOSS, position.stop
     if position.trail != 0.0:
@@ -250,7 +256,7 @@ def walk(
     while True:
         i, path = to_next_stop(market, rates, watch, care, position, path, i, min(due, bars, pause), trace)
         carried = position
-        if i >= pause and path.order == NO_CALL and i < min(due, bars):
+        if i >= pause and i < bars:
             return Exit(i, OPEN, PAUSED, 0.0, position, path)
         if i == bars:
             return Exit(bars - 1, CLOSE, END, market.series[MARK_CLOSE, bars - 1], position, path)

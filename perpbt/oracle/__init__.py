@@ -11,8 +11,10 @@ What comes in:
   venue  {"taker_fee", "maker_fee", "slippage", "liquidation_fee", "close_out_rate", "half_spread",
          "impact", "max_slippage", "maintenance_on" ("mark" | "entry"), "surplus_to_fund", "fund_seed",
          "fund_fee_share", "fund_scope" ("symbol" | "pooled"), "tiers": a list of {"floor", "cap", "rate",
-         "max_leverage", "deduction"}}, and where they hold "inverse" (True: see `inverse.py`) and the steps "lot" (of
-         quantity times multiplier) and "tick" (of the price), each a pair of whole numbers, units / per.
+         "max_leverage", "deduction"}}, and where they hold "inverse" (True: see `inverse.py`), the steps "lot" (of
+         quantity times multiplier) and "tick" (of the price), each a pair of whole numbers, units / per; "rule"
+         ("brackets", "whole": the band's rate for the whole position), "per_unit" (rate added for each base unit
+         held), "epochs": pairs of a first bar and the tiers that hold from it on.
   rules  {"intrabar": "pessimistic" | "optimistic", "take_profit_fill": "limit" | "open",
          "oversize": "reject" | "clip"}; the first of each is the default.
   order  {"side" (+1 | -1), "collateral", "leverage"} and optional margin_buffer, stop and take_profit

@@ -47,9 +47,30 @@ def cumulative_funding(
 
 
 # ----------------------------------------------------------------------------------------------- margin (§4)
+def in_force(venue: Record, i: int) -> Record:
+    """The venue as it is in bar i: with the tiers of the last of its `epochs`, (first bar, tiers), begun by then."""
+    begun = [tiers for first, tiers in venue.get("epochs") or () if first <= i]
+    return {**venue, "tiers": begun[-1]} if begun else venue
+
+
+def band(notional: float, venue: Record) -> Record:
+    """The tier that holds a notional; the last one above its cap."""
+    tiers: list[Record] = venue["tiers"]
+    return next((tier for tier in tiers if notional <= tier["cap"]), tiers[-1])
+
+
 def maintenance(notional: float, venue: Record) -> float:
-    """MM(N) = max_k (N mmr_k - cum_k)."""
+    """MM(N) = max_k (N mmr_k - cum_k); of risk-limit steps ("whole") N mmr_k with k the band that holds N."""
+    if venue.get("rule") == "whole":
+        rate: float = band(notional, venue)["rate"]
+        return notional * rate
     return max(notional * tier["rate"] - tier["deduction"] for tier in venue["tiers"])
+
+
+def grown(quantity: float, venue: Record) -> float:
+    """What a rate linear in size adds for `quantity` base units."""
+    added: float = venue.get("per_unit", 0.0) * quantity
+    return added
 
 
 def equity(p: Record, price: float, cf: float) -> float:
@@ -58,10 +79,20 @@ def equity(p: Record, price: float, cf: float) -> float:
     return (p["margin"] + q * (price - p["entry"])) - q * (cf - p["cf_entry"])
 
 
+def terms(p: Record, venue: Record) -> tuple[float, float | None]:
+    """What is asked for on top of the tiers, on mark notional; and the maintenance fixed at entry, if it is (D3)."""
+    extra, added = venue["close_out_rate"], grown(p["quantity"], venue)
+    if venue["maintenance_on"] == "entry":
+        at_entry = p["quantity"] * p["entry"]
+        return extra, maintenance(at_entry, venue) + added * at_entry
+    return extra + added, None
+
+
 def required(p: Record, price: float, venue: Record) -> float:
     """What E must stay above: maintenance on mark (or entry) notional, plus the close-out rate (D9)."""
-    reference = p["entry"] if venue["maintenance_on"] == "entry" else price
-    return maintenance(p["quantity"] * reference, venue) + venue["close_out_rate"] * (p["quantity"] * price)
+    extra, kept = terms(p, venue)
+    notional = p["quantity"] * price
+    return (maintenance(notional, venue) if kept is None else kept) + extra * notional
 
 
 def margin_ratio(p: Record, price: float, cf: float, venue: Record) -> float:
@@ -72,33 +103,93 @@ def margin_ratio(p: Record, price: float, cf: float, venue: Record) -> float:
 
 def liquidation_lines(p: Record, venue: Record) -> list[tuple[float, float]]:
     """§4: the constants (r_k, K_k) of the position; one line if maintenance is on the entry notional (D3)."""
-    extra = venue["close_out_rate"]
-    if venue["maintenance_on"] == "entry":
-        tiers = [(extra, -maintenance(p["quantity"] * p["entry"], venue))]
+    extra, kept = terms(p, venue)
+    if kept is not None:
+        tiers = [(extra, -kept)]
     else:
-        tiers = [(tier["rate"] + extra, tier["deduction"]) for tier in venue["tiers"]]
+        whole = venue.get("rule") == "whole"
+        tiers = [(tier["rate"] + extra, 0.0 if whole else tier["deduction"]) for tier in venue["tiers"]]
     start = p["entry"] - p["cf_entry"]
     if p["side"] > 0:
         return [(r, start - (p["margin"] + cum) / p["quantity"]) for r, cum in tiers]
     return [(r, start + (p["margin"] + cum) / p["quantity"]) for r, cum in tiers]
 
 
+def stretches(p: Record, low: float, high: float, venue: Record) -> list[tuple[float, float, float, float]]:
+    """Of risk-limit steps, band by band: (r, K, lowest, highest price in [low, high] at which the band holds)."""
+    found = []
+    for (r, k), tier in zip(liquidation_lines(p, venue), venue["tiers"], strict=True):
+        last = tier is venue["tiers"][-1]
+        bottom = max(low, tier["floor"] / p["quantity"])
+        top = high if last else min(high, tier["cap"] / p["quantity"])
+        if bottom <= top:
+            found.append((r, k, bottom, top))
+    return found
+
+
+def banded(venue: Record) -> bool:
+    """Is each band's rate for the whole position, and does the mark move it from band to band?"""
+    return venue.get("rule") == "whole" and venue["maintenance_on"] == "mark"
+
+
 def is_liquidated(p: Record, price: float, cf: float, venue: Record) -> bool:
     """§4: A_i <= K for some tier (long), A_i >= K (short), rounded in this very order; with ticks, by the price on one."""
-    if venue.get("tick"):
+    lines = liquidation_lines(p, venue)
+    if banded(venue):  # at one price one band holds
+        lines = [lines[venue["tiers"].index(band(p["quantity"] * price, venue))]]
+    elif venue.get("tick"):
         return against(p, price, liquidation_price(p, cf, venue))
     if p["side"] > 0:
-        return any((price * (1 - r)) - cf <= k for r, k in liquidation_lines(p, venue))
-    return any((price * (1 + r)) - cf >= k for r, k in liquidation_lines(p, venue))
+        return any((price * (1 - r)) - cf <= k for r, k in lines)
+    return any((price * (1 + r)) - cf >= k for r, k in lines)
 
 
-def liquidation_price(p: Record, cf: float, venue: Record) -> float:
-    """§4: (K + CF_i) / (1 -+ r_k), the highest over the tiers for a long, the lowest for a short."""
+def is_liquidated_between(p: Record, low: float, high: float, cf: float, venue: Record) -> bool:
+    """Is there a price of the mark's range at which it is liquidated?
+
+    A loss is worst at the adverse end. With risk-limit steps a long's need also falls there, from band to band: each is tested at
+    the lowest price of the range inside it.
+    """
+    if p["side"] < 0:
+        return is_liquidated(p, high, cf, venue)
+    if banded(venue):
+        return any((bottom * (1 - r)) - cf <= k for r, k, bottom, _ in stretches(p, low, high, venue))
+    return is_liquidated(p, low, cf, venue)
+
+
+def liquidation_price(
+    p: Record, cf: float, venue: Record, low: float = 0.0, high: float | None = None
+) -> float:
+    """§4: (K + CF_i) / (1 -+ r_k), the highest over the tiers for a long, the lowest for a short.
+
+    With risk-limit steps the highest price in [low, high] at which a long is liquidated, the lowest at which a short is; high is the
+    entry price where it is not given.
+    """
+    if banded(venue):
+        return banded_price(p, cf, venue, low, p["entry"] if high is None else high)
     if p["side"] > 0:
         found = max((k + cf) / (1 - r) for r, k in liquidation_lines(p, venue))
     else:
         found = min((k + cf) / (1 + r) for r, k in liquidation_lines(p, venue))
     return on_tick(found, p["side"], venue)
+
+
+def banded_price(p: Record, cf: float, venue: Record, low: float, high: float) -> float:
+    """`liquidation_price` of risk-limit steps; of a long that no price of the range liquidates, the root in the first band."""
+    if p["side"] > 0:
+        prices = [
+            min((k + cf) / (1 - r), top)
+            for r, k, bottom, top in stretches(p, low, high, venue)
+            if (bottom * (1 - r)) - cf <= k
+        ]
+        r, k = liquidation_lines(p, venue)[0]
+        return max(prices) if prices else (k + cf) / (1 - r)
+    found = math.inf
+    for (r, k), tier in zip(liquidation_lines(p, venue), venue["tiers"], strict=True):
+        price = max((k + cf) / (1 + r), tier["floor"] / p["quantity"])
+        if tier is venue["tiers"][-1] or price <= tier["cap"] / p["quantity"]:
+            found = min(found, price)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- opening (§3)
@@ -140,7 +231,11 @@ def open_position(
     if oversized:
         collateral = margin + fee  # the rest was never needed
     tier = next(tier for tier in venue["tiers"] if tier["floor"] < notional <= tier["cap"])
-    if leverage > tier["max_leverage"]:
+    added = grown(quantity, venue)
+    if added > 0 and (tier["rate"] + venue["close_out_rate"]) + added >= 1:
+        return None, "notional_above_last_tier"  # no equity is enough
+    allowed = 1 / (1 / tier["max_leverage"] + added) if added > 0 else tier["max_leverage"]
+    if leverage > allowed:
         return None, "leverage_above_tier_maximum"
     stop = placed(level(order.get("stop"), -s, entry, leverage, entry_bar), s, venue)
     target = placed(level(order.get("take_profit"), +s, entry, leverage, entry_bar), s, venue)
@@ -216,8 +311,9 @@ def adverse_exit(p: Record, bar: Record, cf: float, venue: Record) -> Leaving | 
     s = p["side"]
     worst = "low" if s > 0 else "high"
     crossed = []
-    if is_liquidated(p, bar["mark_" + worst], cf, venue):
-        crossed.append((liquidation_price(p, cf, venue), "liquidation"))
+    if is_liquidated_between(p, bar["mark_low"], bar["mark_high"], cf, venue):
+        threshold = liquidation_price(p, cf, venue, bar["mark_low"], bar["mark_high"])
+        crossed.append((threshold, "liquidation"))
     if p["stop"] is not None and against(p, on(bar, p["stop_trigger"], worst), p["stop"]):
         crossed.append((p["stop"], "stop_loss"))
     if p["trailing"] is not None and against(p, on(bar, p["trailing_trigger"], worst), trailing_stop(p)):
@@ -344,6 +440,7 @@ def run_position(
     """
     if entry_bar is None:
         return rejected(order, "no_bar", None)
+    rule_book, venue = venue, in_force(venue, entry_bar)
     p, why = open_position(bars[entry_bar], cf[entry_bar], order, venue, rules, entry_bar)
     if p is None:
         return rejected(order, why, entry_bar)
@@ -356,7 +453,7 @@ def run_position(
     adverse_extreme = "mark_low" if p["side"] > 0 else "mark_high"
     pending, left, phase, ratio_at_open, i = None, None, "C", 0.0, entry_bar
     for i in range(entry_bar, len(bars)):
-        bar = bars[i]
+        bar, venue = bars[i], in_force(rule_book, i)
         # A: cf[i] already holds the funding charged at this open.
         stretch(p, on(bar, p["trailing_trigger"], "open"))
         if i > entry_bar:  # B: only for a position carried in
@@ -378,7 +475,7 @@ def run_position(
         pending = margin_order(p, order.get("margin_call"), bar, cf[i], venue)
     return closed(p, at_entry, bars, cf, venue, (entry_bar, i), left, phase, crowd_notional) | {
         "worst_margin_ratio": worst_at_exit(worst_ratio, ratio_at_open, left, phase),
-        "refill": lambda crowd: run_position(bars, cf, order, venue, rules, entry_bar, crowd),
+        "refill": lambda crowd: run_position(bars, cf, order, rule_book, rules, entry_bar, crowd),
     }
 
 

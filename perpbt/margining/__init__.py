@@ -1,0 +1,11 @@
+"""Margin rates in time: tiers that follow one another by date, and rates that follow the market.
+
+In: a venue, a symbol, its bars. Out: epochs, each a first bar and the tiers that hold from it on, as kernels
+read them. Everything is computed from bars before the epoch.
+"""
+
+from __future__ import annotations
+
+from perpbt.margining.epochs import Epochs, dated_epochs, one_epoch
+
+__all__ = ["Epochs", "dated_epochs", "one_epoch"]
