@@ -190,10 +190,13 @@ def _rules(said: Said, contract: Contract) -> tuple[Venue | None, Maintenance, t
             tiers = venue.brackets(symbol)
             listed = symbol != "default" and venue.has_symbol(symbol)
             named = symbol if listed else "every symbol not listed"
-            rule = f"By the tier that holds the notional, of the venue's for {named}."
+            maintenance = venue.maintenance(symbol)
+            rule = f"By the tier that holds the notional, of the venue's for {named}" + (
+                ", on the whole." if maintenance.stepped else "."
+            )
         else:
             tiers, rule = _ladder(said["tiers"]), "By the tier that holds the notional, of those given."
-        maintenance = Maintenance.brackets((t.floor, t.cap, t.rate, t.deduction) for t in tiers)
+            maintenance = Maintenance.brackets((t.floor, t.cap, t.rate, t.deduction) for t in tiers)
     on, extra = maintenance.on, maintenance.close_out_rate
     if venue is not None and not isinstance(said.get("maintenance"), Maintenance):
         on, extra = venue.maintenance_on, venue.close_out_rate

@@ -143,6 +143,7 @@ def rates_for(
             "allowed in this mode: plain linear contracts without rounding"
         )
     terms = venue.terms("maintenance", symbol) or MaintenanceTerms()
+    check_rule(terms, symbol, contract or PLAIN, rules)
     ladders, since = epochs or one_epoch(venue, symbol)
     return Rates(
         taker_fee=float(venue.taker_fee),
@@ -165,6 +166,19 @@ def rates_for(
         since=since,
         terms=terms_of(contract or PLAIN, rules),
     )
+
+
+def check_rule(terms: MaintenanceTerms, symbol: str, contract: Contract, rules: Rules) -> None:
+    """Refuse what engines do not combine."""
+    if terms.per_unit > 0.0 and contract.kind != "linear":
+        raise InputError(
+            f"{symbol}: maintenance.per_unit = {terms.per_unit:g} on a contract of kind {contract.kind!r}; allowed: 'linear', "
+            "whose size does not move with the price"
+        )
+    if terms.rule == "whole" and rules.rounding in ("tick", "both"):
+        raise InputError(
+            f"{symbol}: rules.rounding = {rules.rounding!r} with maintenance.rule = 'whole'; allowed: 'none' or 'lot'"
+        )
 
 
 def average_true_range(frame: pl.DataFrame, window: int) -> Floats:

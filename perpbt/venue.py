@@ -7,21 +7,21 @@ venue is adding a TOML file; how it is read is `perpbt.venue_file`, what tables 
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import textwrap
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime
-from itertools import pairwise
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
-from perpbt import venue_tables
-from perpbt.brackets import Tier, ladder, maintenance, table
+from perpbt import contracts, venue_tables
+from perpbt.brackets import Dated, Tier, dated_ladders, ladder, maintenance
 from perpbt.checks import BelowOne, Fee, InsideOne, NotNegative, Share, unknown
 from perpbt.errors import InputError
 from perpbt.venue_file import read_toml, venue_fields
+from perpbt.venue_text import described, shown
 
 __all__ = ["Dated", "Source", "Tier", "Venue", "list_venues", "load_venue"]
 
@@ -39,43 +39,6 @@ class Source(BaseModel):
     source: Text
     as_of: date | None = None
     note: str = ""
-
-
-class Dated(NamedTuple):
-    """Brackets and the moment (UTC) from which they hold; None: from ever."""
-
-    since: datetime | None
-    tiers: tuple[Tier, ...]
-
-
-def moment(value: object) -> datetime:
-    """A date or datetime, or the ISO text of one, as a moment in UTC. Raises ValueError for anything else."""
-    try:
-        found = datetime.fromisoformat(value) if isinstance(value, str) else value
-    except ValueError:
-        found = None
-    if isinstance(found, datetime):
-        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
-    if isinstance(found, date):
-        return datetime(found.year, found.month, found.day, tzinfo=UTC)
-    raise ValueError(f"from = {value!r}: must be a date")
-
-
-def dated_ladders(sets: Iterable[tuple[object, object]]) -> tuple[Dated, ...]:
-    """Brackets each with the moment they begin to hold, checked and in order. Raises ValueError, a line a fault."""
-    found: list[Dated] = []
-    lines: list[str] = []
-    for index, (since, rows) in enumerate(sets):
-        try:
-            found.append(Dated(moment(since), ladder(rows)))
-        except ValueError as error:
-            lines += [f"[{index}].{line}" for line in str(error).splitlines()]
-    found.sort(key=lambda one: str(one.since))
-    twice = [one.since for one, other in pairwise(found) if one.since == other.since]
-    lines += [f"from = {since}: stands twice" for since in twice]
-    if lines or not found:
-        raise ValueError("\n".join(lines or ["brackets: missing"]))
-    return tuple(found)
 
 
 class InvalidVenue(InputError):
@@ -250,13 +213,37 @@ class Venue(BaseModel):
             raise InputError(unknown(f"venue {self.name!r}: tiers.{symbol}", symbol, self.tiers, "symbol"))
         return tiers
 
-    def maintenance_margin(self, notional: float, symbol: str = "default") -> float:
-        """MM(N) = max_k (N * rate_k - deduction_k), in quote currency, for N >= 0 (above the last cap too).
+    def maintenance(self, symbol: str = "default") -> contracts.Maintenance:
+        """The maintenance rule of a symbol, its latest tiers in it, as `perpbt.contracts` reads one."""
+        rule = self.terms("maintenance", symbol)
+        tiers = self.brackets(symbol)
+        bands = contracts.Maintenance.brackets((t.floor, t.cap, t.rate, t.deduction) for t in tiers)
+        on, extra = self.maintenance_on, self.close_out_rate
+        if rule is None or rule.rule == "brackets":
+            return dataclasses.replace(bands, on=on, close_out_rate=extra)
+        steps = tuple(contracts.Band(t.floor, t.cap, t.rate) for t in tiers)
+        return contracts.Maintenance(steps, rule.rule == "whole", rule.per_unit, on, extra)
 
-        The published per-tier form of Binance USD-M and Bybit. `close_out_rate` is not in it. Raises
-        InputError for a notional that is negative or not finite, or a symbol without brackets.
+    def maintenance_margin(
+        self, notional: float, symbol: str = "default", quantity: float | None = None
+    ) -> float:
+        """The maintenance margin of a notional N, in quote currency, for N >= 0 (above the last cap too).
+
+        MM(N) = max_k (N * rate_k - deduction_k), the published per-tier form of Binance USD-M and Bybit; with
+        risk-limit steps N times the rate of its band; with a rate that grows with size N * (rate + per_unit *
+        `quantity`), the quantity in base units. `close_out_rate` is not in it. Raises InputError for a notional
+        that is negative or not finite, a missing quantity, or a symbol without brackets.
         """
-        return maintenance(self.brackets(symbol), self._money("notional", notional))
+        rule, size = self.terms("maintenance", symbol), self._money("notional", notional)
+        tiers = self.brackets(symbol)
+        if rule is None or rule.rule == "brackets":
+            return maintenance(tiers, size)
+        if rule.rule == "whole":
+            return size * next((tier.rate for tier in tiers if size <= tier.cap), tiers[-1].rate)
+        if quantity is None:
+            raise InputError(f"venue {self.name!r}: quantity: missing; the rate of {symbol} grows with it")
+        rate = tiers[0].rate + float(rule.per_unit) * self._money("quantity", quantity)
+        return size * rate
 
     def initial_margin(self, notional: float, leverage: float) -> float:
         """notional / leverage, in quote currency. Raises InputError unless notional >= 0 and leverage > 0."""
@@ -289,7 +276,9 @@ class Venue(BaseModel):
 
         Solves margin + s*Q*(P - entry - funding) = MM + close_out_rate * Q*P, with MM at Q*P, or at Q*entry
         where `maintenance_on` is "entry"; over all tiers, so no iteration: the highest root of a long, the
-        lowest of a short. The position is liquidated at this price and beyond.
+        lowest of a short. The position is liquidated at this price and beyond. Rules other than brackets are
+        solved by `perpbt.contracts`, whose answers they are: the first such price from the entry price on; 0.0
+        where there is none.
 
         `side` is "long" or "short"; `entry_price` and `quantity` (base units) > 0; `margin` >= 0 in quote
         currency; `funding` is the cumulative funding a long has paid per unit of quantity since entry. The
@@ -299,6 +288,11 @@ class Venue(BaseModel):
         of range.
         """
         long, entry, size, margin = self._position(side, entry_price, quantity, margin, funding)
+        rule = self.terms("maintenance", symbol)
+        if rule is not None and rule.rule != "brackets":
+            paid = size * funding if long else -(size * funding)
+            held = contracts.Position(side, entry, size, margin, funding_paid=paid)
+            return contracts.liquidation_price(held, self.maintenance(symbol)).price or 0.0
         prices = []
         for rate, deduction in self._lines(symbol, size * entry):
             share = (margin + deduction) / size
@@ -319,38 +313,14 @@ class Venue(BaseModel):
 
     def describe(self) -> str:
         """Readable text: every parameter with its source and date, then the tables, then the tiers."""
-        lines = [f"{self.name}: {self.title}" if self.title else self.name, ""]
-        for key in _VALUES:
-            lines += [f"  {key:<16} {_told(getattr(self, key)):<12}", *self._cited(key)]
-        for name, values in self.tables.items():
-            general, symbols = venue_tables.split(values)
-            lines += self._table_lines(f"  {name}", name, general)
-            for symbol, own in symbols.items():
-                lines += self._table_lines(f"  {name} of {symbol}", f"{name}.{symbol}", own)
-        for symbol, tiers in self.tiers.items():
-            for since, one in self.dated.get(symbol) or (Dated(None, tiers),):
-                at = f"@{shown(since)}" if since else ""
-                head = f"  tiers of {symbol}" + (f" from {shown(since)}" if since else "")
-                lines += ["", head, *self._cited(f"tiers.{symbol}{at}")]
-                lines += [f"    {row}" for row in table(one)]
-        return "\n".join(line.rstrip() for line in lines)
-
-    def _table_lines(self, head: str, place: str, values: Mapping[str, Any]) -> list[str]:
-        """The values of one table, or of a symbol in it, with their sources."""
-        if not values:
-            return []
-        lines = ["", head, *self._cited(place)]
-        for key, value in values.items():
-            lines += [f"    {key:<22} {_told(value)}", *self._cited(f"{place}.{key}")]
-        return lines
-
-    def _cited(self, key: str) -> list[str]:
-        """The source of one value, wrapped and indented."""
-        entry = self.provenance.get(key)
-        if entry is None:
-            return []
-        text = f"{entry.source} ({entry.as_of or 'undated'})" + (f"; {entry.note}" if entry.note else "")
-        return textwrap.wrap(text, 100, initial_indent="      ", subsequent_indent="      ")
+        ladders = [
+            (symbol, one)
+            for symbol, tiers in self.tiers.items()
+            for one in self.dated.get(symbol) or (Dated(None, tiers),)
+        ]
+        values = {key: getattr(self, key) for key in _VALUES}
+        head = f"{self.name}: {self.title}" if self.title else self.name
+        return described(head, values, self.tables, ladders, self.provenance)
 
     def _lines(self, symbol: str, entry_notional: float) -> list[tuple[float, float]]:
         """The straight lines (slope, deduction) whose upper envelope is what the position must keep."""
@@ -382,48 +352,53 @@ _APART = ("name", "title", "tiers", "dated", "tables", "provenance")
 _VALUES = [name for name in Venue.model_fields if name not in _APART]
 
 
-def shown(since: datetime | None) -> str:
-    """A moment as a file would say it: the day alone at midnight."""
-    if since is None:
-        return ""
-    return since.strftime("%Y-%m-%d") if since.timestamp() % 86_400 == 0 else since.isoformat()
-
-
-def _told(value: object) -> str:
-    """A value as text."""
-    if isinstance(value, list | tuple):
-        return ", ".join(_told(one) for one in value)
-    return f"{value:,.10g}" if isinstance(value, float | int) and not isinstance(value, bool) else str(value)
-
-
 def list_venues() -> tuple[str, ...]:
     """Names `load_venue` knows: the files of `./venues/` and those shipped, sorted."""
     return tuple(sorted(_catalogue()))
 
 
-def load_venue(source: str | Path | Venue, tiers_as: Mapping[str, str] | None = None) -> Venue:
+def load_venue(
+    source: str | Path | Venue, tiers_as: Mapping[str, str] | None = None, tiers: str | Path | None = None
+) -> Venue:
     """A venue by name, by the path of a TOML file, or as it is.
 
-    A string with a folder in it or ending in ".toml" is a path, any other a name. `tiers_as` gives a symbol
-    the tiers of another, for example {"TESTUSDT": "BTCUSDT"}. Raises InputError that names the file and
-    lists every fault.
+    A string with a folder in it or ending in ".toml" is a path, any other a name. `tiers` is a Parquet file of
+    tier tables, dated or not (`perpbt.tier_files`): those of the symbols in it take the place of the venue's.
+    `tiers_as` gives a symbol the tiers of another, for example {"TESTUSDT": "BTCUSDT"}. Raises InputError that
+    names the file and lists every fault.
     """
     venue = source if isinstance(source, Venue) else _read(_locate(source))
+    if tiers is not None:
+        venue = _with_tier_file(venue, tiers)
     if not tiers_as:
         return venue
-    tiers, dated, provenance = dict(venue.tiers), dict(venue.dated), dict(venue.provenance)
+    ladders, dated, provenance = dict(venue.tiers), dict(venue.dated), dict(venue.provenance)
     for symbol, target in tiers_as.items():
         if target not in venue.tiers:
             place = f"venue {venue.name!r}: tiers_as.{symbol} = {target!r}"
             raise InputError(unknown(place, target, venue.tiers, "symbol"))
-        tiers[symbol] = venue.tiers[target]
+        ladders[symbol] = venue.tiers[target]
         dated.pop(symbol, None)
         if target in venue.dated:
             dated[symbol] = venue.dated[target]
         for key in [key for key in provenance if key.startswith(f"tiers.{symbol}@")]:
             del provenance[key]
         provenance[f"tiers.{symbol}"] = Source(source=f"the tiers of {target}, by tiers_as")
-    return venue.replace(tiers=tiers, dated=dated, provenance=provenance)
+    return venue.replace(tiers=ladders, dated=dated, provenance=provenance)
+
+
+def _with_tier_file(venue: Venue, path: str | Path) -> Venue:
+    """The venue with the tier tables of a Parquet file."""
+    from perpbt.tier_files import venue_changes
+
+    changes = venue_changes(path)
+    kept = {
+        key: source
+        for key, source in venue.provenance.items()
+        if not (key.startswith("tiers.") and key.removeprefix("tiers.").partition("@")[0] in changes["dated"])
+    }
+    dated = {**venue.dated, **changes["dated"]}
+    return venue.replace(tiers=venue.tiers, dated=dated, provenance={**kept, **changes["provenance"]})
 
 
 def _catalogue() -> dict[str, list[Path]]:

@@ -213,7 +213,7 @@ def test_dataclasses_are_read_by_their_fields() -> None:
         ({"maintenance": 1.0}, "maintenance = 1.0: must be in [0, 1)"),
         ({"maintenance": 0.5, "close_out_rate": 0.5}, "bands[0].rate = 0.5: must be in [0, 0.5)"),
         ({"maintenance": 0.5, "tiers": []}, "maintenance, tiers: give one of them, not both"),
-        ({"tiers": [[0, 10]]}, "tiers: brackets[0] = [0, 10]: must be [floor, cap, rate, max_leverage]"),
+        ({"tiers": [[0, 10, 0.1]]}, "tiers: brackets[0] = [0, 10, 0.1]: must be [floor, cap, rate, max_leverage]"),
         ({"maintenance_on": "last"}, "maintenance_on = 'last': must be one of mark, entry"),
         ({"close_out_rate": -0.1}, "close_out_rate = -0.1: must be a number in [0, inf)"),
         ({"venue": "binance"}, "venue 'binance': unknown venue, did you mean 'binance_um'?"),

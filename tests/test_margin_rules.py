@@ -11,7 +11,6 @@ from test_engines_agree import START, agree, all_agree, population, walk
 
 import perpbt
 import perpbt.prepare
-from perpbt.margining import dated_epochs
 
 BANDS = (
     (0.0, 1e3, 0.004, 125.0),
@@ -63,6 +62,16 @@ def dated(*minutes: float, **fields: Any) -> dict[str, Any]:
     return {"tiers": {}, "dated": {"AAA": sets}, **fields}
 
 
+COINS = tuple((floor / 100, cap / 100, rate, top) for floor, cap, rate, top in BANDS)
+INVERSE: dict[str, dict[str, Any]] = {
+    "inverse steps": {"maintenance": {"rule": "whole"}, "tiers": {"default": COINS}},
+    "inverse, dated": {
+        "tiers": {},
+        "dated": {"AAA": [(moment(-5), COINS), (moment(700), [(0, 1e4, 0.02, 60)]), (moment(1500), COINS)]},
+    },
+}
+
+
 CHANGES: dict[str, dict[str, Any]] = {
     "dated": dated(-5, 300, 1201.5, 2000, 2000.25, 2600),
     "dated, at the blocks": dated(0, 64, 512, 520, 521, 522, 1024),
@@ -84,6 +93,15 @@ def test_engines_agree_on_given_positions(monkeypatch: pytest.MonkeyPatch, rule:
     frame = walk(2500, seed=21, tick=0.5 if near else 0.0, step=0.003)
     fields = {**RULES, **CHANGES}[rule]
     rows = agree(perpbt.load_bars(frame), population(frame, 1000, seed=9), venue=venue(fields))
+    assert set(rows["exit_reason"]) >= {"liquidation", "stop_loss", "take_profit", "end"}
+
+
+@pytest.mark.parametrize("rule", INVERSE)
+def test_engines_agree_on_coin_margined_positions(rule: str) -> None:
+    frame = walk(2500, seed=21, step=0.003)
+    table = population(frame, 800, seed=9).with_columns(pl.col("collateral") / 100)
+    inverse = venue({**INVERSE[rule], "contract": {"kind": "inverse"}})
+    rows = agree(perpbt.load_bars(frame), table, venue=inverse)
     assert set(rows["exit_reason"]) >= {"liquidation", "stop_loss", "take_profit", "end"}
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 
-from .position import NOTHING, maintenance, rejected, see_value, total, worst_at_exit
+from .margin import band, banded, in_force, maintenance
+from .position import NOTHING, rejected, see_value, total, worst_at_exit
 from .shapes import Bars, Leaving, Record, Values
 from .steps import on_tick, whole_lots
 
@@ -58,8 +59,8 @@ def margin_ratio(p: Record, at: Reading, cf: float, venue: Record) -> float:
 
 def lines(p: Record, venue: Record) -> list[tuple[float, float]]:
     """(r, K) of each tier: a long is liquidated when (1/P)(1 + r) + CF >= K, a short when (1/P)(1 - r) + CF <= K."""
-    extra = venue["close_out_rate"]
-    tiers = [(tier["rate"] + extra, tier["deduction"]) for tier in venue["tiers"]]
+    extra, whole = venue["close_out_rate"], venue.get("rule") == "whole"
+    tiers = [(tier["rate"] + extra, 0.0 if whole else tier["deduction"]) for tier in venue["tiers"]]
     if venue["maintenance_on"] == "entry":
         tiers = [(extra, -maintenance(p["quantity"] * p["entry"], venue))]
     start = p["entry"] + p["cf_entry"]
@@ -68,20 +69,69 @@ def lines(p: Record, venue: Record) -> list[tuple[float, float]]:
     return [(r, start - (p["margin"] + cum) / p["quantity"]) for r, cum in tiers]
 
 
-def liquidation_reading(p: Record, cf: float, venue: Record) -> Reading:
-    """The first reading at which it is liquidated: the least over tiers for a long, the greatest for a short."""
+def liquidation_reading(
+    p: Record, cf: float, venue: Record, least: Reading = 0.0, greatest: Reading | None = None
+) -> Reading:
+    """The first reading at which it is liquidated: the least over tiers for a long, the greatest for a short.
+
+    With risk-limit steps a short's is the greatest in [least, greatest], by default up to its entry.
+    """
+    if banded(venue):
+        return banded_reading(p, cf, venue, least, p["entry"] if greatest is None else greatest)
     if p["side"] > 0:
         return ticked(min((k - cf) / (1 + r) for r, k in lines(p, venue)), 1, venue)
     return ticked(max((k - cf) / (1 - r) for r, k in lines(p, venue)), -1, venue)
 
 
+def stretches(
+    p: Record, least: Reading, greatest: Reading, venue: Record
+) -> list[tuple[float, float, float, float]]:
+    """Of risk-limit steps, band by band: (r, K, least, greatest reading in the range at which the band holds)."""
+    found = []
+    for (r, k), tier in zip(lines(p, venue), venue["tiers"], strict=True):
+        top = greatest if tier is venue["tiers"][-1] else min(greatest, tier["cap"] / p["quantity"])
+        bottom = max(least, tier["floor"] / p["quantity"])
+        if bottom <= top:
+            found.append((r, k, bottom, top))
+    return found
+
+
+def banded_reading(p: Record, cf: float, venue: Record, least: Reading, greatest: Reading) -> Reading:
+    """`liquidation_reading` of risk-limit steps; of a short that no reading of the range liquidates, that of the first band."""
+    if p["side"] < 0:
+        found = [
+            min((k - cf) / (1 - r), top)
+            for r, k, bottom, top in stretches(p, least, greatest, venue)
+            if (bottom * (1 - r)) + cf <= k
+        ]
+        r, k = lines(p, venue)[0]
+        return max(found) if found else (k - cf) / (1 - r)
+    first = math.inf
+    for r, k, bottom, top in stretches(p, 0.0, math.inf, venue):
+        if max((k - cf) / (1 + r), bottom) <= top:
+            first = min(first, max((k - cf) / (1 + r), bottom))
+    return first
+
+
 def is_liquidated(p: Record, at: Reading, cf: float, venue: Record) -> bool:
-    """By the lines; with ticks by the liquidation price that stands on one."""
-    if venue.get("tick"):
+    """By the lines; with ticks by the liquidation price that stands on one; with risk-limit steps by the line of the band."""
+    known = lines(p, venue)
+    if banded(venue):
+        known = [known[venue["tiers"].index(band(p["quantity"] * at, venue))]]
+    elif venue.get("tick"):
         return against(p, at, liquidation_reading(p, cf, venue))
     if p["side"] > 0:
-        return any((at * (1 + r)) + cf >= k for r, k in lines(p, venue))
-    return any((at * (1 - r)) + cf <= k for r, k in lines(p, venue))
+        return any((at * (1 + r)) + cf >= k for r, k in known)
+    return any((at * (1 - r)) + cf <= k for r, k in known)
+
+
+def is_liquidated_between(p: Record, least: Reading, greatest: Reading, cf: float, venue: Record) -> bool:
+    """At a reading of the mark's range: at the worst, or, with risk-limit steps, at the least of a band for a short."""
+    if p["side"] > 0:
+        return is_liquidated(p, greatest, cf, venue)
+    if banded(venue):
+        return any((bottom * (1 - r)) + cf <= k for r, k, bottom, _ in stretches(p, least, greatest, venue))
+    return is_liquidated(p, least, cf, venue)
 
 
 # ---------------------------------------------------------------------------------------------- opening (§3)
@@ -225,8 +275,9 @@ def adverse_exit(p: Record, bar: Record, cf: float, venue: Record) -> Leaving | 
     s = p["side"]
     worst = "low" if s > 0 else "high"
     crossed = []
-    if is_liquidated(p, reading(bar["mark_" + worst]), cf, venue):
-        crossed.append((liquidation_reading(p, cf, venue), "liquidation"))
+    least, greatest = reading(bar["mark_high"]), reading(bar["mark_low"])
+    if is_liquidated_between(p, least, greatest, cf, venue):
+        crossed.append((liquidation_reading(p, cf, venue, least, greatest), "liquidation"))
     if p["stop"] is not None and against(p, on(bar, p["stop_trigger"], worst), p["stop"]):
         crossed.append((p["stop"], "stop_loss"))
     if p["trailing"] is not None and against(p, on(bar, p["trailing_trigger"], worst), trailing_stop(p)):
@@ -338,6 +389,7 @@ def run_position(
     """As `position.run_position`. `cf` is the sum of rate / mark open; money of order and row is coin."""
     if entry_bar is None:
         return rejected(order, "no_bar", None)
+    rule_book, venue = venue, in_force(venue, entry_bar)
     p, why = open_position(bars[entry_bar], cf[entry_bar], order, venue, rules, entry_bar)
     if p is None:
         return rejected(order, why, entry_bar)
@@ -352,7 +404,7 @@ def run_position(
     adverse_extreme = "mark_low" if p["side"] > 0 else "mark_high"
     pending, left, phase, ratio_at_open, i = None, None, "C", 0.0, entry_bar
     for i in range(entry_bar, len(bars)):
-        bar = bars[i]
+        bar, venue = bars[i], in_force(rule_book, i)
         stretch(p, on(bar, p["trailing_trigger"], "open"))
         if i > entry_bar:
             ratio_at_open = margin_ratio(p, reading(bar["mark_open"]), cf[i], venue)
@@ -372,7 +424,7 @@ def run_position(
         pending = margin_order(p, order.get("margin_call"), bar, cf[i], venue)
     return closed(p, at_entry, bars, cf, venue, (entry_bar, i), left, phase, crowd_notional) | {
         "worst_margin_ratio": worst_at_exit(worst_ratio, ratio_at_open, left, phase),
-        "refill": lambda crowd: run_position(bars, cf, order, venue, rules, entry_bar, crowd),
+        "refill": lambda crowd: run_position(bars, cf, order, rule_book, rules, entry_bar, crowd),
     }
 
 
