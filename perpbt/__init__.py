@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perpbt import adl
+    from perpbt import adl, clearing
     from perpbt.backtesting import backtest
+    from perpbt.clearing import clear
     from perpbt.config import FundSpec, Policy, PolicyGrid, Rules, load_spec
     from perpbt.errors import InputError, PerpbtError, RunError
     from perpbt.explanation import Explanation, explain
@@ -42,6 +43,7 @@ _HOMES = {
     "Venue": "venue",
     "backtest": "backtesting",
     "check_look_ahead": "strategy",
+    "clear": "clearing",
     "derive": "pricing",
     "describe": "load",
     "explain": "explanation",
@@ -58,7 +60,7 @@ _HOMES = {
     "simulate": "simulation",
 }
 
-_ROOMS = ("adl",)  # modules that are used by their own names
+_ROOMS = ("adl", "clearing")  # modules that are used by their own names
 
 __all__ = [
     "Bars",
@@ -77,6 +79,8 @@ __all__ = [
     "adl",
     "backtest",
     "check_look_ahead",
+    "clear",
+    "clearing",
     "derive",
     "describe",
     "explain",
