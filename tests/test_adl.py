@@ -418,6 +418,53 @@ def test_large_books_agree_with_a_plain_loop() -> None:
     )
 
 
+def plain_proportion(room: list[float], weight: list[float], amount: float) -> list[float]:
+    """min(room, t·weight) by a loop: whoever is full stays full, until nobody is added."""
+    full = [False] * len(room)
+    while True:
+        rest = amount - math.fsum(one for one, out in zip(room, full, strict=True) if out)
+        rate = rest / math.fsum(one for one, out in zip(weight, full, strict=True) if not out)
+        more = [out or one <= rate * w for one, w, out in zip(room, weight, full, strict=True)]
+        if more == full:
+            return [min(one, rate * w) for one, w in zip(room, weight, strict=True)]
+        full = more
+
+
+def plain_level(quantity: list[float], worth: list[float], amount: float) -> list[float]:
+    """What is above a common level, by a loop: whoever drops out stays out, until nobody does."""
+    touched = [True] * len(quantity)
+    while True:
+        held = math.fsum(one for one, on in zip(quantity, touched, strict=True) if on)
+        level = (held - amount) / math.fsum(one for one, on in zip(worth, touched, strict=True) if on)
+        fewer = [on and one > level * w for one, w, on in zip(quantity, worth, touched, strict=True)]
+        if fewer == touched:
+            return [max(one - level * w, 0.0) for one, w in zip(quantity, worth, strict=True)]
+        touched = fewer
+
+
+@pytest.mark.parametrize("count", [300, 9_000])
+@pytest.mark.parametrize("share", [1e-4, 0.3, 0.9])
+def test_proportions_and_levels_agree_with_plain_loops(count: int, share: float) -> None:
+    random = np.random.default_rng(count)
+    room, weight = random.lognormal(0, 2, (2, count))
+    amount = share * math.fsum(room)
+    spread = adl.fill_by_weight(room, weight, amount)
+    assert spread.tolist() == plain_proportion(room.tolist(), weight.tolist(), amount)
+    levelled = adl.fill_to_level(room, weight, np.ones(count), amount)
+    assert levelled.tolist() == plain_level(room.tolist(), weight.tolist(), amount)
+
+
+def test_who_has_no_equity_is_closed_first() -> None:
+    quantity, equity, one = np.array([4.0, 2.0, 6.0]), np.array([-1.0, 0.0, 3.0]), np.ones(3)
+    assert adl.fill_to_level(quantity, equity, one, 3.0).tolist() == [2, 1, 0]
+    assert adl.fill_to_level(quantity, equity, one, 9.0).tolist() == [4, 2, 3]
+    assert adl.level(quantity, equity, one, 3.0) == math.inf
+    assert adl.level(quantity, equity, one, 12.0) == 0.0
+    assert adl.level(quantity[1:], equity[1:] + 1.0, one[1:], 0.0) == 2.0
+    assert adl.fill_by_weight(quantity, np.array([math.inf, 1.0, 0.0]), 5.0).tolist() == [4, 1, 0]
+    assert adl.fill_by_weight(quantity, np.array([math.inf, 1.0, 0.0]), 9.0).tolist() == [4, 2, 3]
+
+
 @SOME
 @given(st.lists(st.floats(-1e300, 1e300), max_size=30), st.integers(0, 2**32 - 1))
 def test_sums_of_many_are_rounded_once(values: list[float], seed: int) -> None:

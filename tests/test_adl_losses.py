@@ -234,8 +234,16 @@ def test_closing_with_impact_defeats_itself_beyond_a_bound() -> None:
     assert sizes[0] == 4.0
     assert sizes[1] < sizes[2] == pytest.approx(8.0, rel=1e-5)
     assert sizes[3] == math.inf
-    for impact, size in ((0.5 * bound, sizes[1]),):
-        assert equity - impact / 2 * size**2 == pytest.approx(maintenance * mark * (quantity - size))
+    left = equity - 0.5 * bound / 2 * sizes[1] ** 2
+    assert left == pytest.approx(maintenance * mark * (quantity - sizes[1]))
+    calm = adl.partial_size_with_impact(
+        quantity=quantity, equity=101.0, mark=mark, maintenance=maintenance, impact=1.0, fee=5.0
+    )
+    assert calm == 0.0
+    with pytest.raises(perpbt.InputError, match="mark is 0"):
+        adl.partial_size_with_impact(quantity=1.0, equity=0.0, mark=0.0, maintenance=0.1, impact=0.0)
+    with pytest.raises(perpbt.InputError, match="side is 2"):
+        adl.partial_size(side=2, quantity=1.0, equity=0.0, mark=1.0, maintenance=0.1, fill=1.0)
 
 
 # --------------------------------------------------------------------------------------------------------- measures

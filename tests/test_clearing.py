@@ -46,6 +46,19 @@ def test_margin_of_others_is_never_touched() -> None:
     assert not clearing.House(["A"], clearing.Layers(margin=10.0)).settle([5.0]).defaulted.any()
 
 
+def test_a_settlement_that_loses_money_is_refused() -> None:
+    done = clearing.House(["A", "B"], clearing.Layers(contribution=10.0)).settle([15.0, 0.0])
+    done.check()
+    done.met["unpaid"][0] += 1.0
+    with pytest.raises(perpbt.RunError, match="layers sum to 16"):
+        done.check()
+    done.given["mutualised"][1] = 3.0
+    with pytest.raises(perpbt.RunError, match="mutualised of 3"):
+        done.check()
+    with pytest.raises(perpbt.InputError, match="allowed: 2 finite numbers"):
+        clearing.House(["A", "B"], clearing.Layers()).settle([-1.0, 0.0])
+
+
 def test_two_that_default_together_share_what_is_left_by_what_they_lack() -> None:
     house = clearing.House(
         ["A", "B", "C"], clearing.Layers(contribution=10.0, own_capital=6.0, assessment=0.0)
