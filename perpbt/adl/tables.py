@@ -1,7 +1,8 @@
 """What deleveraging did in finished runs: tables of accounts, funds and deleveragings → small tables.
 
 A deleveraging table has a row a winner closed: `time`, `world`, `symbol`, `account`, `quantity`, `price`,
-`given_up` (money), and `weight`, the accounts a row stands for.
+`given_up` (money), and `weight`, the accounts a row stands for (`Result.extra["adl"]`; rows of socialised losses
+have no price and count with what was given up).
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def deleveraging_waves(adl: pl.DataFrame, gap: timedelta = FIVE_SECONDS) -> pl.D
 
 def _scaled(adl: pl.DataFrame) -> pl.DataFrame:
     return adl.with_columns(
-        notional=pl.col("weight") * pl.col("quantity") * pl.col("price"),
+        notional=(pl.col("weight") * pl.col("quantity") * pl.col("price")).fill_nan(0.0).fill_null(0.0),
         given_up=pl.col("weight") * pl.col("given_up"),
     )
 

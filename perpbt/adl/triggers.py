@@ -155,7 +155,7 @@ def contract_ledger(fund: pl.DataFrame, symbol: str, *, world: Any = None) -> pl
     """`time`, `balance` and `result` of one contract from a run's ledger (`Result.fund`), for `drawdown_trigger`.
 
     `balance` is the contract's own fund's, or the pool's where funds are pooled; `result` sums fees, surplus
-    and shares less deficits paid. `world` may be left out where there is one.
+    and shares less the deficits that it paid. `world` may be left out where there is one.
 
     Raises InputError for a symbol or world the ledger does not have.
     """
@@ -165,7 +165,8 @@ def contract_ledger(fund: pl.DataFrame, symbol: str, *, world: Any = None) -> pl
     symbols = mine["symbol"].unique().sort().to_list()
     if symbol not in symbols:
         raise InputError(f"symbol is {symbol!r}; allowed: {', '.join(symbols) or 'none'}")
-    paid = pl.col("deficit") - pl.col("uncovered")
+    others = [pl.col(name) for name in ("adl", "outside", "socialised", "uncovered") if name in fund.columns]
+    paid = pl.col("deficit") - pl.sum_horizontal(others)
     mine = mine.sort("time", maintain_order=True).with_columns(
         brought=pl.col("liquidation_fees") + pl.col("surplus") + pl.col("fee_share") - paid
     )
