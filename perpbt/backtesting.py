@@ -23,6 +23,7 @@ from perpbt.config import (
     ColumnLevel,
     Deleverage,
     Duration,
+    DynamicMargin,
     FundSpec,
     Offsets,
     Policy,
@@ -156,6 +157,8 @@ def backtest(
     offsets: int | str | Offsets | Mapping[str, Any] = 1,
     venue: str | Path | Venue = "binance_um",
     tiers_as: Mapping[str, str] | None = None,
+    tiers: str | Path | None = None,
+    dynamic: DynamicMargin | Mapping[str, Any] | None = None,
     fund: FundSpec | Mapping[str, Any] | None = None,
     open_interest: OpenInterest | TurnoverInterest | None = None,
     crowding: bool = False,
@@ -197,7 +200,7 @@ def backtest(
     setting = make_setting(
         venue=venue, tiers_as=tiers_as, fund=fund, open_interest=open_interest, crowding=crowding, rules=rules,
         engine=engine, threads=threads, equity_every=equity_every, progress=progress,
-        memory=memory, scratch=scratch,
+        memory=memory, scratch=scratch, tiers=tiers, dynamic=dynamic,
     )  # fmt: skip
     chosen = as_policies(policies if policies is not None else Policy())
     bound = as_strategies(strategy, folder=strategy_folder)

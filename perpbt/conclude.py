@@ -218,6 +218,7 @@ def conclude(
         prices=pl.concat(setting.prices),
         metadata=metadata(setting, book, totals, crowds.largest if crowds else 0),
         equity=curves,
+        extra={"margins": pl.concat(setting.margins)} if setting.margins else {},
     )
 
 
@@ -272,6 +273,7 @@ def metadata(setting: Setting, book: Book, totals: dict[str, float], crowd: int)
             "fee_share": setting.terms.fee_share,
             "scope": "pooled" if setting.terms.pooled else "symbol",
         },
+        "dynamic": None if setting.dynamic is None else setting.dynamic.model_dump(mode="json"),
         "open_interest": setting.interest_words(),
         "crowding": setting.crowding,
         "largest_crowd": crowd,

@@ -22,7 +22,7 @@ from perpbt.errors import InputError, RunError
 from perpbt.stored import AccountsFile, LazyTable
 
 # names of Result.extra
-EXTRA = ["adl", "calls", "cascades", "collateral", "layers", "liquidations", "measures", "wallets"]
+EXTRA = ["adl", "calls", "cascades", "collateral", "layers", "liquidations", "margins", "measures", "wallets"]
 WRITTEN = (
     *("accounts.parquet", "fund.parquet", "statistics.parquet", "policies.parquet", "equity.parquet"),
     *(f"{name}.parquet" for name in EXTRA),

@@ -71,6 +71,8 @@ def run_spec(spec: RunSpec, *, progress: Progress | None = None, scratch: Path |
         offsets=spec.offsets,
         venue=venue,
         tiers_as={symbol: other for symbol, other in spec.venue.tiers_as.items() if symbol in bars.symbols},
+        tiers=None if spec.venue.tiers is None else spec.resolve(spec.venue.tiers),
+        dynamic=spec.dynamic,
         fund=spec.fund,
         open_interest=read_open_interest(spec),
         crowding=spec.world.crowding,
@@ -92,6 +94,8 @@ def input_hashes(spec: RunSpec, venue: Venue) -> dict[str, str]:
     rules = venue.model_dump(mode="json", exclude={"title", "provenance", "tiers"})
     text = json.dumps({**rules, "tiers": dict(venue.tiers)}, sort_keys=True)
     hashes = {"venue_sha256": sha256(text.encode())}
+    if spec.venue.tiers is not None:
+        hashes["tiers_sha256"] = sha256(Path(spec.resolve(spec.venue.tiers)).read_bytes())
     if isinstance(spec.world.open_interest, str):
         file = Path(spec.resolve(spec.world.open_interest))
         hashes["open_interest_sha256"] = sha256(file.read_bytes())

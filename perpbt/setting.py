@@ -18,7 +18,7 @@ import polars as pl
 
 from perpbt.book import Spool
 from perpbt.budget import Budget
-from perpbt.config import Duration, FundSpec, Rules, TurnoverInterest
+from perpbt.config import Duration, DynamicMargin, FundSpec, Rules, TurnoverInterest
 from perpbt.config.fields import Spec
 from perpbt.config.memory import parse_memory
 from perpbt.contracts import Contract
@@ -56,6 +56,8 @@ class Setting:
     markets: dict[int, Market] = field(default_factory=dict)  # kept where equity curves are wanted
     digests: list[tuple[str, str]] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+    dynamic: DynamicMargin | None = None
+    margins: list[pl.DataFrame] = field(default_factory=list)  # of each symbol, where rates follow the market
     interest: list[pl.DataFrame] = field(default_factory=list)  # of each symbol, where it goes with turnover
     contracts: dict[str, Contract] = field(default_factory=dict)  # of each symbol
 
@@ -125,13 +127,15 @@ def make_setting(
     progress: Progress | None,
     memory: int | str | None,
     scratch: str | Path | None,
+    tiers: str | Path | None = None,
+    dynamic: DynamicMargin | Mapping[str, Any] | None = None,
 ) -> Setting:
     """Check the options of a run."""
     of_type("venue", venue, (str, Path, Venue), "a name, a path or a Venue")
     of_type("tiers_as", tiers_as, (Mapping, NoneType), "a mapping from symbol to symbol")
     of_type("crowding", crowding, (bool,), "True or False")
     of_type("threads", threads, (int, NoneType), "a whole number, or None for all cores")
-    found = load_venue(venue, tiers_as)
+    found = load_venue(venue, tiers_as, tiers)
     wanted = checked(FundSpec, fund, "fund")
     terms = FundTerms(
         seed=found.fund_seed if wanted.seed is None else wanted.seed,
@@ -156,6 +160,7 @@ def make_setting(
         equity_every=None if equity_every is None else duration_ms(equity_every, "equity_every"),
         progress=progress,
         budget=None if memory is None else make_budget(memory, scratch),
+        dynamic=None if dynamic is None else checked(DynamicMargin, dynamic, "dynamic"),
     )
 
 

@@ -19,7 +19,7 @@ from perpbt.accounts import read_accounts, read_in_slices
 from perpbt.book import Book, Chunk, Fills, SymbolPart
 from perpbt.budget import A_WISH, cleared
 from perpbt.conclude import conclude, equity_table
-from perpbt.config import Duration, FundSpec, Rules, TurnoverInterest
+from perpbt.config import Duration, DynamicMargin, FundSpec, Rules, TurnoverInterest
 from perpbt.engine import Counted, Outcome, Progress, choose_threads, given_rows, in_threads
 from perpbt.given import GivenOrder, Wishes, by_time
 from perpbt.kernels.tables import CALL, ROW, Integers, Market, Rates, Signals
@@ -98,6 +98,8 @@ def simulate(
     *,
     venue: str | Path | Venue = "binance_um",
     tiers_as: Mapping[str, str] | None = None,
+    tiers: str | Path | None = None,
+    dynamic: DynamicMargin | Mapping[str, Any] | None = None,
     fund: FundSpec | Mapping[str, Any] | None = None,
     open_interest: OpenInterest | TurnoverInterest | None = None,
     crowding: bool = False,
@@ -118,7 +120,10 @@ def simulate(
             Optional, null for none: stop_loss take_profit trailing_stop (fractions of the entry price),
             exit_time, stop_trigger trailing_trigger take_profit_trigger ("last" or "mark"), margin_buffer,
             world, weight, policy.
-        venue: a name, a TOML path, or a `Venue`. `tiers_as` gives a symbol the tiers of another.
+        venue: a name, a TOML path, or a `Venue`. `tiers_as` gives a symbol the tiers of another; `tiers` is a Parquet
+            file of tier tables, each from its date (`perpbt.tier_files`), in place of the venue's.
+        dynamic: margin rates that follow the market: a `DynamicMargin` or its keys, such as {"model": "ewma"}; the
+            result's extra table "margins" then holds the margins and scales. None: the venue's rates as they are.
         fund: seed (quote currency), scope ("symbol" or "pooled"), fee_share; what is left out is the venue's.
         open_interest: mean total notional (quote currency) to which each world's weights are scaled: a
             number, a number per symbol, a frame with ts, open_interest and optionally symbol, or
@@ -140,7 +145,7 @@ def simulate(
     setting = make_setting(
         venue=venue, tiers_as=tiers_as, fund=fund, open_interest=open_interest, crowding=crowding, rules=rules,
         engine=engine, threads=threads, equity_every=equity_every, progress=progress,
-        memory=memory, scratch=scratch,
+        memory=memory, scratch=scratch, tiers=tiers, dynamic=dynamic,
     )  # fmt: skip
     loaded = open_bars(bars)
     with cleared(setting.budget):

@@ -57,7 +57,7 @@ WALLS: Mapping[str, set[str]] = {
     "statistics": {"errors", "kernels"},  # of these, those that count and add
     "report": {"statistics", "errors"},
     "summary": {"result", "statistics", "errors"},
-    "margining": {"brackets", "config", "errors", "venue", "venue_tables"},
+    "margining": {"brackets", "config", "venue", "venue_tables"},
     "prepare": {
         "config",
         "contracts",

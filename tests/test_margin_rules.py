@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from test_engine_equals_oracle import DATA
 from test_engines_agree import START, agree, all_agree, population, walk
 
 import perpbt
 import perpbt.prepare
+from perpbt.contracts import Contract, Maintenance, Position, is_liquidated, liquidation_price
+from perpbt.errors import InputError
+from perpbt.venue import PACKAGED, load_venue
 
 BANDS = (
     (0.0, 1e3, 0.004, 125.0),
@@ -142,3 +149,306 @@ def test_tiers_that_change_nothing_change_no_bit() -> None:
         for fields in ({"tiers": {"AAA": BANDS}}, same)
     )
     assert one.equals(many)
+
+
+# ------------------------------------------------------------------------- prices against their definition
+SHIPPED = sorted(path.stem for path in PACKAGED.glob("*.toml"))
+
+
+def slack(venue: perpbt.Venue, symbol: str, position: Position, price: float) -> float:
+    """Equity less all that must be kept, from the definitions of the venue's rule."""
+    return position.equity(price) - venue.maintenance(symbol).required(position, price)
+
+
+@st.composite
+def held(draw: st.DrawFn) -> tuple[perpbt.Venue, str, Position]:
+    """A position some shipped venue would open, of any of its symbols."""
+    venue = load_venue(draw(st.sampled_from(SHIPPED)))
+    symbol = draw(st.sampled_from(sorted(venue.tiers)))
+    contract = venue.terms("contract", symbol) or Contract()
+    tiers = venue.brackets(symbol)
+    entry = draw(st.floats(1.0, 1e5))
+    notional = min(draw(st.floats(1e-6, 0.999)) * tiers[-1].cap, 1e9)
+    quantity = contract.quantity_of(notional, entry)
+    rule = venue.terms("maintenance", symbol)
+    size = contract.size(quantity, entry)
+    most = next(tier.max_leverage for tier in tiers if notional <= tier.cap)
+    if rule is not None and rule.per_unit > 0.0:
+        most = 1.0 / (1.0 / most + rule.per_unit * size)
+        assume(venue.maintenance(symbol).bands[0].rate + rule.per_unit * size < 0.9)
+    leverage = draw(st.floats(0.05, 1.0)) * most
+    margin = contract.value(quantity, entry) / leverage
+    side = draw(st.sampled_from(["long", "short"]))
+    return venue, symbol, Position(side, entry, quantity, margin, contract)
+
+
+@settings(max_examples=300, deadline=None)
+@given(held())
+def test_the_liquidation_price_of_every_venue_solves_equity_equals_maintenance(
+    case: tuple[perpbt.Venue, str, Position],
+) -> None:
+    venue, symbol, position = case
+    rule = venue.maintenance(symbol)
+    found = liquidation_price(position, rule)
+    if found.price is None:
+        far = position.entry_price * (1e-9 if position.side == "long" else 1e9)
+        assert slack(venue, symbol, position, far) > -1e-6 * abs(position.margin) or position.side == "short"
+        return
+    scale = position.value(position.entry_price) + position.value(found.price) + position.margin
+    if not found.reason:
+        assert abs(slack(venue, symbol, position, found.price)) <= 1e-9 * scale
+    worse = 1.0 - 1e-6 if position.side == "long" else 1.0 + 1e-6
+    assert not is_liquidated(position, rule, found.price / worse)
+    assert is_liquidated(position, rule, found.price * worse)
+    if position.contract.kind == "linear" and position.contract.multiplier == 1.0:
+        named = venue.liquidation_price(
+            side=position.side, entry_price=position.entry_price, quantity=position.quantity,
+            margin=position.margin, symbol=symbol,
+        )  # fmt: skip
+        assert named == pytest.approx(found.price, rel=1e-9)
+
+
+@pytest.mark.parametrize("side", ["long", "short"])
+@pytest.mark.parametrize("rule", [*RULES, *CHANGES, *INVERSE])
+def test_the_engine_liquidates_just_beyond_the_price_it_states(rule: str, side: str) -> None:
+    """One bar to open in, then a mark that stops short of the liquidation price, or goes past it, by a hair."""
+    inverse = rule in INVERSE
+    fields = {**RULES, **CHANGES, **INVERSE}[rule] | ({"contract": {"kind": "inverse"}} if inverse else {})
+    made = venue(fields)
+    collaterals = [1.0, 9.0, 40.0, 99.0, 150.0, 480.0, 499.0, 2000.0]
+    accounts = pl.DataFrame(
+        {
+            "account": range(len(collaterals)),
+            "strategy": "s",
+            "symbol": "AAA",
+            "side": side,
+            "entry_time": moment(0),
+            "collateral": [money / 100 if inverse else money for money in collaterals],
+            "leverage": 10.0,
+        }
+    )
+    flat = pl.DataFrame({"ts": [moment(k) for k in range(2)], "symbol": "AAA"}).with_columns(
+        pl.lit(100.0).alias(name) for name in ("open", "high", "low", "close")
+    )
+    opened = perpbt.simulate(flat, accounts, venue=made).accounts
+    checked = 0
+    for row in opened.iter_rows(named=True):
+        if row["exit_reason"] == "rejected":
+            continue
+        price = row["liquidation_price"]
+        for beyond, reason in ((-1e-9, "end"), (1e-9, "liquidation")):
+            at = price * (1.0 - beyond if side == "long" else 1.0 + beyond)
+            low, high = min(100.0, at), max(100.0, at)
+            second = pl.int_range(pl.len()) == 1
+            bars = flat.with_columns(
+                pl.when(second).then(low).otherwise("low").alias("low"),
+                pl.when(second).then(high).otherwise("high").alias("high"),
+            )
+            one = accounts.filter(pl.col("account") == row["account"])
+            for engine in ("skip", "dense", "oracle"):
+                done = perpbt.simulate(bars, one, venue=made, engine=engine).accounts
+                assert done["exit_reason"].to_list() == [reason], (row["account"], beyond, engine)
+        checked += 1
+    assert checked > 3
+
+
+def test_risk_limit_steps_liquidate_where_the_band_asks_for_more() -> None:
+    """A long safe at the low of its bar, but not in the band above it that the mark went through; and so to the bit."""
+    steps = {
+        "maintenance": {"rule": "whole"},
+        "tiers": {"default": [(0, 950, 0.01, 50), (950, 1e6, 0.08, 12)]},
+    }
+    made = perpbt.Venue(name="made", **steps)
+    bars = pl.DataFrame(
+        {
+            "ts": [moment(k) for k in range(3)],
+            "symbol": "AAA",
+            "open": [100.0, 100.0, 100.0],
+            "high": [100.0, 100.0, 100.0],
+            "low": [100.0, 93.0, 100.0],
+            "close": [100.0, 100.0, 100.0],
+        }
+    )
+    account = pl.DataFrame(
+        {
+            "account": [0],
+            "strategy": ["s"],
+            "symbol": ["AAA"],
+            "side": ["long"],
+            "entry_time": [moment(0)],
+            "collateral": [100.0],
+            "leverage": [10.0],
+        }
+    )
+    # 10 units, margin 100: at 93 equity 30 against 9.3, at 95.0001 equity 50 against 76
+    for engine in ("skip", "dense", "oracle"):
+        row = perpbt.simulate(bars, account, venue=made, engine=engine).accounts.row(0, named=True)
+        assert row["exit_reason"] == "liquidation"
+        assert row["liquidation_price"] == pytest.approx(90.0 / 0.92)  # 10 P - 900 = 0.8 P
+        assert row["exit_price"] == pytest.approx(90.0 / 0.92)
+
+
+# ------------------------------------------------------------------------------------- dated tiers, files
+TIERS = DATA / "binance_leverage_tiers.parquet"
+
+
+def test_a_position_opened_before_a_change_meets_the_new_rates_at_its_first_bar() -> None:
+    """At 97 with margin 5 a long is safe at 0.4 %, and is liquidated at the open of the bar in which 3 % begin to hold."""
+    made = perpbt.Venue(
+        name="made",
+        tiers={},
+        dated={"AAA": [(moment(-9), [(0, 1e6, 0.004, 50)]), (moment(3.5), [(0, 1e6, 0.03, 20)])]},
+    )
+    bars = pl.DataFrame({"ts": [moment(k) for k in range(6)], "symbol": "AAA"}).with_columns(
+        pl.Series("open", [100.0] + [97.0] * 5),
+        pl.Series("high", [100.0] + [97.0] * 5),
+        pl.Series("low", [97.0] * 6),
+        pl.lit(97.0).alias("close"),
+    )
+    account = pl.DataFrame(
+        {
+            "account": [0, 1],
+            "strategy": "s",
+            "symbol": "AAA",
+            "side": "long",
+            "entry_time": [moment(0), moment(4)],
+            "collateral": 5.0,
+            "leverage": [20.0, 25.0],
+        }
+    )
+    for engine in ("skip", "dense", "oracle"):
+        rows = perpbt.simulate(bars, account, venue=made, engine=engine).accounts
+        first = rows.row(0, named=True)
+        assert (first["exit_reason"], first["exit_time"]) == ("liquidation", moment(4))
+        assert first["exit_price"] == 97.0
+        assert rows["rejection"][1] == "leverage_above_tier_maximum"
+
+
+def test_the_history_of_binance_tiers_is_read_from_its_file() -> None:
+    if not TIERS.exists():
+        pytest.skip(f"no real tier tables: {TIERS} is absent (set PERPBT_DATA)")
+    found = load_venue("binance_um", tiers=TIERS)
+    days = [str(since)[:10] for since, _ in found.schedule("BTCUSDT")]
+    assert days == [
+        "2022-04-16", "2022-09-27", "2023-12-12", "2024-10-24", "2025-06-22", "2026-05-01", "2026-09-01",
+    ]  # fmt: skip
+    assert found.schedule("BTCUSDT")[3].tiers == load_venue("binance_um").brackets("BTCUSDT")
+    assert found.schedule("BTCUSDT")[0].tiers[3] == (1e6, 7.5e6, 0.025, 20.0, 16_300.0)
+    assert sum(len(one.tiers) for sets in found.dated.values() for one in sets) == 24_828
+    assert found.brackets("NOSUCH") == load_venue("binance_um").brackets("NOSUCH")
+    assert "freqtrade" in found.provenance["tiers.BTCUSDT@2024-10-24"].source
+    lent = load_venue("binance_um", tiers_as={"AAA": "ETHUSDT"}, tiers=TIERS)
+    assert lent.schedule("AAA") == found.schedule("ETHUSDT")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"mmr": None}, "column 'mmr' missing"),
+        ({"snapshot": pl.lit("soon")}, "'soon' is no date"),
+        ({"max_notional": pl.lit(None, dtype=pl.Float64)}, "row 0: null"),
+        ({"mmr": pl.lit(2.0)}, r"tiers\.AUSDT\[0\]\.brackets\[0\]\.rate = 2: must be in \(0, 1\)"),
+    ],
+)
+def test_faults_of_a_tier_file_are_named(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    frame = pl.DataFrame(
+        {
+            "snapshot": ["2024-10"],
+            "symbol": ["A/USDT"],
+            "min_notional": [0.0],
+            "max_notional": [10.0],
+            "mmr": [0.1],
+            "max_leverage": [5.0],
+        }
+    )
+    for name, value in changed.items():
+        frame = frame.drop(name) if value is None else frame.with_columns(value.alias(name))
+    frame.write_parquet(tmp_path / "tiers.parquet")
+    with pytest.raises(InputError, match=said):
+        load_venue("binance_um", tiers=tmp_path / "tiers.parquet")
+    with pytest.raises(InputError, match="no readable Parquet file"):
+        load_venue("binance_um", tiers=tmp_path / "absent.parquet")
+
+
+# ------------------------------------------------------------------------------------ what venues publish
+def test_hyperliquid_deductions_follow_from_the_maximum_leverages() -> None:
+    """BTC 40x to 150 million, then 20x; ETH 25x to 100 million, then 15x (Hyperliquid documents, Margin tiers)."""
+    venue_ = load_venue("hyperliquid")
+    assert venue_.brackets("BTC")[1].deduction == 1_875_000
+    assert venue_.brackets("ETH")[1].deduction == pytest.approx(1_333_333.33, abs=0.005)
+    assert venue_.brackets("BTC")[0].rate == 1 / 80
+    assert venue_.maintenance_margin(200e6, "BTC") == 200e6 / 40 - 1_875_000
+
+
+@pytest.mark.parametrize(
+    ("symbol", "price", "size", "maintenance"),
+    [("BTC_USDC", 100_000, 25, 28_125), ("SOL_USDC", 200, 25, 100.625)],
+)
+def test_deribit_margins_grow_with_size(symbol: str, price: float, size: float, maintenance: float) -> None:
+    """Deribit support, Linear Perpetual (G37)."""
+    venue_ = load_venue("deribit")
+    assert venue_.maintenance_margin(size * price, symbol, quantity=size) == pytest.approx(
+        maintenance, rel=1e-12
+    )
+    with pytest.raises(InputError, match="quantity: missing"):
+        venue_.maintenance_margin(size * price, symbol)
+
+
+def test_deribit_refuses_more_than_the_initial_margin_allows() -> None:
+    """350 BTC ask for 3.75 %: 26x is allowed, 27x is not (G37: 1,312,500 of 35 million)."""
+    bars = pl.DataFrame(
+        {"ts": [moment(0), moment(1)], "symbol": "BTC_USDC"}
+        | dict.fromkeys(("open", "high", "low", "close"), 1e5)
+    )
+    made = load_venue("deribit").replace(taker_fee=0.0, slippage=0.0)
+    for leverage, rejection in ((26.6, None), (26.7, "leverage_above_tier_maximum")):
+        account = pl.DataFrame(
+            {
+                "account": [0],
+                "strategy": ["s"],
+                "symbol": ["BTC_USDC"],
+                "side": ["long"],
+                "entry_time": [moment(0)],
+                "collateral": [350 * 1e5 / leverage],
+                "leverage": [leverage],
+            }
+        )
+        for engine in ("skip", "dense", "oracle"):
+            row = perpbt.simulate(bars, account, venue=made, engine=engine).accounts
+            assert row["rejection"].to_list() == [rejection]
+
+
+def test_bitmex_steps_are_those_of_its_page() -> None:
+    """Base 200 XBT at 0.4 % and 1 %, each 100 XBT more add 0.4 % to both, on the whole position."""
+    venue_ = load_venue("bitmex")
+    for size, rate, initial in (
+        (150, 0.004, 0.01),
+        (200, 0.004, 0.01),
+        (201, 0.008, 0.014),
+        (650, 0.024, 0.03),
+    ):
+        assert venue_.maintenance_margin(size, "XBTUSD") == pytest.approx(size * rate, rel=1e-12)
+        assert 1 / venue_.max_leverage(size, "XBTUSD") == pytest.approx(initial, rel=1e-6)
+    limits = Maintenance.risk_limits(200, 100, 0.004, 0.004, 8)
+    assert [band.rate for band in venue_.maintenance("XBTUSD").bands] == pytest.approx(
+        [band.rate for band in limits.bands]
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "rules", "said"),
+    [
+        (
+            {**RULES["size"], "contract": {"kind": "inverse"}},
+            {},
+            "per_unit = 0.001 on a contract of kind 'inverse'",
+        ),
+        (RULES["whole"], {"rounding": "tick"}, "rounding = 'tick' with maintenance.rule = 'whole'"),
+    ],
+)
+def test_what_engines_do_not_combine_is_refused(
+    fields: dict[str, Any], rules: dict[str, Any], said: str
+) -> None:
+    frame = walk(50, seed=1)
+    with pytest.raises(InputError, match=said):
+        perpbt.simulate(frame, population(frame, 5, seed=1), venue=venue(fields), rules=rules)

@@ -17,6 +17,7 @@ from perpbt.config.forms import (
     RiskSizing,
     TopUp,
 )
+from perpbt.config.margin import DynamicMargin
 from perpbt.config.policy import Policy, PolicyGrid, as_policies
 from perpbt.config.run import (
     DataSpec,
@@ -40,6 +41,7 @@ __all__ = [
     "DataSpec",
     "Deleverage",
     "Duration",
+    "DynamicMargin",
     "EquitySizing",
     "FundSpec",
     "MarginDistance",

@@ -21,6 +21,7 @@ from pydantic import BeforeValidator, Discriminator, Field, PlainValidator, Priv
 
 from perpbt.config.fields import Duration, Listed, OrNone, Range, Spec, fault
 from perpbt.config.forms import Positive, Span
+from perpbt.config.margin import DynamicMargin
 from perpbt.config.memory import Memory
 from perpbt.config.policy import PolicyGrid
 from perpbt.errors import InputError
@@ -73,6 +74,8 @@ class VenueSpec(Spec):
     name: Name = "binance_um"
     tiers_as: dict[Name, Name] = Field(default_factory=dict)
     """Symbol -> symbol whose tiers it gets; entries for symbols that are not in the data mean nothing."""
+    tiers: Annotated[Name | None, OrNone()] = None
+    """A Parquet file of tier tables, each from its date, in place of the venue's."""
     taker_fee: Rate | None = None
     maker_fee: Rate | None = None
     slippage: Rate | None = None
@@ -86,7 +89,7 @@ class VenueSpec(Spec):
 
     def overrides(self) -> dict[str, float | str]:
         """The venue fields this run sets, by name."""
-        return self.model_dump(exclude={"name", "tiers_as"}, exclude_none=True)
+        return self.model_dump(exclude={"name", "tiers_as", "tiers"}, exclude_none=True)
 
 
 class FundSpec(Spec):
@@ -244,6 +247,8 @@ class RunSpec(Spec):
     description: str = ""
     data: DataSpec
     venue: VenueSpec = VenueSpec()
+    dynamic: Annotated[DynamicMargin | None, OrNone()] = None
+    """Margin rates that follow the market; none: the venue's as they are."""
     fund: FundSpec = FundSpec()
     world: WorldSpec = WorldSpec()
     rules: Rules = Rules()

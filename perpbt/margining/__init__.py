@@ -6,6 +6,26 @@ read them. Everything is computed from bars before the epoch.
 
 from __future__ import annotations
 
+from perpbt.margining.dynamic import (
+    Scales,
+    boundaries,
+    initial_epochs,
+    interest_scales,
+    interest_share,
+    scaled_epochs,
+    volatility_scales,
+)
 from perpbt.margining.epochs import Epochs, dated_epochs, one_epoch
 
-__all__ = ["Epochs", "dated_epochs", "one_epoch"]
+__all__ = [
+    "Epochs",
+    "Scales",
+    "boundaries",
+    "dated_epochs",
+    "initial_epochs",
+    "interest_scales",
+    "interest_share",
+    "one_epoch",
+    "scaled_epochs",
+    "volatility_scales",
+]

@@ -2,7 +2,8 @@
 
 `rule`: "brackets", a schedule like that of a tax, each band's rate for the notional inside it (Binance,
 Bybit, Hyperliquid); "whole", risk-limit steps: the rate of the band for the whole position (BitMEX); "size":
-the one band's rate plus `per_unit` for every base unit held (Deribit).
+the one band's rate plus `per_unit` for every base unit held (Deribit). With `open_interest_lower` and
+`open_interest_upper` the initial margin of a new position rises with the market's open interest (dYdX).
 """
 
 from __future__ import annotations
@@ -22,8 +23,16 @@ class MaintenanceTerms(Spec):
     per_unit: Annotated[float, Range(least=0)] = 0.0
     """Rate added, to maintenance and initial margin alike, for each base unit of the position; "size" only."""
 
+    open_interest_lower: Annotated[float, Range(least=0)] = 0.0
+    open_interest_upper: Annotated[float, Range(least=0)] = 0.0
+    """Open interest between which the initial margin rises to all of the notional (dYdX v4); 0: it does not."""
+
     @model_validator(mode="after")
     def _agree(self) -> MaintenanceTerms:
+        if (self.open_interest_lower or self.open_interest_upper) and not (
+            self.open_interest_lower < self.open_interest_upper
+        ):
+            raise fault("open_interest_lower, open_interest_upper: the lower must be below the upper")
         if self.per_unit > 0.0 and self.rule != "size":
             raise fault('per_unit: only with rule = "size"')
         return self
