@@ -371,6 +371,58 @@ def test_waves_are_separated_by_quiet() -> None:
         adl.counterfactual(positions, without.head(3))
 
 
+def test_rounds_tell_what_was_owed_and_what_winners_kept() -> None:
+    """Two shorts stand against a long that defaults by 30; the first gives half, later all the rest."""
+    hours = [START + timedelta(hours=i) for i in range(6)]
+    accounts = pl.DataFrame(
+        {
+            "account": [1, 2, 3, 4, 5],
+            "position": [1] * 5,
+            "world": ["w"] * 5,
+            "symbol": ["A"] * 5,
+            "side": ["long", "short", "short", "short", "long"],
+            "entry_time": [hours[0]] * 4 + [hours[1]],
+            "exit_time": [hours[2], hours[4], hours[5], hours[1], hours[4]],
+            "exit_reason": ["liquidation", "adl", "end", "time", "liquidation"],
+            "weight": [1.0, 2.0, 1.0, 1.0, 1.0],
+            "quantity": [10.0, 4.0, 6.0, 9.0, 5.0],
+            "entry_price": [100.0, 100.0, 90.0, 100.0, 95.0],
+            "deficit": [30.0, 0.0, 0.0, 0.0, 10.0],
+        }
+    )
+    closings = pl.DataFrame(
+        {
+            "time": [hours[2], hours[4], hours[4]],
+            "world": ["w"] * 3,
+            "symbol": ["A"] * 3,
+            "phase": ["range"] * 3,
+            "kind": ["adl"] * 3,
+            "bankrupt_side": ["long"] * 3,
+            "account": [2, 2, 3],
+            "position": [1] * 3,
+            "weight": [2.0, 2.0, 1.0],
+            "quantity": [2.0, 2.0, 1.5],
+            "fraction": [0.5, 1.0, 0.25],
+            "price": [80.0, 70.0, 70.0],
+            "given_up": [12.0, 3.0, 4.0],
+        }
+    )
+    table = adl.rounds(accounts, closings)
+    first, second = table.to_dicts()
+    assert (first["winners"], first["closed"], first["owed"], first["largest_owed"]) == (2, 1, 30.0, 30.0)
+    assert first["profit"] == 2 * 4 * 20 + 6 * 10
+    assert (first["top_winner_left"], first["profit_left"]) == (80.0, 80.0)
+    assert first["ptsr"] == first["pmr"] == pytest.approx(80 / 30)
+    assert (second["profit"], second["owed"], second["given_up"]) == (2 * 2 * 30 + 6 * 20, 10.0, 10.0)
+    assert second["profit_left"] == pytest.approx(0.75 * 120)
+    assert second["notional"] == 2 * 2 * 70 + 1.5 * 70
+    means = adl.round_measures(table)
+    assert means["rounds"].to_list() == [2]
+    assert means["ptsr"][0] == pytest.approx((80 / 30 + 9) / 2)
+    assert means["share_given"][0] == pytest.approx(34 / 460)
+    assert adl.rounds(accounts, closings.head(0)).is_empty()
+
+
 def test_recovery_is_counted_from_the_peak_to_its_return() -> None:
     path = ledger(10.0, 8.0, 4.0, 10.0, 12.0, 9.0, hours=24)
     table = adl.recoveries(path)

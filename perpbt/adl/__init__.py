@@ -13,7 +13,8 @@ lays the policies side by side on one book.
 Around it: `clawback` and `socialise_by_size` (losses nobody else pays), `settle_balance`, `fund_flow`;
 `drawdown_trigger` (Bybit), `level_trigger` (OKX) and `empty_trigger` on a fund's ledger; `monitor` and
 `open_interest`, series to watch; measures of one round (`overshoot`, `fairness_regret`, `ptsr`, `pmr`,
-`bad_debt`) and of finished runs (`deleveraged`, `deleveraging_waves`, `counterfactual`, `recoveries`);
+`bad_debt`) and of finished runs (`deleveraged`, `deleveraging_waves`, `rounds`, `counterfactual`,
+`recoveries`);
 `partial_size`, how much of a position must go to save the rest.
 """
 
@@ -49,6 +50,7 @@ from perpbt.adl.measures import (
 from perpbt.adl.monitoring import monitor, open_interest
 from perpbt.adl.partial import partial_size, partial_size_with_impact
 from perpbt.adl.rankings import RANKINGS, find_ranking, in_order, lights
+from perpbt.adl.rounds import round_measures, rounds
 from perpbt.adl.tables import (
     counterfactual,
     days_to_recover,
@@ -110,6 +112,8 @@ __all__ = [
     "ptsr",
     "recoveries",
     "risk_weights",
+    "round_measures",
+    "rounds",
     "settle_balance",
     "socialise_by_size",
     "waves",
