@@ -32,7 +32,16 @@ from perpbt.config import (
     TurnoverInterest,
     as_policies,
 )
-from perpbt.engine import Counted, Outcome, Progress, choose_threads, following_pages, in_threads, tile_size
+from perpbt.engine import (
+    Counted,
+    Outcome,
+    Progress,
+    choose_threads,
+    following_pages,
+    in_threads,
+    stepping_pages,
+    tile_size,
+)
 from perpbt.errors import InputError
 from perpbt.followers import FollowingOrder, Page, Tile, tiles
 from perpbt.kernels.tables import (
@@ -49,7 +58,8 @@ from perpbt.kernels.tables import (
 )
 from perpbt.load import Bars
 from perpbt.mirror import mirrored_signals
-from perpbt.prepare import market_arrays, signal_arrays
+from perpbt.prepare import market_arrays, procedure_for, signal_arrays
+from perpbt.procedures import Asked
 from perpbt.result import Result
 from perpbt.scheduled import scheduled_rates
 from perpbt.setting import Setting, describe_symbol, longest, make_setting, open_bars
@@ -162,6 +172,7 @@ def backtest(
     fund: FundSpec | Mapping[str, Any] | None = None,
     open_interest: OpenInterest | TurnoverInterest | None = None,
     crowding: bool = False,
+    liquidation: Asked = None,
     rules: Rules | Mapping[str, Any] | None = None,
     engine: str = "auto",
     threads: int | None = None,
@@ -199,6 +210,7 @@ def backtest(
     started = time.perf_counter()
     setting = make_setting(
         venue=venue, tiers_as=tiers_as, fund=fund, open_interest=open_interest, crowding=crowding, rules=rules,
+        liquidation=liquidation,
         engine=engine, threads=threads, equity_every=equity_every, progress=progress,
         memory=memory, scratch=scratch, tiers=tiers, dynamic=dynamic,
     )  # fmt: skip
@@ -268,12 +280,16 @@ def follow(
     lanes = policies * starts.size
     threads = choose_threads(setting.threads, lanes, market.time.size)
     counted = Counted(setting.progress, order.symbols[symbol], lanes)
+    procedure = procedure_for(setting.procedures.of(order.symbols[symbol]), rates, order.symbols[symbol])
 
     def finished(own: Table) -> Iterable[Outcome]:
-        if setting.engine != "oracle":
-            return following_pages(market, rates, order.plans, signals, own)
-        progress, label = setting.progress, counted.label
-        return [run_naively(market, rates, order.plans, signals, own, progress=progress, label=label)]
+        given = (order.plans, signals, own)
+        if setting.engine == "oracle":
+            progress, label = setting.progress, counted.label
+            return [run_naively(market, rates, *given, procedure=procedure, progress=progress, label=label)]
+        if procedure is not None:
+            return stepping_pages(market, rates, procedure, *given)
+        return following_pages(market, rates, *given)
 
     def work(tile: Tile) -> tuple[int, list[Page]]:
         pages = []

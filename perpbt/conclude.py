@@ -19,10 +19,10 @@ from perpbt.book import CHUNK, Book, Chunk, Task, spans
 from perpbt.budget import A_FLOW, A_POSITION, Budget, peak_memory
 from perpbt.engine import Counted, choose_threads, in_threads
 from perpbt.errors import InputError
-from perpbt.frames import accounts_table, times
+from perpbt.frames import accounts_table, step_table, times
 from perpbt.kernels.curves import equity_curves
 from perpbt.kernels.tables import REJECTIONS, Floats, Integers, Table
-from perpbt.mirror import restored
+from perpbt.mirror import in_contracts, restored
 from perpbt.result import Result
 from perpbt.setting import Setting
 from perpbt.settle import CROWD, Crowds, check_run, ledger, make_crowds, sold_by
@@ -190,7 +190,7 @@ def conclude(
     in_order = setting.budget is not None or setting.equity_every is not None
     tasks = list(spans(book.size, step) if in_order else book.order.tasks())
     weights, crowds = scaled(setting, book, tasks, threads)
-    settling = Settling(book, weights, crowds, setting.terms, groups)
+    settling = Settling(book, weights, crowds, setting.terms, groups, not setting.procedures.plain)
     if setting.budget is None:
         columns, curves = settle_in_memory(setting, book, tasks, settling, threads, equity)
         since = setting.timed("settle", since)
@@ -207,6 +207,11 @@ def conclude(
     since = setting.timed("settle", since)
     statistics = found.tally.table(fund, population)
     setting.timed("statistics", since)
+    extra = {"margins": pl.concat(setting.margins)} if setting.margins else {}
+    if not setting.procedures.plain:
+        lazy = accounts.lazy() if isinstance(accounts, pl.DataFrame) else accounts.scan()
+        steps = step_table(found.steps, lazy)
+        extra["liquidations"] = in_contracts(steps, setting.contracts, "quantity", "quantity_after")
     note_refusals(setting, book, found)
     note_flat_fills(setting, book)
     setting.timings["total"] = time.perf_counter() - started
@@ -218,7 +223,7 @@ def conclude(
         prices=pl.concat(setting.prices),
         metadata=metadata(setting, book, totals, crowds.largest if crowds else 0),
         equity=curves,
-        extra={"margins": pl.concat(setting.margins)} if setting.margins else {},
+        extra=extra,
     )
 
 
@@ -276,6 +281,7 @@ def metadata(setting: Setting, book: Book, totals: dict[str, float], crowd: int)
         "dynamic": None if setting.dynamic is None else setting.dynamic.model_dump(mode="json"),
         "open_interest": setting.interest_words(),
         "crowding": setting.crowding,
+        "liquidation": setting.procedures.told(),
         "largest_crowd": crowd,
         "notes": setting.notes,
         "symbols": setting.symbols,

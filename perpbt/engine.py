@@ -18,7 +18,8 @@ import numpy as np
 
 from perpbt.errors import InputError
 from perpbt.kernels.lanes import run_following, run_given
-from perpbt.kernels.tables import CALL, ROW, Integers, Market, Rates, Signals, Table
+from perpbt.kernels.stepping import run_stepping
+from perpbt.kernels.tables import CALL, ROW, Integers, Market, Procedure, Rates, Signals, Table
 from perpbt.kernels.tiles import run_in_tiles
 
 Progress = Callable[[str, int, int], None]
@@ -123,6 +124,46 @@ def following_pages(
         calls = np.zeros(max(1, size * min(slots, 1) + slots), dtype=CALL)
         first, used, called = run_following(market, rates, plans, signals, lanes, first, rows, calls, slots)
         yield Outcome(trimmed(rows, used), trimmed(calls, called))
+
+
+def stepping_pages(
+    market: Market, rates: Rates, procedure: Procedure, plans: Table, signals: Signals, lanes: Table
+) -> Iterator[Outcome]:
+    """The rows of lanes whose venue liquidates in steps, given positions and others, in pages and the order of lanes; the lanes are
+    used up.
+    """
+    slots = int(plans["call_count"].max(initial=0)) + procedure.most_steps
+    first = 0
+    while first < lanes.size:
+        size = lanes.size - first if trades_once(plans) else PAGE
+        rows, calls = np.zeros(size, dtype=ROW), np.zeros(size + slots, dtype=CALL)
+        first, used, called = run_stepping(
+            market, rates, procedure, plans, signals, lanes, first, rows, calls, slots
+        )
+        yield Outcome(trimmed(rows, used), trimmed(calls, called))
+
+
+def stepping_rows(
+    market: Market, rates: Rates, procedure: Procedure, plans: Table, signals: Signals, lanes: Table, places: Integers,
+    rows: Table,
+) -> Table:  # fmt: skip
+    """As `given_rows` where the venue liquidates in steps; returns the records of the steps, sorted by row."""
+    done, written = 0, [np.empty(0, dtype=CALL)]
+    for page in stepping_pages(market, rates, procedure, plans, signals, lanes):
+        to = places[done : done + page.rows.size]
+        rows[to] = page.rows
+        rows["lane"][to] = to
+        calls = page.calls.copy()
+        calls["row"] = to[calls["row"]]
+        written.append(calls)
+        done += page.rows.size
+    return by_row(written)
+
+
+def by_row(parts: list[Table]) -> Table:
+    """Records of margin orders and steps sorted by row; those of a row in time."""
+    calls = np.concatenate(parts)
+    return calls[np.argsort(calls["row"], kind="stable")]
 
 
 def trimmed(records: Table, used: int) -> Table:

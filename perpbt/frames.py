@@ -1,18 +1,18 @@
-"""The accounts table from arrays, without copying what need not be copied.
+"""The accounts table from arrays, without copying what need not be copied, and the table of liquidations in steps.
 
 In: settled columns, and labels that say whose each row is. Out: a frame in the columns of `perpbt.result.Result.accounts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from perpbt.kernels.adding import NUMBERS
-from perpbt.kernels.tables import ACCEPTED, REASONS, REJECTIONS, Integers
+from perpbt.kernels.tables import ACCEPTED, CALL, CALLS, REASONS, REJECTIONS, Integers, Table
 from perpbt.settled import Columns
 
 ORDER = [
@@ -49,6 +49,10 @@ ORDER = [
     "worst_margin_ratio",
 ]
 MOMENT = pa.timestamp("ms", "UTC")
+PHASES = ("open", "range")
+MONEY = (
+    "quantity", "price", "fee", "liquidation_fee", "surplus", "deficit", "margin_after", "quantity_after", "ratio",
+)  # fmt: skip
 
 
 def words(names: tuple[str, ...], codes: np.ndarray) -> pl.Series:
@@ -94,3 +98,34 @@ def accounts_table(columns: Columns, labels: Mapping[str, pl.Series]) -> pl.Data
     if "side" not in labels:
         made["side"] = words(("short", "long"), columns.word("side"))
     return pl.DataFrame([{**made, **labels}[name].alias(name) for name in ORDER])
+
+
+def step_table(parts: Sequence[tuple[Table, Integers]], accounts: pl.LazyFrame) -> pl.DataFrame:
+    """A row a step, in the order of the accounts table.
+
+    account position symbol time phase ("open" or "range") step (1, 2, ...) kind ("reduced": a part; "liquidated", "taken_over": the
+    rest) quantity (closed) price (its fill) fee liquidation_fee surplus deficit margin_after quantity_after ratio (requirement /
+    equity at the mark the step was met at). Money in quote currency, of the position itself: weights are not applied.
+    """
+    table = np.concatenate([part for part, _ in parts]) if parts else np.zeros(0, dtype=CALL)
+    when = np.concatenate([at for _, at in parts]) if parts else np.zeros(0, dtype=np.int64)
+    order = np.lexsort((table["step"], table["row"]))
+    table, when = table[order], when[order]
+    steps = pl.DataFrame(
+        {
+            "row": pl.Series(table["row"].astype(np.uint32)),
+            "time": times(np.ascontiguousarray(when)),
+            "phase": words(PHASES, table["phase"]),
+            "step": pl.Series(table["step"].astype(np.uint32)),
+            "kind": words(CALLS, table["action"]),
+            **{name: pl.Series(np.ascontiguousarray(table[name])) for name in MONEY},
+        }
+    )
+    owners = (
+        accounts.select("account", "position", "symbol")
+        .with_row_index("row")
+        .join(steps.lazy().select("row").unique(), on="row", how="semi")
+        .collect()
+    )
+    joined = steps.join(owners, on="row", how="left", maintain_order="left")
+    return joined.select("account", "position", "symbol", pl.exclude("account", "position", "symbol", "row"))

@@ -84,11 +84,19 @@ def restored(accounts: pl.DataFrame, contracts: Mapping[str, Contract], *, sides
         if sides:
             other = pl.when(pl.col("side") == "long").then(pl.lit("short")).otherwise(pl.lit("long"))
             accounts = accounts.with_columns(pl.when(here).then(other).otherwise("side").alias("side"))
+    return in_contracts(accounts, contracts, "quantity")
+
+
+def in_contracts(table: pl.DataFrame, contracts: Mapping[str, Contract], *columns: str) -> pl.DataFrame:
+    """A table whose quantities are counted in contracts."""
     for name, contract in contracts.items():
         if contract.multiplier != 1.0:
             units, per = ratio(contract.multiplier)
-            counted = pl.col("quantity") * per / units
-            accounts = accounts.with_columns(
-                pl.when(symbol == name).then(counted).otherwise("quantity").alias("quantity")
+            table = table.with_columns(
+                pl.when(pl.col("symbol") == name)
+                .then(pl.col(column) * per / units)
+                .otherwise(column)
+                .alias(column)
+                for column in columns
             )
-    return accounts
+    return table

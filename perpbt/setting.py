@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
+from perpbt import venue_tables
 from perpbt.book import Spool
 from perpbt.budget import Budget
 from perpbt.config import Duration, DynamicMargin, FundSpec, Rules, TurnoverInterest
@@ -28,6 +29,7 @@ from perpbt.kernels.tables import Market
 from perpbt.load import Bars, SymbolBars, load_bars
 from perpbt.load.columns import TIMES_ALLOWED, number_expression, symbol_expression, time_expression
 from perpbt.prepare import contract_for
+from perpbt.procedures import Asked, Liquidation, Procedures, chosen, refuse_coupling
 from perpbt.settle import FundTerms
 from perpbt.venue import Venue, load_venue
 from perpbt.weights import OpenInterest
@@ -50,6 +52,7 @@ class Setting:
     equity_every: int | None
     progress: Progress | None
     budget: Budget | None = None
+    procedures: Procedures = field(default_factory=Procedures)
     notes: list[str] = field(default_factory=list)
     symbols: dict[str, Any] = field(default_factory=dict)
     prices: list[pl.DataFrame] = field(default_factory=list)
@@ -120,6 +123,7 @@ def make_setting(
     fund: FundSpec | Mapping[str, Any] | None,
     open_interest: OpenInterest | TurnoverInterest | None,
     crowding: bool,
+    liquidation: Asked = None,
     rules: Rules | Mapping[str, Any] | None,
     engine: str,
     threads: int | None,
@@ -148,8 +152,11 @@ def make_setting(
         raise InputError(
             "equity_every with memory: curves of all accounts are held at once; allowed: one of the two"
         )
+    procedures = chosen(liquidation, found.name, procedures_of(found))
+    refuse_coupling(procedures, crowding)
     return Setting(
         venue=found,
+        procedures=procedures,
         rules=checked(Rules, rules, "rules"),
         terms=terms,
         open_interest=check_open_interest(open_interest),
@@ -162,6 +169,16 @@ def make_setting(
         budget=None if memory is None else make_budget(memory, scratch),
         dynamic=None if dynamic is None else checked(DynamicMargin, dynamic, "dynamic"),
     )
+
+
+def procedures_of(venue: Venue) -> Procedures | None:
+    """What the venue's file says of liquidations; None if nothing."""
+    if "liquidation" not in venue.tables:
+        return None
+    _, symbols = venue_tables.split(venue.tables["liquidation"])
+    general = venue.terms("liquidation")
+    own = {symbol: venue.terms("liquidation", symbol) for symbol in symbols}
+    return Procedures(Liquidation() if general is None else general, own)
 
 
 def make_budget(memory: int | str, scratch: str | Path | None) -> Budget:

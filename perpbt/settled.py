@@ -19,6 +19,7 @@ from perpbt.kernels.sums import merge_sums, no_sums, rounded_sums
 from perpbt.kernels.tables import REASONS, REJECTIONS, Codes, Floats, Integers, Table
 from perpbt.settle import Crowds, FundTerms, condensed
 from perpbt.statistics.tally import Tally
+from perpbt.steps import as_counted, placed, steps_of
 from perpbt.weights import Weights
 
 MOST_EVENTS = 1 << 20  # a thread keeps before it condenses them
@@ -68,6 +69,7 @@ class Settled:
         self.refused = np.zeros((len(REJECTIONS), symbols), dtype=np.int64)
         self.broken = 0
         self.first_broken = (-1, 0.0, 0.0)
+        self.steps: list[tuple[Table, Integers]] = []  # of liquidations, and when
         self.events: list[Table] = []
         self.waiting: list[Table] = []  # events that came since they were condensed
         self.alike = True  # whether it pays to condense what has been condensed
@@ -83,6 +85,7 @@ class Settled:
                 min(self.first_broken, other.first_broken) if self.broken else other.first_broken
             )
         self.broken += other.broken
+        self.steps += other.steps
         self.events += other.events
         self.waiting += other.waiting
 
@@ -120,10 +123,16 @@ class Settling:
     """Settles chunks into columns. `settle` may be called from many threads, `found` when they are done."""
 
     def __init__(
-        self, book: Book, weights: Weights, crowds: Crowds | None, terms: FundTerms, groups: pl.DataFrame
+        self,
+        book: Book,
+        weights: Weights,
+        crowds: Crowds | None,
+        terms: FundTerms,
+        groups: pl.DataFrame,
+        in_steps: bool = False,
     ) -> None:
         self.book, self.weights, self.crowds, self.terms = book, weights, crowds, terms
-        self.groups = groups
+        self.groups, self.in_steps = groups, in_steps
         self._own = threading.local()
         self._all: list[Settled] = []
 
@@ -169,7 +178,6 @@ class Settling:
         refused = np.flatnonzero(rejection)
         np.add.at(found.refused, (rejection[refused], chunk.symbol[refused]), 1)
         names = (
-            "quantity",
             "exit_price",
             "fees",
             "liquidation_fee",
@@ -178,9 +186,16 @@ class Settling:
             "total_return",
             "max_drawdown",
         )
+        entry_time, exit_time = columns.moment("entry_time")[here], columns.moment("exit_time")[here]
+        quantity = columns.number("quantity")[here]
+        if self.in_steps:
+            reason, entry_time, quantity = as_counted(
+                self.book, chunk, reason, entry_time, exit_time, quantity
+            )
+            found.steps.append(placed(self.book, chunk, steps_of(chunk)))
         found.tally.add(
             group=chunk.of.group, weight=columns.weight[here], reason=reason, world=chunk.world, account=chunk.of.account,
-            entry_time=columns.moment("entry_time")[here], exit_time=columns.moment("exit_time")[here],
+            entry_time=entry_time, exit_time=exit_time, quantity=quantity,
             **{name: columns.number(name)[here] for name in names},
         )  # fmt: skip
 

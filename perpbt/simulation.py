@@ -20,11 +20,21 @@ from perpbt.book import Book, Chunk, Fills, SymbolPart
 from perpbt.budget import A_WISH, cleared
 from perpbt.conclude import conclude, equity_table
 from perpbt.config import Duration, DynamicMargin, FundSpec, Rules, TurnoverInterest
-from perpbt.engine import Counted, Outcome, Progress, choose_threads, given_rows, in_threads
+from perpbt.engine import (
+    Counted,
+    Outcome,
+    Progress,
+    by_row,
+    choose_threads,
+    given_rows,
+    in_threads,
+    stepping_rows,
+)
 from perpbt.given import GivenOrder, Wishes, by_time
-from perpbt.kernels.tables import CALL, ROW, Integers, Market, Rates, Signals
+from perpbt.kernels.tables import CALL, ROW, Integers, Market, Rates, Signals, Table
 from perpbt.load import Bars
-from perpbt.prepare import market_arrays, no_signals
+from perpbt.prepare import market_arrays, no_signals, procedure_for
+from perpbt.procedures import Asked
 from perpbt.result import Result
 from perpbt.scheduled import scheduled_rates
 from perpbt.setting import Setting, describe_symbol, longest, make_setting, open_bars
@@ -72,24 +82,32 @@ def given_block(
     counted: Counted,
 ) -> Outcome:  # fmt: skip
     """Some rows of the table through the engine."""
+    procedure = procedure_for(setting.procedures.of(counted.label), rates, counted.label)
     if setting.engine == "oracle":
         plans, lanes = wishes.plans(picked), wishes.lanes(picked, market, rates.terms.inverse)
         progress, label = setting.progress, counted.label
-        return run_naively(market, rates, plans, signals, lanes, progress=progress, label=label)
+        return run_naively(
+            market, rates, plans, signals, lanes, procedure=procedure, progress=progress, label=label
+        )
     rows = np.zeros(picked.size, dtype=ROW)
     order = by_time(wishes.entry[picked])
 
-    def work(first: int) -> int:
+    def work(first: int) -> tuple[int, Table]:
         places = order[first : first + engine.CHUNK]
         own = picked[places]
         lanes = wishes.lanes(own, market, rates.terms.inverse)
-        given_rows(market, rates, wishes.plans(own), signals, lanes, places, rows)
-        return places.size
+        given = (wishes.plans(own), signals, lanes, places, rows)
+        if procedure is not None:
+            return places.size, stepping_rows(market, rates, procedure, *given)
+        given_rows(market, rates, *given)
+        return places.size, np.empty(0, dtype=CALL)
 
     threads = choose_threads(setting.threads, picked.size, market.time.size)
-    for size in in_threads(work, range(0, picked.size, engine.CHUNK), threads):
+    calls = [np.empty(0, dtype=CALL)]
+    for size, made in in_threads(work, range(0, picked.size, engine.CHUNK), threads):
         counted.add(size)
-    return Outcome(rows, np.empty(0, dtype=CALL))
+        calls.append(made)
+    return Outcome(rows, by_row(calls))
 
 
 def simulate(
@@ -103,6 +121,7 @@ def simulate(
     fund: FundSpec | Mapping[str, Any] | None = None,
     open_interest: OpenInterest | TurnoverInterest | None = None,
     crowding: bool = False,
+    liquidation: Asked = None,
     rules: Rules | Mapping[str, Any] | None = None,
     engine: str = "auto",
     threads: int | None = None,
@@ -129,6 +148,9 @@ def simulate(
             number, a number per symbol, a frame with ts, open_interest and optionally symbol, or
             {"days_of_turnover": x}, which goes with the market.
         crowding: fill liquidations of the same world, symbol, side and moment against their total.
+        liquidation: how positions below maintenance are closed: None or "full" (the whole at once), "venue" (as
+            the venue's file says), another name or the numbers of a `perpbt.procedures.Liquidation`. Whose steps close
+            less than all are in `result.extra["liquidations"]`; not with crowding.
         rules: intrabar, take_profit_fill, oversize, funding_price.
         engine: "auto", "skip", "dense" or "oracle" (plain Python, for small runs). threads: default all cores.
             Neither changes a result.
@@ -144,6 +166,7 @@ def simulate(
     started = since = time.perf_counter()
     setting = make_setting(
         venue=venue, tiers_as=tiers_as, fund=fund, open_interest=open_interest, crowding=crowding, rules=rules,
+        liquidation=liquidation,
         engine=engine, threads=threads, equity_every=equity_every, progress=progress,
         memory=memory, scratch=scratch, tiers=tiers, dynamic=dynamic,
     )  # fmt: skip

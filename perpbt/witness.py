@@ -35,6 +35,7 @@ from perpbt.kernels.tables import (
     NEXT_LONG_EXIT,
     NEXT_SHORT_EXIT,
     OPEN,
+    PROCEDURES,
     RANGE,
     REASONS,
     REJECTIONS,
@@ -45,6 +46,7 @@ from perpbt.kernels.tables import (
     Lane,
     Market,
     Plan,
+    Procedure,
     Rates,
     Signals,
     Table,
@@ -98,10 +100,22 @@ def bars_of(market: Market, inverse: bool) -> list[Record]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def venue_of(rates: Rates) -> Record:
+def procedure_of(procedure: Procedure | None) -> Record | None:
+    """How a venue liquidates, by name; None: the whole at once."""
+    if procedure is None:
+        return None
+    return {
+        **procedure._asdict(),
+        "procedure": PROCEDURES[procedure.kind],
+        "close": "takeover" if procedure.takeover else "market",
+    }
+
+
+def venue_of(rates: Rates, procedure: Procedure | None) -> Record:
     """What a venue charges and requires, by name."""
     return {
         **rates._asdict(),
+        "liquidation": procedure_of(procedure),
         "maintenance_on": "entry" if rates.entry_maintenance else "mark",
         "rule": "whole" if rates.whole else "brackets",
         "tiers": tiers_of(rates.tiers),
@@ -258,9 +272,17 @@ def call_record(order: Record, row: int) -> Record:
         **order,
         "row": row,
         "action": CALLS.index(order["action"]),
+        "phase": RANGE if order.get("phase") == "C" else OPEN,
         "margin_after": order["margin"],
         "quantity_after": order["quantity"],
+        "quantity": order.get("sold", 0.0),
     }
+
+
+def orders_of(row: Record) -> list[Record]:
+    """Margin orders and steps of liquidation of a row, the last step included."""
+    last = row.get("last_step")
+    return [*row.get("margin_orders", ()), *([last] if last else [])]
 
 
 def as_table(kind: np.dtype[np.void], records: list[Record]) -> Table:
@@ -296,6 +318,7 @@ def run_naively(
     signals: Signals,
     lanes: Table,
     *,
+    procedure: Procedure | None = None,
     progress: Progress | None = None,
     label: str = "",
 ) -> Outcome:
@@ -310,12 +333,18 @@ def run_naively(
     inverse = rates.terms.inverse
     funding, series = market.series[FUNDING].tolist(), series_of(signals, plans, inverse)
     paid = (0.0 - market.series[FUNDING]).tolist() if inverse else funding
-    given = (bars_of(market, inverse), paid, signals_of(signals, inverse), venue_of(rates), rules_of(rates))
+    given = (
+        bars_of(market, inverse),
+        paid,
+        signals_of(signals, inverse),
+        venue_of(rates, procedure),
+        rules_of(rates),
+    )
     rows: list[Record] = []
     calls: list[Record] = []
     for number, lane in enumerate(lanes):
         for row in run_lane(lane, policy_of(plans[lane["plan"]], series), given):
-            calls += [call_record(order, len(rows)) for order in row.get("margin_orders", ())]
+            calls += [call_record(order, len(rows)) for order in orders_of(row)]
             rows.append(row_record(row, number, funding, inverse))
         if progress is not None:
             progress(label, number + 1, lanes.size)

@@ -17,6 +17,7 @@ from .tables import (
     NO_BAR,
     OPEN,
     RANGE,
+    REDUCED,
     Codes,
     Floats,
     Integers,
@@ -84,10 +85,13 @@ def settle_rows(
                 numbers[column, to] = 0.0
             continue
         moments[1, to] = times[base + row["exit_bar"]]
-        # in the order money moved: at the opening, at each deleveraging, at the exit
+        # in the order money moved: at the opening, at each deleveraging and liquidation of a part, at the exit
         pnl, funding, fees, deficit = 0.0, 0.0, row["open_fee"], 0.0
+        penalty, surplus = 0.0, 0.0
         while call < calls.size and calls[call]["row"] <= k:
-            if calls[call]["action"] == DELEVERAGE:
+            if calls[call]["action"] == DELEVERAGE or calls[call]["action"] == REDUCED:
+                penalty += calls[call]["liquidation_fee"]
+                surplus += calls[call]["surplus"]
                 pnl += calls[call]["pnl"]
                 funding += calls[call]["funding"]
                 fees += calls[call]["fee"]
@@ -95,6 +99,7 @@ def settle_rows(
             call += 1
         pnl, funding = pnl + row["pnl"], funding + row["funding"]
         fees, deficit = fees + row["close_fee"], deficit + row["deficit"]
+        penalty, surplus = penalty + row["liquidation_fee"], surplus + row["surplus"]
         back = row["released"] + row["back"]
         invested = row["collateral"] + row["top_up"]
         cash = back - invested
@@ -107,15 +112,15 @@ def settle_rows(
         numbers[7, to] = pnl
         numbers[8, to] = funding
         numbers[9, to] = fees
-        numbers[10, to] = row["liquidation_fee"]
-        numbers[11, to] = row["surplus"]
+        numbers[10, to] = penalty
+        numbers[11, to] = surplus
         numbers[12, to] = deficit
         numbers[13, to] = row["top_up"]
         numbers[14, to] = cash
         numbers[15, to] = cash / invested
         numbers[16, to] = max(row["drawdown"], (row["peak"] - back) / row["peak"])  # the exit included
         numbers[17, to] = row["worst_ratio"]
-        came = ((cash + fees) + row["liquidation_fee"]) + row["surplus"] - deficit
+        came = ((cash + fees) + penalty) + surplus - deficit
         gave = pnl + funding
         gross = abs(pnl) + abs(funding) + abs(fees)
         if not abs(came - gave) <= TOLERANCE * (back + row["collateral"] + row["top_up"] + gross + deficit):
@@ -148,12 +153,15 @@ def fund_events(
             written = write_event(events, written, times[base + row["entry_bar"]], OPEN, world[k], symbol[k])
             events[written - 1]["fee_share"] = share * row["open_fee"]
         while call < calls.size and calls[call]["row"] <= k:
-            if calls[call]["action"] == DELEVERAGE:
-                written = write_event(
-                    events, written, times[base + calls[call]["bar"]], OPEN, world[k], symbol[k]
-                )
-                events[written - 1]["fee_share"] = share * calls[call]["fee"]
-                events[written - 1]["deficit"] = w * calls[call]["deficit"]
+            one = calls[call]
+            if one["action"] == DELEVERAGE or (
+                one["action"] == REDUCED and one["fee"] * fee_share + one["liquidation_fee"] > 0.0
+            ):
+                moment = times[base + one["bar"]]
+                written = write_event(events, written, moment, one["phase"], world[k], symbol[k])
+                events[written - 1]["liquidation_fees"] = w * one["liquidation_fee"]
+                events[written - 1]["fee_share"] = share * one["fee"]
+                events[written - 1]["deficit"] = w * one["deficit"]
             call += 1
         if row["close_fee"] * fee_share + row["liquidation_fee"] + row["surplus"] + row["deficit"] > 0.0:
             phase = RANGE if row["phase"] == CLOSE else row["phase"]

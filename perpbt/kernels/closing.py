@@ -42,6 +42,37 @@ def liquidation_slippage(rates: Rates, volatility: float, turnover: float, volum
 
 
 @part
+def outcome(position: Position, fill: float, funding: float) -> tuple[float, float, float]:
+    """Of a position closed at `fill`: PnL of the price, funding paid since the entry, and what is left of the margin."""
+    signed = position.side * position.quantity
+    paid = signed * (funding - position.funding)
+    pnl = signed * (fill - position.entry)
+    return pnl, paid, (position.margin - paid) + pnl
+
+
+@part
+def shared_out(
+    fill: float,
+    pnl: float,
+    paid: float,
+    left: float,
+    turned: float,
+    charge: float,
+    penalty_rate: float,
+    share: float,
+) -> Closing:
+    """The waterfall of a liquidation: fees on what was `turned` over, then the fund's `share` of the rest; or a deficit."""
+    if not left > 0.0:
+        return Closing(fill, 0.0, 0.0, 0.0, 0.0 - left, 0.0, pnl, -paid)
+    fee = min(charge * turned, left)
+    rest = left - fee
+    penalty = min(penalty_rate * turned, rest)
+    rest = rest - penalty
+    surplus = share * rest
+    return Closing(fill, fee, penalty, surplus, 0.0, rest - surplus, pnl, -paid)
+
+
+@part
 def close(
     rates: Rates,
     position: Position,
@@ -52,24 +83,19 @@ def close(
     funding: float,
 ) -> Closing:
     """Close the whole of `position` at `base` worsened by `slippage`; `funding` is CF at the closing bar."""
-    signed = position.side * position.quantity
-    paid = signed * (funding - position.funding)
     fill = base
     if reason != END and not (reason == TAKE_PROFIT and limit_fill):
         fill = moved(rates.terms, base, -(position.side * slippage))
-    pnl = signed * (fill - position.entry)
-    left = (position.margin - paid) + pnl
+    pnl, paid, left = outcome(position, fill, funding)
+    turned = position.quantity * fill
+    if reason == LIQUIDATION:
+        return shared_out(
+            fill, pnl, paid, left, turned, rates.taker_fee, rates.liquidation_fee, rates.surplus_to_fund
+        )
     if not left > 0.0:
         return Closing(fill, 0.0, 0.0, 0.0, 0.0 - left, 0.0, pnl, -paid)
     if reason == END:
         return Closing(fill, 0.0, 0.0, 0.0, 0.0, left, pnl, -paid)
-    turned = position.quantity * fill
     charge = rates.maker_fee if limit_fill else rates.taker_fee
     fee = min(charge * turned, left)
-    rest = left - fee
-    if reason != LIQUIDATION:
-        return Closing(fill, fee, 0.0, 0.0, 0.0, rest, pnl, -paid)
-    penalty = min(rates.liquidation_fee * turned, rest)
-    rest = rest - penalty
-    surplus = rates.surplus_to_fund * rest
-    return Closing(fill, fee, penalty, surplus, 0.0, rest - surplus, pnl, -paid)
+    return Closing(fill, fee, 0.0, 0.0, 0.0, left - fee, pnl, -paid)

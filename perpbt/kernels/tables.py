@@ -30,7 +30,12 @@ COLLATERAL, EQUITY, RISK = 0, 1, 2
 SIZINGS = ("collateral", "equity", "risk")
 # what a margin call does (Plans.call_action)
 NO_CALL, TOP_UP, DELEVERAGE = 0, 1, 2
-CALLS = ("none", "top_up", "deleverage")
+# what else is written among margin orders: liquidation of a part, and of the rest, on the market or by takeover
+REDUCED, LIQUIDATED, TAKEN_OVER = 3, 4, 5
+CALLS = ("none", "top_up", "deleverage", "reduced", "liquidated", "taken_over")
+# how a venue liquidates (Procedure.kind)
+FULL, REDUCE, LADDER, SLICE, PORTION, CURE, OPTIMAL = 0, 1, 2, 3, 4, 5, 6
+PROCEDURES = ("full", "reduce_then_takeover", "ladder", "slice", "portion", "cure", "optimal")
 # why a position ended (Rows.reason); the order is that of MODEL §2 B, then what is no exit
 LIQUIDATION, STOP_LOSS, TRAILING_STOP, TAKE_PROFIT, TIME, SIGNAL, END, REJECTED = 0, 1, 2, 3, 4, 5, 6, 7
 REASONS = ("liquidation", "stop_loss", "trailing_stop", "take_profit", "time", "signal", "end", "rejected")
@@ -126,6 +131,31 @@ class Rates(NamedTuple):
     ladders: Floats  # (epochs, tiers, 5): `tiers` of each epoch, shorter ones filled up with their last row
     since: Integers  # (epochs): the first bar of each; 0 for the first
     terms: Terms
+
+
+class Procedure(NamedTuple):
+    """How a venue liquidates: `perpbt.procedures.Liquidation` in numbers, 0 for what its kind does not read."""
+
+    kind: int
+    takeover: bool  # of the last step
+    most_steps: int
+    fraction: float
+    target: float
+    above: float
+    cool_down: int  # ms
+    backstop: float
+    spread: float
+    adjustment: float
+    initial: float
+    duration_slots: float
+    whole_below: float
+    fee: float
+    fee_max: float
+    fee_growth: float
+    grace_slots: float
+    slot_ms: float
+    slices: int
+    risk_aversion: float
 
 
 class Signals(NamedTuple):
@@ -226,7 +256,8 @@ ROW = np.dtype(
     ],
     align=True,
 )
-# A margin order that was executed; `row` is -1 in unused entries.
+# A margin order that was executed, or a step of a liquidation; `row` is -1 in unused entries. Of the step that closes a position (not
+# REDUCED) the money is told once more: it is that of the row.
 CALL = np.dtype(
     [
         ("row", np.int64),
@@ -239,6 +270,13 @@ CALL = np.dtype(
         ("funding", np.float64),
         ("margin_after", np.float64),
         ("quantity_after", np.float64),
+        ("phase", np.int8),  # of a step, as all that follows
+        ("step", np.int64),  # 1, 2, ...
+        ("quantity", np.float64),  # closed
+        ("price", np.float64),  # fill
+        ("liquidation_fee", np.float64),
+        ("surplus", np.float64),
+        ("ratio", np.float64),  # margin ratio before the step
     ],
     align=True,
 )

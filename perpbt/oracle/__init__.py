@@ -14,7 +14,9 @@ What comes in:
          "max_leverage", "deduction"}}, and where they hold "inverse" (True: see `inverse.py`), the steps "lot" (of
          quantity times multiplier) and "tick" (of the price), each a pair of whole numbers, units / per; "rule"
          ("brackets", "whole": the band's rate for the whole position), "per_unit" (rate added for each base unit
-         held), "epochs": pairs of a first bar and the tiers that hold from it on.
+         held), "epochs": pairs of a first bar and the tiers that hold from it on;
+         "liquidation", a procedure and its numbers: {"procedure": "full" | "reduce_then_takeover" | "ladder" | "slice" |
+         "portion" | "cure" | "optimal", "close" ("market" | "takeover"), "most_steps", ...}, None: all at once on the market.
   rules  {"intrabar": "pessimistic" | "optimistic", "take_profit_fill": "limit" | "open",
          "oversize": "reject" | "clip"}; the first of each is the default.
   order  {"side" (+1 | -1), "collateral", "leverage"} and optional margin_buffer, stop and take_profit
@@ -26,11 +28,12 @@ What comes in:
          nothing for top-ups).
 What goes out: a row (dict) per position, keyed by the result's columns, with entry_bar, exit_bar, phase and
 figures the fund and the account need: notional, entry_fee, base, exit_quantity, exit_margin, released and wallet; `closing`, the
-waterfall of the last closing alone; `margin_orders`, those carried out, each with its money, bar, action and the margin and quantity
-it left; `before_exit`, peak and drawdown up to the last close; `refill`, the same position against another crowd.
+waterfall of the last closing alone; `margin_orders`, those carried out, and liquidations of a part ("reduced"), each with its money,
+bar, action and the margin and quantity it left; `last_step`, the liquidation of the rest; `before_exit`, peak and drawdown up to
+the last close; `refill`, the same position against another crowd.
 """
 
-from . import inverse, position
+from . import inverse, living
 from .account import run_account
 from .fund import settle
 from .position import cumulative_funding, first_bar, snapped
@@ -43,5 +46,5 @@ def run_position(
     bars: Bars, cf: Values, order: Record, venue: Record, rules: Record, entry_bar: int | None
 ) -> Record:
     """One position by the rules of its contract."""
-    rulebook = inverse if venue.get("inverse") else position
+    rulebook = inverse if venue.get("inverse") else living
     return rulebook.run_position(bars, cf, order, venue, rules, entry_bar)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from . import inverse, position
+from . import inverse, living
 from .position import level
 from .shapes import Bars, Record, Values
 from .steps import placed
@@ -24,7 +24,7 @@ def run_account(
     number).
     """
     rows: list[Record] = []
-    rulebook = inverse if venue.get("inverse") else position
+    rulebook = inverse if venue.get("inverse") else living
     wallet, not_before, i, trades, refused = policy["capital"], bars[0]["ts"], start_bar, 0, None
     while i + 1 < len(bars) and trades != policy.get("max_trades"):
         side = int(signals["long_entry"][i]) - int(signals["short_entry"][i])  # both at once: neither

@@ -69,12 +69,14 @@ def flows(row: Record, bars: Bars, venue: Record) -> list[tuple[int, str, str, f
     share, weight, times = venue["fund_fee_share"], row["weight"], [bar["ts"] for bar in bars]
     out = [(times[row["entry_bar"]], "B", "fee_share", share * row["entry_fee"])]
     for part in row["margin_orders"]:
-        out.append((times[part["bar"]], "B", "fee_share", share * part["fee"]))
-        out.append((times[part["bar"]], "B", "deficit", part["deficit"]))
+        then = (times[part["bar"]], part.get("phase", "B"))
+        out.append((*then, "fee_share", share * part["fee"]))
+        out.append((*then, "liquidation_fees", part["liquidation_fee"]))
+        out.append((*then, "deficit", part["deficit"]))
     left = (row["exit_time"], row["phase"])
     out.append((*left, "fee_share", share * row["closing"]["fee"]))
-    out.append((*left, "liquidation_fees", row["liquidation_fee"]))
-    out.append((*left, "surplus", row["surplus"]))
+    out.append((*left, "liquidation_fees", row["closing"]["liquidation_fee"]))
+    out.append((*left, "surplus", row["closing"]["surplus"]))
     out.append((*left, "deficit", row["closing"]["deficit"]))
     return [(time, phase, name, weight * money) for time, phase, name, money in out if money != 0]
 

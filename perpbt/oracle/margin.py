@@ -95,6 +95,8 @@ def banded(venue: Record) -> bool:
 
 def is_liquidated(p: Record, price: float, cf: float, venue: Record) -> bool:
     """§4: A_i <= K for some tier (long), A_i >= K (short), rounded in this very order; with ticks, by the price on one."""
+    if p.get("spared"):  # a procedure that acts once a bar has acted
+        return False
     lines = liquidation_lines(p, venue)
     if banded(venue):  # at one price one band holds
         lines = [lines[venue["tiers"].index(band(p["quantity"] * price, venue))]]
@@ -111,6 +113,8 @@ def is_liquidated_between(p: Record, low: float, high: float, cf: float, venue: 
     A loss is worst at the adverse end. With risk-limit steps a long's need also falls there, from band to band: each is tested at
     the lowest price of the range inside it.
     """
+    if p.get("spared"):
+        return False
     if p["side"] < 0:
         return is_liquidated(p, high, cf, venue)
     if banded(venue):

@@ -9,14 +9,12 @@ from .margin import (
     against,
     equity,
     grown,
-    in_force,
     is_liquidated,
     is_liquidated_between,
     liquidation_price,
-    margin_ratio,
     required,
 )
-from .shapes import Bars, Leaving, Record, Values
+from .shapes import Bars, Leaving, Record
 from .steps import placed, whole_lots
 
 NUMBERS = (
@@ -116,6 +114,8 @@ def open_position(
         "target_trigger": order.get("take_profit_trigger") or "last",
         "wallet": order.get("wallet", collateral) - collateral, "top_up": 0.0, "released": 0.0,
         "margin_orders": [], "peak": collateral, "drawdown": 0.0,
+        "entry_bar": entry_bar, "worst_ratio": 0.0, "ratio_at_open": 0.0, "spared": False,
+        "schedule": [], "final": None, "reduced_at": -1, "cool_until": -1, "cured_at": -1,
     }  # fmt: skip
     if is_liquidated(p, bar["mark_open"], cf, venue):
         return None, "liquidated_at_entry"
@@ -248,7 +248,8 @@ def margin_order(
     p: Record, call: Record | None, bar: Record, cf: float, venue: Record
 ) -> tuple[str, float] | None:
     """§2 D: read at the close, done at the next open: ("top_up", money), ("deleverage", fraction), None."""
-    if call is None or len(p["margin_orders"]) >= call["max_calls"]:
+    done = sum(part["action"] != "reduced" for part in p["margin_orders"])
+    if call is None or done >= call["max_calls"]:
         return None
     left = equity(p, bar["mark_close"], cf)
     need = required(p, bar["mark_close"], venue)
@@ -289,93 +290,12 @@ def see_value(p: Record, value: float) -> None:
     p["drawdown"] = max(p["drawdown"], (p["peak"] - value) / p["peak"])
 
 
-# ---------------------------------------------------------------------------------------------- one position
-def run_position(
-    bars: Bars, cf: Values, order: Record, venue: Record, rules: Record, entry_bar: int | None,
-    crowd_notional: float | None = None,
-) -> Record:  # fmt: skip
-    """One position from its opening at `bars[entry_bar]` (None: no such bar) to its exit, §2-§6.
-
-    `crowd_notional` is what its world liquidates beside it (§6 `crowding`); None: its own Q x base.
-    """
-    if entry_bar is None:
-        return rejected(order, "no_bar", None)
-    rule_book, venue = venue, in_force(venue, entry_bar)
-    p, why = open_position(bars[entry_bar], cf[entry_bar], order, venue, rules, entry_bar)
-    if p is None:
-        return rejected(order, why, entry_bar)
-    at_entry = {
-        "entry_price": p["entry"], "quantity": p["quantity"], "margin": p["margin"],
-        "liquidation_price": liquidation_price(p, cf[entry_bar], venue),
-        "bankruptcy_price": p["entry"] - p["side"] * (p["margin"] / p["quantity"]),
-    }  # fmt: skip
-    worst_ratio = margin_ratio(p, bars[entry_bar]["mark_open"], cf[entry_bar], venue)
-    adverse_extreme = "mark_low" if p["side"] > 0 else "mark_high"
-    pending, left, phase, ratio_at_open, i = None, None, "C", 0.0, entry_bar
-    for i in range(entry_bar, len(bars)):
-        bar, venue = bars[i], in_force(rule_book, i)
-        # A: cf[i] already holds the funding charged at this open.
-        stretch(p, on(bar, p["trailing_trigger"], "open"))
-        if i > entry_bar:  # B: only for a position carried in
-            ratio_at_open = margin_ratio(p, bar["mark_open"], cf[i], venue)
-            time_due = order.get("exit_due") is not None and bar["ts"] >= order["exit_due"]
-            signal_due = order.get("exit_signal") is not None and order["exit_signal"][i - 1]
-            left, phase = exit_at_open(p, bar, cf[i], venue, rules, time_due, signal_due), "B"
-            if left:
-                break
-            if pending:
-                execute(p, *pending, i, bar, cf[i], venue)
-        left, phase = exit_in_range(p, bar, cf[i], venue, rules), "C"
-        if left:
-            break
-        # D: the close.
-        worst_ratio = max(worst_ratio, margin_ratio(p, bar[adverse_extreme], cf[i], venue))
-        stretch(p, on(bar, p["trailing_trigger"], "high" if p["side"] > 0 else "low"))
-        see_value(p, p["released"] + equity(p, bar["mark_close"], cf[i]))
-        pending = margin_order(p, order.get("margin_call"), bar, cf[i], venue)
-    return closed(p, at_entry, bars, cf, venue, (entry_bar, i), left, phase, crowd_notional) | {
-        "worst_margin_ratio": worst_at_exit(worst_ratio, ratio_at_open, left, phase),
-        "refill": lambda crowd: run_position(bars, cf, order, rule_book, rules, entry_bar, crowd),
-    }
-
-
+# ------------------------------------------------------------------------------------------------ the row
 def worst_at_exit(worst: float, at_open: float, left: Leaving | None, phase: str) -> float:
     """D9: the exit bar shows the ratio at its open only, and 1 if it liquidated the position in its range."""
     if left is None:
         return worst
     return max(worst, at_open, 1.0 if left[0] == "liquidation" and phase == "C" else 0.0)
-
-
-def closed(
-    p: Record, at_entry: Record, bars: Bars, cf: Values, venue: Record, span: tuple[int, int], left: Leaving | None,
-    phase: str, crowd_notional: float | None,
-) -> Record:  # fmt: skip
-    """§5, §6: the fill of the last closing, its waterfall, and the row of the whole position."""
-    entry_bar, i = span
-    bar = bars[i]
-    reason, base, is_limit = left or ("end", bar["mark_close"], False)
-    fill = base
-    if reason != "end" and not is_limit:
-        volume = p["quantity"] * base if crowd_notional is None else crowd_notional
-        fill = base * (1 - p["side"] * slippage_of(reason, bar, volume, venue))
-    fee_rate = venue["maker_fee"] if is_limit else venue["taker_fee"]
-    moved, before = cf[i] - p["cf_entry"], {"peak": p["peak"], "drawdown": p["drawdown"]}
-    last = waterfall(p["side"], p["margin"], p["quantity"], p["entry"], moved, fill, reason, fee_rate, venue)
-    see_value(p, p["released"] + last["back"])
-    parts, invested = p["margin_orders"], p["collateral"] + p["top_up"]
-    cash_change = (p["released"] + last["back"]) - invested
-    return {
-        "side": p["side"], "leverage": p["leverage"], "collateral": p["collateral"], **at_entry,
-        "entry_time": bars[entry_bar]["ts"], "exit_time": bar["ts"], "entry_bar": entry_bar, "exit_bar": i,
-        "phase": phase, "exit_price": fill, "exit_reason": reason, "rejection": None,
-        "pnl": total(0.0, parts, last, "pnl"), "funding": total(0.0, parts, last, "funding"),
-        "fees": total(p["entry_fee"], parts, last, "fee"), "liquidation_fee": last["liquidation_fee"],
-        "surplus": last["surplus"], "deficit": total(0.0, parts, last, "deficit"), "top_up": p["top_up"],
-        "cash_change": cash_change, "total_return": cash_change / invested, "max_drawdown": p["drawdown"],
-        "notional": p["notional"], "entry_fee": p["entry_fee"], "exit_quantity": p["quantity"],
-        "exit_margin": p["margin"], "base": base, "margin_orders": parts, "released": p["released"],
-        "closing": last, "before_exit": before, "wallet": p["wallet"] + last["back"],
-    }  # fmt: skip
 
 
 def total(start: float, parts: list[Record], last: Record, name: str) -> float:

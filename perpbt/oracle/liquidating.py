@@ -1,0 +1,346 @@
+"""Liquidation in steps (§6, options): how venues reduce a position before, or instead of, closing the whole of it.
+
+`venue["liquidation"]` names the procedure and its numbers; without it a liquidation closes the whole position at once. A part that is
+closed takes its share of margin, PnL and funding with it, pays its own fee, liquidation fee and impact, and what is left of its share
+stays with the position: m' = m (1 - g) + left of the part, Q' = Q (1 - g), same entry and CF_e. Only the last step, which closes all,
+brings surplus or deficit; a part that would fill beyond the bankruptcy price is not closed: the whole goes instead.
+
+Two marks: M, at which the liquidation is met (mark open; in the range the liquidation price), and W, the worst of the phase (mark
+open; in the range its adverse extreme), for which whatever is sized by a shortage is sized.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+from .margin import equity, liquidation_price, margin_ratio, required
+from .position import slippage_of, waterfall
+from .shapes import Bars, Leaving, Record, Values
+
+SAFE = 1.0 + 1e-9  # of a requirement that has to be met and not only touched, whatever rounding does
+LOWER = 1.0 - 2.0**-50  # of a quantity that must not be above a tier's cap, whatever rounding does
+ROUNDS = 64  # of sizing a part by the impact it has itself
+HALVINGS = 80
+Step: TypeAlias = tuple[float, float, Record]  # how much to close, how much to keep, on what terms
+ONE_A_BAR = ("portion", "cure")
+
+
+def in_steps(
+    p: Record, find: Callable[[], Leaving | None], found: Leaving | None, phase: str, i: int, bars: Bars, cf: Values, venue: Record
+) -> Leaving | None:  # fmt: skip
+    """What becomes of `found` (why the position leaves, and so on) when liquidations go by steps; None: it lives on.
+
+    `find` looks again, with what is left.
+    """
+    bar, worst = bars[i], "mark_low" if p["side"] > 0 else "mark_high"
+    while found is not None and found[0] == "liquidation":
+        at = at_open(i, bar, cf[i])
+        if phase == "C":
+            met = liquidation_price(p, cf[i], venue, bar["mark_low"], bar["mark_high"])
+            at |= {"phase": "C", "M": met, "W": bar[worst], "highest": bar["mark_high"]}
+            p["worst_ratio"] = max(p["worst_ratio"], 1.0)
+        if i > p["entry_bar"]:
+            p["worst_ratio"] = max(p["worst_ratio"], p["ratio_at_open"])
+        if liquidate(p, found[1], at, bars, venue):
+            return found
+        if p["schedule"]:
+            return None
+        found = find()
+    return found
+
+
+def at_open(i: int, bar: Record, cf: float) -> Record:
+    """Where a liquidation at the open is met."""
+    mark = bar["mark_open"]
+    return {"bar": i, "phase": "B", "cf": cf, "M": mark, "W": mark, "highest": mark}
+
+
+def liquidate(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> bool:
+    """One step. True: the whole position goes, as `p["final"]` says."""
+    rule = venue["liquidation"]
+    steps = sum(part["action"] == "reduced" for part in p["margin_orders"])
+    wanted = SIZES[rule["procedure"]](p, base, at, bars, venue)
+    if wanted is None:  # no order, or none that fills: not again in this bar
+        p["spared"] = True
+        return False
+    sold, kept, terms = wanted
+    if kept > 0:
+        if steps + 1 < rule["most_steps"] and close_part(p, sold, kept, terms, at, bars, venue):
+            p["spared"] = rule["procedure"] in ONE_A_BAR
+            return False
+        terms = terms if terms["slippage"] is not None else last(base, venue)
+    p["final"], p["schedule"] = terms, []
+    p["last_step"] = {
+        "bar": at["bar"], "phase": at["phase"], "action": terms["action"], "sold": p["quantity"], "step": steps + 1,
+        "ratio": margin_ratio(p, at["M"], at["cf"], venue), "margin": 0.0, "quantity": 0.0,
+    }  # fmt: skip
+    return True
+
+
+def market(base: float, venue: Record) -> Record:
+    """Closed on the market: the venue's fees and its share of the surplus."""
+    return {
+        "base": base, "slippage": None, "fee": venue["taker_fee"], "penalty": venue["liquidation_fee"],
+        "share": venue["surplus_to_fund"], "action": "liquidated",
+    }  # fmt: skip
+
+
+def takeover(base: float) -> Record:
+    """Handed over at the bankruptcy price to the fund, which sells at once: no fee, and all that the sale brings or lacks is its own."""
+    return {"base": base, "slippage": None, "fee": 0.0, "penalty": 0.0, "share": 1.0, "action": "taken_over"}
+
+
+def last(base: float, venue: Record) -> Record:
+    """How the last step closes."""
+    return takeover(base) if venue["liquidation"]["close"] == "takeover" else market(base, venue)
+
+
+def fill_of(p: Record, quantity: float, terms: Record, bar: Record, venue: Record) -> float:
+    """The fill of so much: base worsened by the impact of its own volume, or by what the terms say."""
+    slip = terms["slippage"]
+    if slip is None:
+        slip = slippage_of("liquidation", bar, quantity * terms["base"], venue)
+    return terms["base"] * (1 - p["side"] * slip)
+
+
+def shared(
+    p: Record, margin: float, quantity: float, fill: float, terms: Record, cf: float, venue: Record
+) -> Record:
+    """§6: the waterfall of what is closed, by these terms."""
+    by_terms = {**venue, "liquidation_fee": terms["penalty"], "surplus_to_fund": terms["share"]}
+    moved = cf - p["cf_entry"]
+    return waterfall(
+        p["side"], margin, quantity, p["entry"], moved, fill, "liquidation", terms["fee"], by_terms
+    )
+
+
+def close_part(
+    p: Record, sold: float, kept: float, terms: Record, at: Record, bars: Bars, venue: Record
+) -> bool:
+    """Close `sold` and keep `kept`; False, and nothing is done, if that would fill beyond the bankruptcy price.
+
+    In an orderly exit the fund holds the position already, and whatever is lost is lost by it at the end.
+    """
+    i, cf = at["bar"], at["cf"]
+    fill = fill_of(p, sold, terms, bars[i], venue)
+    own = p["margin"] * (sold / p["quantity"])
+    part = shared(p, own, sold, fill, terms, cf, venue)
+    left = (part["surplus"] + part["back"]) - part["deficit"]
+    if not left > 0 and not p["schedule"]:
+        return False
+    ratio = margin_ratio(p, at["M"], cf, venue)
+    p["margin"], p["quantity"] = (p["margin"] - own) + left, kept
+    p["margin_orders"].append(
+        {
+            **part, "surplus": 0.0, "deficit": 0.0, "back": 0.0, "bar": i, "phase": at["phase"], "action": "reduced",
+            "sold": sold, "price": fill, "ratio": ratio, "margin": p["margin"], "quantity": kept,
+            "step": sum(one["action"] == "reduced" for one in p["margin_orders"]) + 1,
+        }
+    )  # fmt: skip
+    return True
+
+
+def final(p: Record, bar: Record, cf: float, venue: Record) -> tuple[float, float, Record]:
+    """Base, fill and waterfall of the step that closes all."""
+    terms = p["final"]
+    fill = fill_of(p, p["quantity"], terms, bar, venue)
+    money = shared(p, p["margin"], p["quantity"], fill, terms, cf, venue)
+    p["last_step"] |= {**money, "price": fill}
+    return terms["base"], fill, money
+
+
+# ------------------------------------------------------------------------------------------- the procedures
+def whole(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> Step:
+    """All at once; here for the sake of takeover."""
+    return p["quantity"], 0.0, last(base, venue)
+
+
+def reduce_then_takeover(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> Step:
+    """Binance: one reducing order in a bar, a fraction or as much as puts the rest above maintenance at W; then the rest."""
+    rule, quantity = venue["liquidation"], p["quantity"]
+    if p["reduced_at"] == at["bar"]:
+        return quantity, 0.0, last(base, venue)
+    p["reduced_at"] = at["bar"]
+    fraction = rule["fraction"]
+    if fraction > 0:
+        return quantity * fraction, quantity * (1 - fraction), market(base, venue)
+    sold = enough(p, market(base, venue), at, bars, venue)
+    if sold < quantity:
+        return sold, quantity - sold, market(base, venue)
+    return quantity, 0.0, last(base, venue)
+
+
+def enough(p: Record, terms: Record, at: Record, bars: Bars, venue: Record) -> float:
+    """The smallest quantity that, sold with the impact it has itself, leaves the rest above maintenance at W: from below, round by round."""
+    sold = 0.0
+    for _ in range(ROUNDS):
+        fill = fill_of(p, sold, terms, bars[at["bar"]], venue)
+        sold = size_to_cover(p, fill, (terms["fee"] + terms["penalty"]) * fill, 1.0, at, venue)
+        if not sold < p["quantity"]:
+            break
+    return sold
+
+
+def size_to_cover(p: Record, fill: float, cost: float, share: float, at: Record, venue: Record) -> float:
+    """Quantity that makes up for `share` of the shortage at W on every maintenance line, at `cost` per unit; infinite if none does."""
+    worst, s = at["W"], p["side"]
+    reference = p["entry"] if venue["maintenance_on"] == "entry" else worst
+    have, scale = equity(p, worst, at["cf"]), SAFE / venue["liquidation"]["target"]
+    size = 0.0
+    for tier in venue["tiers"]:
+        unit = tier["rate"] * reference + venue["close_out_rate"] * worst
+        short = (unit * p["quantity"] - tier["deduction"]) * scale - have
+        if short > 0:
+            gain = (unit * scale + s * (fill - worst)) - cost
+            size = max(size, (short * share) / gain) if gain > 0 else math.inf
+    return size
+
+
+def ladder(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> Step:
+    """BitMEX, Bybit: down to the cap of the next lower tier; from the lowest, the whole.
+
+    Where a tier's rate holds for the whole position, down to where it stays in the lower tier at the highest mark of the phase.
+    """
+    price = at["highest"] if venue.get("rule") == "whole" else at["M"]
+    if venue["maintenance_on"] == "entry":
+        price = p["entry"]
+    tiers = venue["tiers"]
+    k = 0
+    while k < len(tiers) and p["quantity"] * price > tiers[k]["cap"]:
+        k += 1
+    if k == 0:
+        return p["quantity"], 0.0, last(base, venue)
+    kept = (tiers[k - 1]["cap"] / price) * LOWER
+    return p["quantity"] - kept, kept, market(base, venue)
+
+
+def slice_of(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> Step:
+    """Hyperliquid: a fraction of a position above a notional, the whole below it or during the cool-down; far below maintenance the
+    backstop takes it.
+    """
+    rule, quantity, time = venue["liquidation"], p["quantity"], bars[at["bar"]]["ts"]
+    if equity(p, at["M"], at["cf"]) < rule["backstop"] * required(p, at["M"], venue):
+        return quantity, 0.0, takeover(base)
+    if quantity * at["M"] > rule["above"] and time >= p["cool_until"]:
+        p["cool_until"] = time + rule["cool_down"]
+        fraction = rule["fraction"]
+        return quantity * fraction, quantity * (1 - fraction), market(base, venue)
+    return quantity, 0.0, last(base, venue)
+
+
+def portion(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> Step | None:
+    """dYdX: once a bar at most a portion, at the fillable price or better; what is bankrupt is taken over."""
+    rule, quantity, worst, s = venue["liquidation"], p["quantity"], at["W"], p["side"]
+    have, need = equity(p, worst, at["cf"]), required(p, worst, venue)
+    if have <= 0:
+        return quantity, 0.0, takeover(base)
+    terms = last(base, venue)
+    sold, kept = quantity, 0.0
+    if rule["fraction"] < 1:
+        sold, kept, terms = (
+            quantity * rule["fraction"],
+            quantity * (1 - rule["fraction"]),
+            market(base, venue),
+        )
+    give = min(max(rule["adjustment"] * (1 - have / need), 0.0), 1.0)
+    fillable = worst - s * ((give * rule["spread"]) * need) / quantity
+    if s * fill_of(p, sold, terms, bars[at["bar"]], venue) < s * fillable:
+        return None
+    return sold, kept, terms
+
+
+def cure(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> Step | None:
+    """Drift: a liquidator takes over at M less his fee what makes up for a growing part of the shortage at W."""
+    rule, quantity, worst, i = venue["liquidation"], p["quantity"], at["W"], at["bar"]
+    if not (at["phase"] == "B" and p["cured_at"] == i - 1):
+        p["began"], p["freed"] = bars[i]["ts"], 0.0
+    p["cured_at"] = i
+    slots = (bars[i]["ts"] - p["began"]) / rule["slot_ms"]
+    reward = rule["fee"]
+    if slots >= rule["grace_slots"]:
+        reward = min(rule["fee"] + slots * rule["fee_growth"], rule["fee_max"])
+    need = required(p, worst, venue)
+    short = need * (SAFE / rule["target"]) - equity(p, worst, at["cf"])
+    notional = quantity * worst
+    room = 0.95 * ((need / notional - reward) - short / notional)
+    penalty = (
+        max(min(venue["liquidation_fee"], room), 0.0) * worst
+    )  # per unit, of the mark and not of the fill
+    fill = at["M"] * (1 - p["side"] * reward)
+    terms = {
+        "base": at["M"], "slippage": reward, "fee": 0.0, "penalty": penalty / fill, "share": venue["surplus_to_fund"],
+        "action": "liquidated",
+    }  # fmt: skip
+    share = 1.0
+    if short >= rule["whole_below"] and short > 0:
+        ripe = min(
+            rule["initial"] + (slots / rule["duration_slots"] if rule["duration_slots"] > 0 else 1.0), 1.0
+        )
+        share = ((short + p["freed"]) * ripe - p["freed"]) / short
+    if not share > 0:
+        return None
+    sold = size_to_cover(p, fill, penalty, share, at, venue)
+    if not sold < quantity:
+        return quantity, 0.0, terms
+    p["freed"] = p["freed"] + short * share
+    return sold, quantity - sold, terms
+
+
+def optimal(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> Step:
+    """Slices at this moment and the next opens, of sizes fixed now by what is known of the bar before."""
+    quantity = p["quantity"]
+    if not p["schedule"]:
+        p["schedule"] = planned(quantity * base, at["bar"], bars, venue)
+    share = p["schedule"].pop(0)
+    if not p["schedule"]:
+        return quantity, 0.0, last(base, venue)
+    return quantity * share, quantity * (1 - share), last(base, venue)
+
+
+def planned(money: float, i: int, bars: Bars, venue: Record) -> list[float]:
+    """Each slice as a share of what it finds: least cost c sum(n^1.5) plus risk aversion times variance, c = Y sigma / sqrt(T).
+
+    Where c is not known, or 0, all at once. For the slices to be best, sqrt(n_j) = sqrt(n_j+1) + (2 A sigma^2 / 1.5 c) x_j with x_j
+    what is left after slice j: from the last slice backwards, and the last one by halving.
+    """
+    rule = venue["liquidation"]
+    slices = min(rule["slices"], len(bars) - i)
+    known: Record = bars[i - 1] if i > 0 else {"sigma": 0.0, "volume": None}
+    turnover = known["volume"] * known["close"] if known["volume"] is not None else 0.0
+    if slices < 2 or not (turnover > 0 and known["sigma"] > 0 and venue["impact"] > 0):
+        return [1.0]
+    cost = (venue["impact"] * known["sigma"]) / math.sqrt(turnover)
+    pull = (2 * rule["risk_aversion"] * (known["sigma"] * known["sigma"])) / (1.5 * cost)
+    low, high = 0.0, money / slices
+    for _ in range(HALVINGS):
+        middle = 0.5 * (low + high)
+        if backwards(middle, pull, slices)[0][1] < money:
+            low = middle
+        else:
+            high = middle
+    return [sold / found for sold, found in backwards(high, pull, slices)]
+
+
+def backwards(smallest: float, pull: float, slices: int) -> list[tuple[float, float]]:
+    """(slice, what it finds) from the first to the last, which is `smallest`."""
+    root, found = math.sqrt(smallest), smallest
+    made = [(smallest, smallest)]
+    for _ in range(slices - 1):
+        root = root + pull * found
+        sold = root * root
+        found = found + sold
+        made.insert(0, (sold, found))
+    return made
+
+
+SIZES = {
+    "full": whole, "reduce_then_takeover": reduce_then_takeover, "ladder": ladder, "slice": slice_of,
+    "portion": portion, "cure": cure, "optimal": optimal,
+}  # fmt: skip
+
+
+def unwind(p: Record, i: int, bars: Bars, cf: Values, venue: Record) -> bool:
+    """The next slice of an orderly exit, at the open of bar i; True with the last."""
+    return liquidate(p, bars[i]["open"], at_open(i, bars[i], cf[i]), bars, venue)

@@ -1,0 +1,17 @@
+"""[liquidation]: how a venue closes a position that has fallen below its maintenance margin.
+
+`procedure` and its numbers, as `perpbt.procedures.Liquidation` has them. It says what the venue does; a run does so when asked to
+(`liquidation="venue"`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from perpbt.procedures import Liquidation
+
+
+def parse(values: Mapping[str, Any]) -> Liquidation:
+    """Check [liquidation]. Raises InputError."""
+    return Liquidation(**values)
