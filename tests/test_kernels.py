@@ -245,6 +245,25 @@ def loaded_copy(folder: Path, name: str) -> ModuleType:
         sys.path.remove(str(folder))
 
 
+FRESH = """
+import sys, numba, numpy
+from perpbt.kernels.sums import exact_sums
+print(exact_sums(numpy.array([1e300, 1.0, -1e300]), numpy.array([0, 3])))
+print(exact_sums.stats.cache_hits, "numba.np.linalg" in sys.modules)
+print(numba.njit(lambda x: numpy.cumsum(numpy.full(2, x))[1])(1.0))
+"""
+
+
+@compiled_only
+def test_what_compiling_needs_is_imported_by_those_who_compile() -> None:
+    """A quarter of a second of each start; and a process that did without can still compile later."""
+    exact_sums(np.zeros(2), np.array([0, 2]))
+    said = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=True)
+    (hit,) = said.stdout.splitlines()[1:2]
+    assert said.stdout.splitlines()[::2] == ["[1.]", "2.0"]
+    assert hit.endswith(": 1}) False")
+
+
 def test_the_cache_moves_when_any_kernel_source_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,8 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 from numba.core import cgutils, config
+from numba.core.caching import FunctionCache
+from numba.core.runtime.nrt import rtsys
 from numba.extending import intrinsic
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -47,13 +49,28 @@ def cache_folder() -> Path:
 _FOLDER = str(cache_folder())
 
 
+class Cache(FunctionCache):
+    """What is compiled, on disk.
+
+    Numba imports all it could need for compiling, a quarter of a second's worth, before it so much as looks for what has been compiled
+    long ago. Only what it finds nothing for is compiled, and it gets ready for that by itself.
+    """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        rtsys.initialize(target_context)  # compiled code allocates with it
+        with self._guard_against_spurious_io_errors():
+            return super()._load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+
+
 def compiled(function: Function, **options: Any) -> Function:
     """Compile on first use; a second process with the same sources loads the result from disk."""
     before = config.CACHE_DIR  # type: ignore[attr-defined]
     config.CACHE_DIR = _FOLDER  # type: ignore[attr-defined]
     # read once, while the function is decorated; other packages keep their own
     try:
-        made = numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+        made: Any = numba.njit(nogil=True, error_model="numpy", **options)(function)
+        if not config.DISABLE_JIT:  # type: ignore[attr-defined]
+            made._cache = Cache(function)  # type: ignore[no-untyped-call]
     finally:
         config.CACHE_DIR = before  # type: ignore[attr-defined]
     return made
