@@ -26,6 +26,7 @@ OPTIONAL: Mapping[str, pl.DataType | type[pl.DataType]] = {
     "trailing_trigger": pl.String,
     "take_profit_trigger": pl.String,
     "margin_buffer": pl.Float64,
+    "reserve": pl.Float64,
     "world": pl.String,
     "weight": pl.Float64,
     "policy": pl.String,
@@ -186,6 +187,7 @@ def check_values(frame: pl.DataFrame, symbols: Sequence[str], source: str, first
             "0 or more",
         )
     )
+    rules.append(("reserve", ~pl.col("reserve").is_between(0, MOST), f"0 or more, at most {MOST:g}"))
     for name in ("stop_loss", "take_profit", "trailing_stop"):
         below_zero_price = pl.col("side") == ("short" if name == "take_profit" else "long")
         limit = "above 0, and below 1 where the level lies under the entry"

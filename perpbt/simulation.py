@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from perpbt.book import Book, Chunk, Fills, SymbolPart
 from perpbt.budget import A_WISH, cleared
 from perpbt.conclude import conclude, equity_table
 from perpbt.config import Duration, DynamicMargin, FundSpec, Rules, TurnoverInterest
+from perpbt.crossing import Margin, read_margin, run_shared
 from perpbt.engine import (
     Counted,
     Outcome,
@@ -30,6 +32,7 @@ from perpbt.engine import (
     in_threads,
     stepping_rows,
 )
+from perpbt.errors import InputError
 from perpbt.given import GivenOrder, Wishes, by_time
 from perpbt.kernels.tables import CALL, ROW, Integers, Market, Rates, Signals, Table
 from perpbt.load import Bars
@@ -129,8 +132,9 @@ def simulate(
     progress: Progress | None = None,
     memory: int | str | None = None,
     scratch: str | Path | None = None,
+    margin: str | Mapping[str, Any] | Margin = "isolated",
 ) -> Result:
-    """Run a table of isolated linear positions against price history.
+    """Run a table of linear positions against price history.
 
     Args:
         bars: what `load_bars` returns or reads.
@@ -159,11 +163,14 @@ def simulate(
         memory: bytes, or text such as "4GiB", that the process may hold; None: as many as it takes. What does
             not fit is written to files in the folder `scratch` (default: the system's for temporary files),
             the accounts table among them. Changes no result; see `Result.scan`.
+        margin: "isolated": each row has its own margin. "cross": rows of one `account` (and world) share a wallet, to which each
+            brings its collateral as it opens. See `perpbt.crossing` for the rules; `result.extra["wallets"]` has a row an account.
 
     Raises:
         InputError: bars, accounts or options are wrong. RunError: money was not conserved.
     """
     started = since = time.perf_counter()
+    kept = read_margin(margin)
     setting = make_setting(
         venue=venue, tiers_as=tiers_as, fund=fund, open_interest=open_interest, crowding=crowding, rules=rules,
         liquidation=liquidation,
@@ -171,8 +178,11 @@ def simulate(
         memory=memory, scratch=scratch, tiers=tiers, dynamic=dynamic,
     )  # fmt: skip
     loaded = open_bars(bars)
+    if kept.mode != "isolated":
+        return simulate_shared(setting, loaded, accounts, kept, started)
     with cleared(setting.budget):
         table = given_table(setting, loaded, accounts)
+        refuse_reserve(table)
         order = GivenOrder(table, Wishes(table), setting.spool)
         setting.timed("accounts", since)
         parts = [run_given(setting, loaded, order, index) for index in range(len(order.symbols))]
@@ -186,6 +196,55 @@ def simulate(
             equity=lambda chunk: given_equity(setting, chunk, table),
             started=started,
         )
+
+
+def simulate_shared(
+    setting: Setting,
+    loaded: Bars,
+    accounts: pl.DataFrame | pl.LazyFrame | str | Path,
+    margin: Margin,
+    started: float,
+) -> Result:
+    """The same for accounts whose positions share a wallet."""
+    since = time.perf_counter()
+    refuse(setting, margin)
+    table = read_accounts(accounts, loaded.symbols)
+    setting.timed("accounts", since)
+    shared = run_shared(setting, loaded, table, margin)
+    order = shared.order
+    result = conclude(
+        setting,
+        shared.book,
+        groups=order.groups,
+        population=order.population,
+        labels=order.labels,
+        policies=pl.DataFrame(schema={"policy": pl.String, "leverage": pl.Float64}),
+        equity=lambda chunk: None,
+        started=started,
+    )
+    result.extra["wallets"] = shared.wallets
+    result.metadata["margin"] = asdict(margin)
+    return result
+
+
+def refuse(setting: Setting, margin: Margin) -> None:
+    """What a run of shared wallets cannot do yet."""
+    given = {
+        "crowding": setting.crowding,
+        "equity_every": setting.equity_every is not None,
+        "memory": setting.budget is not None,
+    }
+    for name, wanted in given.items():
+        if wanted:
+            raise InputError(
+                f"{name} does not go with margin = {margin.mode!r}; allowed: margin = 'isolated', or no {name}"
+            )
+
+
+def refuse_reserve(table: pl.DataFrame) -> None:
+    """An isolated position has no wallet to keep a reserve in."""
+    if "reserve" in table.columns and (table["reserve"].fill_null(0.0) > 0.0).any():
+        raise InputError("accounts: column 'reserve'; allowed: with margin = 'cross' or 'portfolio'")
 
 
 def given_table(

@@ -123,7 +123,10 @@ def settle_rows(
         came = ((cash + fees) + penalty) + surplus - deficit
         gave = pnl + funding
         gross = abs(pnl) + abs(funding) + abs(fees)
-        if not abs(came - gave) <= TOLERANCE * (back + row["collateral"] + row["top_up"] + gross + deficit):
+        size = (
+            abs(back) + row["collateral"] + row["top_up"] + gross + deficit
+        )  # of a shared wallet, back may be below 0
+        if not abs(came - gave) <= TOLERANCE * size:
             if broken == 0:
                 first, got, given = to, came, gave
             broken += 1

@@ -1,0 +1,38 @@
+"""Accounts whose positions share one wallet: cross and portfolio margin over history (MODEL §4).
+
+In: a setting, bars, a checked table of accounts and how they are margined. Out: finished rows for settling, and a table of wallets.
+
+Rules, where a shared wallet differs from isolated positions:
+
+- Rows of one `account` (and `world`) are positions behind one wallet. Each opens at its own time and symbol, of the size an isolated one
+  would have, and brings its `collateral` and its `reserve` (an optional column: money that backs the wallet without sizing the position);
+  it is refused (`liquidated_at_entry`) if the account would not stand at mark open with it. Rows of an account have one `weight`.
+- Symbols meet on the union of their times; one without a bar keeps its last mark and last price, and nothing trades there.
+- Equity = cash of the wallet + profit at mark - funding of all open positions, held against the sum of what they must keep: each
+  position by its own notional (`legs="hedge"`), or each symbol by its net quantity (`legs="one_way"`).
+- Tested at every open on mark opens; then at the adverse mark extreme if the account holds one symbol (at whichever end leaves less above
+  the requirement), else at the close (`test="extremes"`: all adverse extremes at once). On one symbol, stops nearer than the liquidation
+  price go first; on several, the orders of the range go before the test at the close and after that at the extremes.
+- Liquidation closes everything at once: a symbol's positions at one price, the last price of the point tested, worsened by the impact
+  of their net quantity. Closing fees, then liquidation fees, are paid out of what is left, all in full or each the same part; the rest
+  is surplus by the venue's share. Surplus and deficit belong to the rows pro rata to their maintenance at the point tested (dYdX v4).
+- A row's money is what its own position earned and cost with its part in these; so it can lose more than it brought, at the cost of the
+  others of its wallet. Its fee at an exit of its own is cut to what is left only where it leaves the account flat; a deficit, too,
+  arises only then. `max_drawdown` and `worst_margin_ratio` are the wallet's, over the whole life of the account; the ratio counts every
+  tested point, that of a liquidation at the open or close included (one inside the range counts as 1).
+- `liquidation_price`: the mark of the row's own symbol, the others at mark open of the entry bar, all that open in it open; 0 or infinity
+  where there is none.
+- The data's end marks everything at the last mark close, without fee.
+
+`result.extra["wallets"]`: a row per account, sorted by world and account: positions, brought, wallet (money at the end), peak,
+max_drawdown, worst_margin_ratio, liquidations, liquidation_time (of the first), surplus, deficit, collateral_pnl.
+
+Not yet with a shared wallet, and refused: trailing stops, crowding, equity curves, a bound on memory, contracts that are not linear.
+"""
+
+from __future__ import annotations
+
+from perpbt.crossing.door import Shared, run_shared
+from perpbt.crossing.terms import Margin, read_margin
+
+__all__ = ["Margin", "Shared", "read_margin", "run_shared"]

@@ -1,0 +1,155 @@
+"""The naive oracle as an engine for shared wallets: this module only translates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from perpbt.crossing.legs import Legs
+from perpbt.crossing.terms import Margin
+from perpbt.engine import Counted
+from perpbt.errors import InputError
+from perpbt.kernels.crossing import tables as shared
+from perpbt.kernels.tables import CLOSE, OPEN, RANGE, REASONS, REJECTIONS, Floats, Row, Table
+from perpbt.oracle.cross import run_wallet
+from perpbt.witness import rules_of, venue_of
+
+if TYPE_CHECKING:
+    from perpbt.crossing.door import Prepared
+
+MOST = 20_000_000  # legs x bars: some minutes
+BAR = {
+    "open": shared.OPEN_, "low": shared.LOW_, "high": shared.HIGH_, "close": shared.CLOSE_, "mark_open": shared.MARK_OPEN_,
+    "mark_low": shared.MARK_LOW_, "mark_high": shared.MARK_HIGH_, "mark_close": shared.MARK_CLOSE_, "cf": shared.FUNDING_,
+    "sigma": shared.SIGMA_,
+}  # fmt: skip
+RENAMED = {
+    "entry": "entry_price", "fill": "exit_price", "open_fee": "entry_fee", "entry_funding": "cf_entry", "exit_funding": "cf_exit",
+    "exit_quantity": "quantity", "exit_margin": "margin",
+}  # fmt: skip
+SAME = (
+    "collateral", "quantity", "margin", "notional", "liquidation_price", "top_up", "base", "close_fee", "liquidation_fee", "surplus",
+    "deficit", "back", "pnl", "funding", "exit_bar",
+)  # fmt: skip
+
+
+def bars_of(series: Floats, time: np.ndarray) -> list[dict[str, Any]]:
+    """A dict a bar."""
+    columns: dict[str, list[Any]] = {name: series[row].tolist() for name, row in BAR.items()}
+    turnover = series[shared.TURNOVER_].tolist()
+    columns["turnover"] = [None if one != one else one for one in turnover]
+    columns["ts"] = time.tolist()
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def leg_of(leg: Row, symbols: Sequence[str], count: int) -> dict[str, Any]:
+    """A leg by name."""
+
+    def level(name: str) -> float | None:
+        return None if np.isnan(leg[name]) else float(leg[name])
+
+    return {
+        "place": int(leg["place"]), "symbol": symbols[leg["symbol"]], "side": int(leg["side"]),
+        "entry": int(leg["entry"]) if leg["entry"] < count else None, "due": int(leg["due"]) if leg["due"] >= 0 else None,
+        "collateral": float(leg["collateral"]), "reserve": float(leg["reserve"]), "leverage": float(leg["leverage"]),
+        "margin_buffer": float(leg["buffer"]), "stop": level("stop_value"), "take_profit": level("target_value"),
+        "stop_trigger": "mark" if leg["stop_on_mark"] else "last",
+        "take_profit_trigger": "mark" if leg["target_on_mark"] else "last",
+    }  # fmt: skip
+
+
+def write_row(row: Row, leg: dict[str, Any], wallet: dict[str, Any]) -> None:
+    """The columns of ROW. A refused order has no more than its bar, side, collateral and cause."""
+    row["lane"], row["side"], row["collateral"] = leg["place"], leg["side"], leg["collateral"]
+    if leg["status"] == "rejected":
+        row["rejection"], row["reason"] = REJECTIONS.index(leg["rejection"]), REASONS.index("rejected")
+        row["entry_bar"] = row["exit_bar"] = leg["entry"] or 0
+        return
+    for name in SAME:
+        row[name] = leg[name]
+    for name, other in RENAMED.items():
+        row[name] = leg[other]
+    row["entry_bar"], row["reason"] = leg["entry"], REASONS.index(leg["exit_reason"])
+    row["phase"] = CLOSE if leg["exit_reason"] == "end" else {"B": OPEN, "C": RANGE}[leg["phase"]]
+    row["drawdown"], row["worst_ratio"] = wallet["drawdown"], wallet["worst"]
+    row["peak"] = leg["back"] if leg["back"] != 0.0 else 1.0
+
+
+def write_wallet(into: Row, wallet: dict[str, Any]) -> None:
+    """The columns of WALLET that a result shows."""
+    for name in (
+        "cash",
+        "peak",
+        "drawdown",
+        "worst",
+        "brought",
+        "surplus",
+        "deficit",
+        "liquidations",
+        "asset_pnl",
+        "assets_worth",
+    ):
+        into[name] = wallet[name]
+    into["liquidated_at"] = -1 if wallet["liquidated_at"] is None else wallet["liquidated_at"]
+
+
+def terms_of(prepared: Prepared, margin: Margin, symbols: Sequence[str]) -> dict[str, Any]:
+    """How accounts are kept, by name."""
+    charges = prepared.charges
+    units = {
+        f"{u:06d}": {
+            "extreme": row[shared.EXTREME], "extreme_weight": row[shared.EXTREME_WEIGHT], "basis": row[shared.BASIS],
+            "shocks": row[shared.SHOCKS :], "multipliers": [tuple(one) for one in charges.multipliers[u].tolist()],
+        }
+        for u, row in enumerate(charges.units.tolist())
+    }  # fmt: skip
+    spec = {
+        "unit_of": {name: f"{charges.unit[k]:06d}" for k, name in enumerate(symbols)},
+        "units": units,
+        "minimum": dict(zip(symbols, charges.minimum.tolist(), strict=False)),
+    }
+    return {
+        "mode": margin.mode,
+        "legs": margin.legs,
+        "extremes": margin.test == "extremes",
+        "portfolio": spec,
+    }
+
+
+def assets_of(prepared: Prepared, names: Sequence[str], account: int) -> list[dict[str, Any]]:
+    """What an account holds besides cash."""
+    held = prepared.assets
+    return [
+        {
+            "name": names[held.symbol[k]], "amount": float(held.amount[k]), "counted": float(held.counted[k]),
+            "unit": f"{held.unit[k]:06d}" if held.unit[k] >= 0 else None, "conversion_fee": float(held.fee[k]),
+        }
+        for k in range(held.first[account], held.first[account + 1])
+    ]  # fmt: skip
+
+
+def run_wallets_naively(
+    prepared: Prepared, names: Sequence[str], symbols: Sequence[str], margin: Margin, legs: Legs, rows: Table, wallets: Table,
+    counted: Counted,
+) -> None:  # fmt: skip
+    """All accounts to their end, on one thread. `names` are those of the grid: symbols, then assets with a price of their own."""
+    count = prepared.line.time.size
+    if legs.legs.size * count > MOST:
+        raise InputError(
+            f"engine = 'oracle': {legs.legs.size:,} positions x {count:,} bars = {legs.legs.size * count:,}; allowed: at most "
+            f"{MOST:,}, for plain Python looks at each; the engines skip and dense give the same result"
+        )
+    bars = {name: bars_of(prepared.grid.series[k], prepared.line.time) for k, name in enumerate(names)}
+    venues = {name: venue_of(rates) for name, rates in zip(symbols, prepared.rates, strict=True)}
+    rules, terms = rules_of(prepared.rates[0]), terms_of(prepared, margin, symbols)
+    for account in range(legs.size):
+        mine = [
+            leg_of(leg, symbols, count) for leg in legs.legs[legs.first[account] : legs.first[account + 1]]
+        ]
+        done = run_wallet(bars, mine, venues, rules, {**terms, "assets": assets_of(prepared, names, account)})
+        for leg in done["legs"]:
+            write_row(rows[leg["place"]], leg, done["wallet"])
+        write_wallet(wallets[account], done["wallet"])
+        counted.add(1)

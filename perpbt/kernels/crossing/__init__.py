@@ -1,0 +1,1 @@
+"""Kernels of accounts whose positions share one wallet: cross and portfolio margin (MODEL §4)."""

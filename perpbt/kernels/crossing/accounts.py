@@ -1,0 +1,470 @@
+"""What happens to a wallet now and then: a leg opens, an order of its own closes it, all is liquidated, the data end (MODEL §3, §5, §6).
+
+What each leg comes to goes to its row of the result. A wallet's money is one; a row gets what its own leg earned and cost, so that it
+may come to less than nothing, at the cost of the others.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perpbt.kernels.compile import kernel, part
+from perpbt.kernels.crossing.margin import (
+    equity,
+    hold,
+    kept_of,
+    ratio_of,
+    reach,
+    required,
+    stand_at,
+    symbol_kept,
+)
+from perpbt.kernels.crossing.tables import (
+    CLOSE_OUT,
+    CLOSED,
+    FUNDING_,
+    HALF_SPREAD,
+    HELD,
+    IMPACT,
+    MAKER,
+    MARK_CLOSE_,
+    MARK_OPEN_,
+    MAX_SLIPPAGE,
+    OPEN_,
+    PENALTY,
+    SIGMA_,
+    SLIPPAGE,
+    SURPLUS,
+    TAKER,
+    TURNOVER_,
+    Assets,
+    Charges,
+    Grid,
+)
+from perpbt.kernels.tables import (
+    ABOVE_LAST_TIER,
+    ABOVE_MAXIMUM_LEVERAGE,
+    ACCEPTED,
+    CAP,
+    CLOSE,
+    END,
+    LIQUIDATED_AT_ENTRY,
+    LIQUIDATION,
+    MAX_LEVERAGE,
+    REJECTED,
+    STOP_BEYOND_ENTRY,
+    Row,
+    Table,
+)
+
+DOUBLINGS = 60
+
+
+@kernel
+def falls_at(
+    grid: Grid, charges: Charges, legs: Table, wallet: Table, account: int, held: Table, h: int, funding: float, price: float
+) -> bool:  # fmt: skip
+    """Is the account liquidated at this mark of holding `h`, the others standing as they do?"""
+    one, acc = held[h], wallet[account]
+    one["low"], one["high"], one["worth"] = price, price, price - funding
+    for k in range(acc["symbols"], acc["held"]):  # assets priced by the same symbol
+        if held[k]["symbol"] == one["symbol"]:
+            held[k]["low"], held[k]["high"], held[k]["worth"] = price, price, price
+    return equity(held, acc) <= required(charges, legs, held, acc)
+
+
+@kernel
+def falls_to(
+    grid: Grid, charges: Charges, legs: Table, wallet: Table, account: int, held: Table, h: int, t: int, inside: float,
+    beyond: float,
+) -> float:  # fmt: skip
+    """The mark of holding `h` nearest to `inside` at which the account is liquidated, the others at mark open of bar t.
+
+    Looked for towards `beyond`, NaN: down for a net long, up for the others. 0 or infinity if there is none.
+    """
+    acc, symbol = wallet[account], held[h]["symbol"]
+    stand_at(grid, held, acc, t, MARK_OPEN_)
+    funding = grid.series[symbol, FUNDING_, t]
+    if np.isnan(beyond):
+        beyond = 0.0 if held[h]["net"] > 0.0 else inside
+        for _ in range(DOUBLINGS):
+            if beyond == 0.0 or falls_at(grid, charges, legs, wallet, account, held, h, funding, beyond):
+                break
+            beyond = beyond * 2.0
+        if not falls_at(grid, charges, legs, wallet, account, held, h, funding, beyond):
+            return 0.0 if beyond == 0.0 else np.inf
+    if falls_at(grid, charges, legs, wallet, account, held, h, funding, inside):
+        return inside
+    while True:
+        middle = (inside + beyond) / 2.0
+        if middle in (inside, beyond):
+            return beyond
+        if falls_at(grid, charges, legs, wallet, account, held, h, funding, middle):
+            beyond = middle
+        else:
+            inside = middle
+
+
+@kernel
+def price_at_entry(
+    grid: Grid, charges: Charges, legs: Table, wallet: Table, account: int, held: Table, symbol: int, t: int
+) -> float:
+    """Where the account is liquidated if only this symbol's mark moves. It may lie beyond all marks, so every line counts."""
+    acc, found = wallet[account], 0.0
+    for h in range(acc["symbols"]):
+        one = held[h]
+        if one["symbol"] != symbol:
+            continue
+        count, near = charges.tier_count[symbol], one["lines"]
+        one["lines"] = count
+        for j in range(one["first"], one["last"]):
+            legs[j]["lines"] = count
+        found = falls_to(
+            grid, charges, legs, wallet, account, held, h, t, grid.series[symbol, MARK_OPEN_, t], np.nan
+        )
+        one["lines"] = near
+        for j in range(one["first"], one["last"]):
+            leg = legs[j]
+            leg["lines"] = reach(charges, symbol, leg["quantity"] * max(leg["price"], grid.highest[symbol]))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------ opening
+@part
+def asset_value(grid: Grid, assets: Assets, account: int, row: int, t: int) -> float:
+    """Assets at their price, without haircut."""
+    total = 0.0
+    for k in range(assets.first[account], assets.first[account + 1]):
+        total = total + assets.amount[k] * grid.series[assets.symbol[k], row, t]
+    return total
+
+
+@kernel
+def open_leg(
+    grid: Grid, charges: Charges, assets: Assets, legs: Table, first: int, last: int, j: int, t: int, account: int,
+    wallet: Table, held: Table, rows: Table,
+) -> None:  # fmt: skip
+    """Size and checks as for an isolated position; then the whole account must stand at mark open."""
+    leg, acc, row = legs[j], wallet[account], rows[legs[j]["place"]]
+    symbol, side, leverage = leg["symbol"], leg["side"], leg["leverage"]
+    charge, tiers, count = charges.numbers[symbol], charges.tiers, charges.tier_count[symbol]
+    entry = grid.series[symbol, OPEN_, t] * (1.0 + side * charge[SLIPPAGE])
+    buffered, collateral = 1.0 + leg["buffer"], leg["collateral"]
+    notional = (collateral * leverage) / (buffered + charge[TAKER] * leverage)
+    last_cap = tiers[symbol, count - 1, CAP]
+    rejection, oversized = ACCEPTED, notional > last_cap
+    if oversized and charges.clip:
+        notional = last_cap
+    elif oversized:
+        rejection = ABOVE_LAST_TIER
+    margin, fee = (buffered * notional) / leverage, charge[TAKER] * notional
+    k = 0
+    while k < count - 1 and notional > tiers[symbol, k, CAP]:
+        k += 1
+    if rejection == ACCEPTED and leverage > tiers[symbol, k, MAX_LEVERAGE]:
+        rejection = ABOVE_MAXIMUM_LEVERAGE
+    stop, target = entry * (1.0 - side * leg["stop_value"]), entry * (1.0 + side * leg["target_value"])
+    if rejection == ACCEPTED and (side * stop >= side * entry or side * target <= side * entry):
+        rejection = STOP_BEYOND_ENTRY  # neither holds of what is not asked for, which is NaN
+    if oversized and rejection == ACCEPTED:
+        collateral = margin + fee
+    leg["status"] = CLOSED
+    row["lane"], row["entry_bar"], row["exit_bar"], row["side"] = leg["place"], t, t, np.int8(side)
+    row["collateral"] = leg["collateral"]
+    if rejection == ACCEPTED:
+        fresh = acc["carrier"] == -1 and assets.first[account + 1] > assets.first[account]
+        before = acc["cash"]
+        leg["status"], leg["price"], leg["quantity"] = HELD, entry, notional / entry
+        leg["funding"], leg["stop"], leg["target"] = grid.series[symbol, FUNDING_, t], stop, target
+        leg["lines"] = reach(charges, symbol, leg["quantity"] * max(entry, grid.highest[symbol]))
+        leg["kept"] = kept_of(charges, symbol, leg["quantity"] * entry, count)
+        acc["cash"] = (before + (collateral + leg["reserve"])) - fee
+        if fresh:
+            acc["carrier"] = j
+        hold(grid, charges, assets, legs, first, last, account, wallet, held)
+        stand_at(grid, held, acc, t, MARK_OPEN_)
+        left, kept = equity(held, acc), required(charges, legs, held, acc)
+        if left > kept:
+            brought, worth = collateral + leg["reserve"], 0.0
+            if fresh:
+                worth = asset_value(grid, assets, account, MARK_OPEN_, t)
+                acc["assets_from"] = worth
+                brought = brought + worth
+            acc["brought"], acc["peak"] = acc["brought"] + brought, acc["peak"] + brought
+            acc["worst"] = max(acc["worst"], ratio_of(kept, left))
+            row["collateral"], row["top_up"] = collateral, leg["reserve"] + worth
+            row["entry"], row["quantity"], row["margin"], row["notional"] = (
+                entry,
+                leg["quantity"],
+                margin,
+                notional,
+            )
+            row["entry_funding"], row["open_fee"] = leg["funding"], fee
+            row["exit_quantity"], row["exit_margin"] = leg["quantity"], margin
+        else:
+            rejection, leg["status"], acc["cash"] = LIQUIDATED_AT_ENTRY, CLOSED, before
+            if fresh:
+                acc["carrier"] = -1
+            hold(grid, charges, assets, legs, first, last, account, wallet, held)
+    row["rejection"] = rejection
+    row["reason"] = REJECTED if rejection != ACCEPTED else END
+
+
+# -------------------------------------------------------------------------------------------------------- exits
+@part
+def see_value(acc: Row, value: float) -> None:
+    """The running peak of equity and the deepest fall below it."""
+    acc["peak"] = max(acc["peak"], value)
+    acc["drawdown"] = max(acc["drawdown"], (acc["peak"] - value) / acc["peak"])
+
+
+@part
+def close_leg(
+    leg: Row, row: Row, t: int, phase: int, reason: int, base: float, fill: float, funding: float
+) -> None:
+    """PnL and funding of a leg closed at `fill`."""
+    signed = leg["side"] * leg["quantity"]
+    leg["status"] = CLOSED
+    row["exit_bar"], row["phase"], row["reason"], row["base"], row["fill"] = t, phase, reason, base, fill
+    row["exit_funding"], row["pnl"] = funding, signed * (fill - leg["price"])
+    row["funding"] = -(signed * (funding - leg["funding"]))
+
+
+@part
+def settle_leg(
+    leg: Row, row: Row, acc: Row, fee: float, penalty: float, surplus: float, deficit: float
+) -> None:
+    """What a leg came to; negative where the rest of the wallet paid for it."""
+    row["close_fee"], row["liquidation_fee"], row["surplus"], row["deficit"] = fee, penalty, surplus, deficit
+    brought = (row["collateral"] + leg["reserve"]) - row["open_fee"]
+    row["back"] = ((((brought + row["funding"]) + row["pnl"]) - fee) - penalty) - surplus + deficit
+    acc["surplus"], acc["deficit"] = acc["surplus"] + surplus, acc["deficit"] + deficit
+
+
+@part
+def convert(grid: Grid, assets: Assets, account: int, acc: Row, t: int, needed: float) -> None:
+    """Sell assets in their order at the bar's close, less the conversion fee, until there is as much cash as needed."""
+    if acc["carrier"] == -1:
+        return
+    for k in range(assets.first[account], assets.first[account + 1]):
+        if acc["cash"] < needed and assets.amount[k] > 0.0:
+            worth = grid.series[assets.symbol[k], MARK_CLOSE_, t] * (1.0 - assets.fee[k])
+            amount = min(assets.amount[k], (needed - acc["cash"]) / worth)
+            rest = assets.amount[k] - amount
+            proceeds = amount * worth
+            acc["cash"] = needed if rest > 0.0 else acc["cash"] + proceeds
+            acc["converted"] = acc["converted"] + proceeds
+            assets.counted[k] = assets.counted[k] * (rest / assets.amount[k])
+            assets.amount[k] = rest
+
+
+@part
+def kept_value(grid: Grid, assets: Assets, account: int, acc: Row, t: int) -> float:
+    """Assets the account has brought, at the bar's close."""
+    return 0.0 if acc["carrier"] == -1 else asset_value(grid, assets, account, MARK_CLOSE_, t)
+
+
+@kernel
+def leave(
+    grid: Grid, charges: Charges, assets: Assets, legs: Table, first: int, last: int, j: int, t: int, phase: int, reason: int,
+    base: float, limit: bool, account: int, wallet: Table, held: Table, rows: Table,
+) -> None:  # fmt: skip
+    """A leg closed by an order of its own. Its fee is cut to what is left only where it leaves the account flat."""
+    leg, acc, row = legs[j], wallet[account], rows[legs[j]["place"]]
+    symbol = leg["symbol"]
+    charge = charges.numbers[symbol]
+    fill = base if limit else base * (1.0 - leg["side"] * charge[SLIPPAGE])
+    close_leg(leg, row, t, phase, reason, base, fill, grid.series[symbol, FUNDING_, t])
+    acc["cash"] = (acc["cash"] + row["funding"]) + row["pnl"]
+    fee = (charge[MAKER] if limit else charge[TAKER]) * (leg["quantity"] * fill)
+    flat = True
+    for other in range(first, last):
+        flat = flat and legs[other]["status"] != HELD
+    if flat:
+        fee = min(fee, max(acc["cash"], 0.0))
+    acc["cash"] = acc["cash"] - fee
+    deficit = 0.0
+    if flat and acc["cash"] < 0.0:
+        convert(grid, assets, account, acc, t, 0.0)
+        if acc["cash"] < 0.0:
+            deficit, acc["cash"] = 0.0 - acc["cash"], 0.0
+    settle_leg(leg, row, acc, fee, 0.0, 0.0, deficit)
+    if flat:
+        see_value(acc, acc["cash"] + kept_value(grid, assets, account, acc, t))
+    hold(grid, charges, assets, legs, first, last, account, wallet, held)
+
+
+# -------------------------------------------------------------------------------------------- liquidation (§6)
+@part
+def weigh(charges: Charges, legs: Table, acc: Row, held: Table) -> None:
+    """The part of each leg in surplus and deficit: pro rata to maintenance at the point (dYdX); portfolio margin: to notional."""
+    total, number = 0.0, 0
+    for h in range(acc["symbols"]):
+        one = held[h]
+        price = one["high"]
+        kept = 0.0 if charges.portfolio else symbol_kept(charges, legs, held, h, price)
+        extra = charges.numbers[one["symbol"], CLOSE_OUT]
+        for j in range(one["first"], one["last"]):
+            leg = legs[j]
+            if leg["status"] != HELD:
+                continue
+            notional = leg["quantity"] * price
+            if charges.portfolio:
+                leg["weight"] = notional
+            elif charges.one_way:
+                leg["weight"] = kept * (leg["quantity"] / one["gross"])
+            elif charges.entry_maintenance:
+                leg["weight"] = leg["kept"] + extra * notional
+            else:
+                leg["weight"] = kept_of(charges, one["symbol"], notional, leg["lines"]) + extra * notional
+            total = total + leg["weight"]
+            number += 1
+    for h in range(acc["symbols"]):
+        for j in range(held[h]["first"], held[h]["last"]):
+            leg = legs[j]
+            if leg["status"] == HELD:
+                leg["weight"] = leg["weight"] / total if total > 0.0 else 1.0 / number
+
+
+@part
+def fill_symbol(grid: Grid, charges: Charges, one: Row, t: int) -> None:
+    """The one price at which all legs on a symbol are liquidated: against their net quantity."""
+    symbol, size = one["symbol"], abs(one["net"])
+    charge, turnover = charges.numbers[symbol], grid.series[symbol, TURNOVER_, t]
+    slip = charge[SLIPPAGE]
+    if turnover > 0.0:
+        impact = (charge[IMPACT] * grid.series[symbol, SIGMA_, t]) * np.sqrt((size * one["base"]) / turnover)
+        slip = min(charge[HALF_SPREAD] + impact, charge[MAX_SLIPPAGE])
+    side = 0.0
+    if one["net"] > 0.0:
+        side = 1.0
+    elif one["net"] < 0.0:
+        side = -1.0
+    one["fill"] = one["base"] * (1.0 - side * slip)
+
+
+@kernel
+def liquidate(
+    grid: Grid, charges: Charges, assets: Assets, legs: Table, first: int, last: int, t: int, phase: int, low: int, high: int,
+    account: int, wallet: Table, held: Table, rows: Table,
+) -> None:  # fmt: skip
+    """All open legs closed at once at the last price of the point looked at, which is the row `low` or `high` of the grid by symbol; then
+    the waterfall of the account.
+    """
+    acc = wallet[account]
+    weigh(charges, legs, acc, held)
+    fees, penalties, left = 0.0, 0.0, acc["cash"]
+    for h in range(acc["symbols"]):
+        one = held[h]
+        one["base"] = grid.series[one["symbol"], low if one["down"] == 1 else high, t]
+        fill_symbol(grid, charges, one, t)
+        symbol = one["symbol"]
+        for j in range(one["first"], one["last"]):
+            leg = legs[j]
+            if leg["status"] != HELD:
+                continue
+            row = rows[leg["place"]]
+            close_leg(
+                leg, row, t, phase, LIQUIDATION, one["base"], one["fill"], grid.series[symbol, FUNDING_, t]
+            )
+            left = (left + row["funding"]) + row["pnl"]
+            turned = leg["quantity"] * one["fill"]
+            if charges.one_way:
+                turned = (abs(one["net"]) * one["fill"]) * (leg["quantity"] / one["gross"])
+            leg["fee_due"] = charges.numbers[symbol, TAKER] * turned
+            leg["penalty_due"] = charges.numbers[symbol, PENALTY] * turned
+            fees, penalties = fees + leg["fee_due"], penalties + leg["penalty_due"]
+            leg["status"] = -1  # to be settled
+    acc["cash"] = left
+    convert(grid, assets, account, acc, t, fees + penalties)
+    left = acc["cash"]
+    after_fees = left if not left > 0.0 else (left - fees if fees <= left else 0.0)
+    rest = after_fees
+    if after_fees > 0.0:
+        rest = after_fees - penalties if penalties <= after_fees else 0.0
+    surplus, deficit, keeps = 0.0, 0.0, 0.0
+    if rest > 0.0:
+        surplus = charges.numbers[held[0]["symbol"], SURPLUS] * rest
+        keeps = rest - surplus
+    else:
+        deficit = 0.0 - rest
+    for j in range(first, last):
+        leg = legs[j]
+        if leg["status"] != -1:
+            continue
+        leg["status"] = CLOSED
+        fee, penalty = (
+            share_of(leg["fee_due"], fees, left),
+            share_of(leg["penalty_due"], penalties, after_fees),
+        )
+        settle_leg(
+            leg, rows[leg["place"]], acc, fee, penalty, surplus * leg["weight"], deficit * leg["weight"]
+        )
+    acc["cash"] = keeps
+    acc["liquidations"] += 1
+    if acc["liquidated_at"] == -1:
+        acc["liquidated_at"] = t
+    see_value(acc, acc["cash"] + kept_value(grid, assets, account, acc, t))
+    hold(grid, charges, assets, legs, first, last, account, wallet, held)
+
+
+@part
+def share_of(due: float, total: float, left: float) -> float:
+    """What is due out of what is left: in full, or the same part of it as the others get."""
+    if not left > 0.0:
+        return 0.0
+    if total <= left:
+        return due
+    return left * (due / total)
+
+
+@kernel
+def mark_out(
+    grid: Grid, charges: Charges, assets: Assets, legs: Table, first: int, last: int, account: int, wallet: Table, held: Table,
+    rows: Table,
+) -> None:  # fmt: skip
+    """The end of the data: marked at the last mark close, without fee or slippage."""
+    acc, t = wallet[account], grid.series.shape[2] - 1
+    stand_at(grid, held, acc, t, MARK_CLOSE_)
+    weigh(charges, legs, acc, held)
+    left = acc["cash"]
+    for h in range(acc["symbols"]):
+        one = held[h]
+        for j in range(one["first"], one["last"]):
+            leg = legs[j]
+            if leg["status"] == HELD:
+                row, price = rows[leg["place"]], one["high"]
+                close_leg(leg, row, t, CLOSE, END, price, price, grid.series[one["symbol"], FUNDING_, t])
+                left = (left + row["funding"]) + row["pnl"]
+                leg["status"] = -1
+    acc["cash"] = left
+    convert(grid, assets, account, acc, t, 0.0)
+    deficit = 0.0
+    if acc["cash"] < 0.0:
+        deficit, acc["cash"] = 0.0 - acc["cash"], 0.0
+    for j in range(first, last):
+        leg = legs[j]
+        if leg["status"] == -1:
+            leg["status"] = CLOSED
+            settle_leg(leg, rows[leg["place"]], acc, 0.0, 0.0, 0.0, deficit * leg["weight"])
+    see_value(acc, acc["cash"] + kept_value(grid, assets, account, acc, t))
+    hold(grid, charges, assets, legs, first, last, account, wallet, held)
+
+
+@kernel
+def book_wallet(
+    grid: Grid, assets: Assets, legs: Table, first: int, last: int, account: int, wallet: Table, rows: Table
+) -> None:
+    """What the assets earned goes to the leg with which they came; and each row gets the figures of its wallet."""
+    acc = wallet[account]
+    if acc["carrier"] != -1:
+        row = rows[legs[acc["carrier"]]["place"]]
+        worth = asset_value(grid, assets, account, MARK_CLOSE_, grid.series.shape[2] - 1)
+        acc["assets_worth"], acc["asset_pnl"] = worth, (acc["converted"] + worth) - acc["assets_from"]
+        row["pnl"] = row["pnl"] + acc["asset_pnl"]
+        row["back"] = (row["back"] + acc["assets_from"]) + acc["asset_pnl"]
+    for j in range(first, last):
+        row = rows[legs[j]["place"]]
+        if row["rejection"] == ACCEPTED:
+            row["drawdown"], row["worst_ratio"] = acc["drawdown"], acc["worst"]
+            row["peak"] = row["back"] if row["back"] != 0.0 else 1.0  # settling adds nothing to the drawdown

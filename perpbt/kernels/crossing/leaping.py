@@ -1,0 +1,292 @@
+"""Passing over quiet bars of a wallet, exactly.
+
+While the same legs are open, equity is base + sum of net quantity * (mark - CF). Over a block of bars it lies between the sums of each
+symbol's extremes, and what must be kept is at most that at the greatest marks. Both are rounded as at a bar, and rounding is monotone: a
+block whose bounds do not touch holds no bar that does, and needs no tolerance. The first bar of liquidation, the worst margin ratio, the
+peak of equity and its deepest fall are each looked for so, descending where a bound leaves it open.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perpbt.kernels.compile import kernel, part
+from perpbt.kernels.crossing.margin import equity, ratio_of, required, stand_at, stand_at_worse
+from perpbt.kernels.crossing.tables import (
+    BODY_MARK,
+    BODY_WORTH,
+    HIGH_,
+    LAST,
+    LOW_,
+    MARK_CLOSE_,
+    MARK_HIGH_,
+    MARK_LOW_,
+    MARK_OPEN_,
+    OPEN_,
+    RANGE_MARK,
+    RANGE_WORTH,
+    Charges,
+    Grid,
+)
+from perpbt.kernels.pyramid import SHIFT, widest
+from perpbt.kernels.tables import Row, Table
+
+SLACK = 1e-15  # for the few roundings of a fall, which is not rounded in one step
+RATIO, HIGHEST, LOWEST = 0, 1, 2  # what is looked for: margin ratio, equity at the close, and its opposite
+
+
+@part
+def crosses(leg: Row, low: float, high: float, mark_low: float, mark_high: float) -> bool:
+    """Do these extremes reach the leg's stop or take-profit?"""
+    side = leg["side"]
+    below, above = (mark_low, mark_high) if leg["stop_on_mark"] == 1 else (low, high)
+    if side * (below if side > 0.0 else above) <= side * leg["stop"]:
+        return True
+    below, above = (mark_low, mark_high) if leg["target_on_mark"] == 1 else (low, high)
+    return side * (above if side > 0.0 else below) >= side * leg["target"]
+
+
+@kernel
+def first_exit(grid: Grid, leg: Row, t: int) -> int:
+    """The first bar from t on in which an order of the leg's own closes it; the number of bars if none does."""
+    symbol, count = leg["symbol"], grid.series.shape[2]
+    if np.isnan(leg["stop"]) and np.isnan(leg["target"]):
+        return leg["due"] if leg["due"] >= 0 else count
+    end = leg["due"] if leg["due"] >= 0 else count
+    nodes, bars = grid.nodes[symbol], grid.series[symbol]
+    while t < end:
+        level = widest(t, end, grid.levels)
+        while level > 0:
+            node = nodes[grid.starts[level - 1] + (t >> (SHIFT * level))]
+            if not crosses(leg, node[LAST], node[LAST + 1], node[RANGE_MARK], node[RANGE_MARK + 1]):
+                break
+            level -= 1
+        if level == 0:
+            low, high = min(bars[OPEN_, t], bars[LOW_, t]), max(bars[OPEN_, t], bars[HIGH_, t])
+            below, above = (
+                min(bars[MARK_OPEN_, t], bars[MARK_LOW_, t]),
+                max(bars[MARK_OPEN_, t], bars[MARK_HIGH_, t]),
+            )
+            if crosses(leg, low, high, below, above):
+                return t
+        t += 1 << (SHIFT * level)
+    return end
+
+
+# ------------------------------------------------------------------------------------------------- of a block
+@part
+def stand_over(grid: Grid, held: Table, acc: Row, level: int, i: int, ranged: bool) -> None:
+    """Look at all that is held over the block of this level (at least 1) that starts at bar i."""
+    node = grid.starts[level - 1] + (i >> (SHIFT * level))
+    worth, mark = (RANGE_WORTH, RANGE_MARK) if ranged else (BODY_WORTH, BODY_MARK)
+    for h in range(acc["held"]):
+        one = held[h]
+        symbol = one["symbol"]
+        low, high = grid.nodes[symbol, node, mark], grid.nodes[symbol, node, mark + 1]
+        one["low"], one["high"] = low, high
+        if one["asset"] == 0:
+            low, high = grid.nodes[symbol, node, worth], grid.nodes[symbol, node, worth + 1]
+        one["worth"], one["best"] = (low, high) if one["net"] > 0.0 else (high, low)
+
+
+@part
+def equity_at_most(held: Table, acc: Row) -> float:
+    """Of the block looked at."""
+    total = acc["base"]
+    for h in range(acc["held"]):
+        total = total + held[h]["net"] * held[h]["best"]
+    return total
+
+
+@part
+def tested(
+    grid: Grid, charges: Charges, legs: Table, held: Table, acc: Row, t: int, ranged: bool
+) -> tuple[float, bool]:
+    """The worse margin ratio of the points of bar t that are tested, and whether one of them liquidates."""
+    stand_at(grid, held, acc, t, MARK_OPEN_)
+    left, kept = equity(held, acc), required(charges, legs, held, acc)
+    worst, falls = ratio_of(kept, left), left <= kept
+    if ranged:
+        stand_at_worse(grid, charges, legs, held, acc, t, MARK_LOW_, MARK_HIGH_)
+    else:
+        stand_at(grid, held, acc, t, MARK_CLOSE_)
+    left, kept = equity(held, acc), required(charges, legs, held, acc)
+    return max(worst, ratio_of(kept, left)), falls or left <= kept
+
+
+@part
+def value_at(grid: Grid, held: Table, acc: Row, t: int) -> float:
+    """Equity at the mark close of bar t."""
+    stand_at(grid, held, acc, t, MARK_CLOSE_)
+    return equity(held, acc)
+
+
+# ---------------------------------------------------------------------------------------------------- searches
+@kernel
+def next_fall(
+    grid: Grid,
+    charges: Charges,
+    legs: Table,
+    held: Table,
+    wallet: Table,
+    account: int,
+    t: int,
+    until: int,
+    ranged: bool,
+) -> int:
+    """The first bar in [t, until) at a tested point of which the account is liquidated; `until` if there is none."""
+    acc = wallet[account]
+    while t < until:
+        level = widest(t, until, grid.levels)
+        while level > 0:
+            stand_over(grid, held, acc, level, t, ranged)
+            if equity(held, acc) > required(charges, legs, held, acc):
+                break
+            level -= 1
+        if level == 0 and tested(grid, charges, legs, held, acc, t, ranged)[1]:
+            return t
+        t += 1 << (SHIFT * level)
+    return until
+
+
+@part
+def bound_of(
+    grid: Grid,
+    charges: Charges,
+    legs: Table,
+    held: Table,
+    acc: Row,
+    level: int,
+    t: int,
+    ranged: bool,
+    kind: int,
+) -> float:
+    """What no bar of a block exceeds, of what is looked for; of level 0 that of the bar."""
+    if level == 0:
+        if kind == RATIO:
+            return tested(grid, charges, legs, held, acc, t, ranged)[0]
+        value = value_at(grid, held, acc, t)
+        return value if kind == HIGHEST else -value
+    stand_over(grid, held, acc, level, t, ranged)
+    if kind == RATIO:
+        return ratio_of(required(charges, legs, held, acc), equity(held, acc))
+    return equity_at_most(held, acc) if kind == HIGHEST else -equity(held, acc)
+
+
+@kernel
+def greatest(
+    grid: Grid, charges: Charges, legs: Table, held: Table, wallet: Table, account: int, first: int, until: int, ranged: bool,
+    kind: int, known: float,
+) -> tuple[float, int]:  # fmt: skip
+    """The greatest over bars [first, until) of what is looked for, and the bar; `known` and -1 where none exceeds that."""
+    acc, at = wallet[account], -1
+    likely, likely_level, most = first, -1, known
+    t = first
+    while t < until:  # down to the likeliest bar, for a start
+        level = widest(t, until, grid.levels)
+        bound = bound_of(grid, charges, legs, held, acc, level, t, ranged, kind)
+        if bound > most:
+            likely, likely_level, most = t, level, bound
+        t += 1 << (SHIFT * level)
+    if likely_level == -1:
+        return known, -1
+    while likely_level > 0:
+        likely_level -= 1
+        most, t = -np.inf, likely
+        end = min(until, likely + (1 << (SHIFT * (likely_level + 1))))
+        while t < end:
+            bound = bound_of(grid, charges, legs, held, acc, likely_level, t, ranged, kind)
+            if bound > most:
+                likely, most = t, bound
+            t += 1 << (SHIFT * likely_level)
+    bound = bound_of(grid, charges, legs, held, acc, 0, likely, ranged, kind)
+    if bound > known:
+        known, at = bound, likely
+    t = first
+    while t < until:  # then wherever it could be exceeded
+        level = widest(t, until, grid.levels)
+        while True:
+            bound = bound_of(grid, charges, legs, held, acc, level, t, ranged, kind)
+            if level == 0 or not bound > known:
+                break
+            level -= 1
+        if level == 0 and bound > known:
+            known, at = bound, t
+        t += 1 << (SHIFT * level)
+    return known, at
+
+
+@part
+def fall(peak: float, value: float) -> float:
+    """A drawdown, as a fraction of the peak."""
+    return (peak - value) / peak
+
+
+@kernel
+def deepest(
+    grid: Grid,
+    charges: Charges,
+    legs: Table,
+    held: Table,
+    wallet: Table,
+    account: int,
+    first: int,
+    until: int,
+    ranged: bool,
+) -> None:
+    """Take in the closes of bars [first, until): the peak of equity and the deepest fall from a peak to what comes after."""
+    acc = wallet[account]
+    peak, drawdown = acc["peak"], acc["drawdown"]
+    lowest, at = greatest(grid, charges, legs, held, wallet, account, first, until, ranged, LOWEST, -np.inf)
+    before = greatest(grid, charges, legs, held, wallet, account, first, at, ranged, HIGHEST, peak)[0]
+    drawdown = max(drawdown, fall(before, -lowest))
+    highest, at = greatest(grid, charges, legs, held, wallet, account, first, until, ranged, HIGHEST, peak)
+    if at != -1:
+        lowest = greatest(grid, charges, legs, held, wallet, account, at, until, ranged, LOWEST, -highest)[0]
+        drawdown = max(drawdown, fall(highest, -lowest))
+    t, seen, top = (
+        first,
+        first,
+        peak,
+    )  # `peak` is that of the closes before `seen`, `top` at least that of those before t
+    while t < until:
+        level = widest(t, until, grid.levels)
+        while True:
+            if level == 0:
+                low = value_at(grid, held, acc, t)
+                high = low
+            else:
+                stand_over(grid, held, acc, level, t, ranged)
+                low, high = equity(held, acc), equity_at_most(held, acc)
+            most = max(top, high)
+            deep = fall(most, low) if low >= 0.0 else fall(peak, low)
+            quiet = most <= low or deep * (1.0 + SLACK) + SLACK <= drawdown
+            if quiet or level == 0 or low == high:
+                break
+            level -= 1
+        size = 1 << (SHIFT * level)
+        if not quiet:  # one value, at a bar or all over a block
+            if seen < t:
+                peak = greatest(grid, charges, legs, held, wallet, account, seen, t, ranged, HIGHEST, peak)[0]
+            peak, seen = max(peak, low), t + size
+            drawdown, top = max(drawdown, fall(peak, low)), peak
+        else:
+            top = most
+        t += size
+    acc["peak"], acc["drawdown"] = max(acc["peak"], highest), drawdown
+
+
+@kernel
+def leap(
+    grid: Grid, charges: Charges, legs: Table, held: Table, wallet: Table, account: int, t: int, until: int
+) -> int:
+    """Pass over the quiet bars from t on; returns the next one to look at."""
+    acc = wallet[account]
+    ranged = acc["symbols"] == 1 or charges.extremes
+    end = next_fall(grid, charges, legs, held, wallet, account, t, until, ranged)
+    if end > t:
+        acc["worst"] = greatest(
+            grid, charges, legs, held, wallet, account, t, end, ranged, RATIO, acc["worst"]
+        )[0]
+        deepest(grid, charges, legs, held, wallet, account, t, end, ranged)
+    return end

@@ -1,0 +1,226 @@
+"""Equity of a wallet against what its positions must keep, at a point of a bar or over a block of bars.
+
+A point has one mark a symbol. A block has a least and a greatest, and then equity is bounded from below and the requirement from above:
+rounding is monotone, so a block in which these do not meet has no bar in which they do, without any tolerance.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perpbt.kernels.compile import part
+from perpbt.kernels.crossing.tables import (
+    BASIS,
+    CLOSE_OUT,
+    EXTREME,
+    EXTREME_WEIGHT,
+    FUNDING_,
+    HELD,
+    SHOCKS,
+    Assets,
+    Charges,
+    Grid,
+)
+from perpbt.kernels.tables import CAP, DEDUCTION, RATE, Row, Table
+
+
+@part
+def kept_of(charges: Charges, symbol: int, notional: float, lines: int) -> float:
+    """MM(N) over the first `lines` tiers of a symbol."""
+    tiers = charges.tiers
+    needed = notional * tiers[symbol, 0, RATE] - tiers[symbol, 0, DEDUCTION]
+    for k in range(1, lines):
+        needed = max(needed, notional * tiers[symbol, k, RATE] - tiers[symbol, k, DEDUCTION])
+    return needed
+
+
+@part
+def reach(charges: Charges, symbol: int, notional: float) -> int:
+    """How many lines can bind while the notional stays at most this; those within rounding distance count."""
+    count, most = charges.tier_count[symbol], notional * (1.0 + 1e-9)
+    k = 0
+    while k < count and most > charges.tiers[symbol, k, CAP]:
+        k += 1
+    return min(k + 1, count)
+
+
+@part
+def hold(
+    grid: Grid,
+    charges: Charges,
+    assets: Assets,
+    legs: Table,
+    first: int,
+    last: int,
+    account: int,
+    wallet: Table,
+    held: Table,
+) -> None:
+    """Tell anew what the account holds, symbol after symbol: after every opening and exit."""
+    acc = wallet[account]
+    count, open_legs, j, base = 0, 0, first, acc["cash"]
+    while j < last:
+        symbol, begin = legs[j]["symbol"], j
+        net, gross, value = 0.0, 0.0, 0.0
+        while j < last and legs[j]["symbol"] == symbol:
+            leg = legs[j]
+            if leg["status"] == HELD:
+                signed = leg["side"] * leg["quantity"]
+                net = net + signed
+                gross = gross + leg["quantity"]
+                value = value + leg["quantity"] * leg["price"]
+                base = base - signed * (leg["price"] - leg["funding"])
+                open_legs += 1
+            j += 1
+        if gross > 0.0:
+            one = held[count]
+            one["symbol"], one["first"], one["last"], one["asset"] = symbol, begin, j, 0
+            one["unit"] = charges.unit[symbol]
+            one["net"], one["delta"], one["gross"] = net, net, gross
+            if charges.one_way:
+                size, entry = abs(net), value / gross
+                one["lines"] = reach(charges, symbol, size * max(entry, grid.highest[symbol]))
+                one["kept"] = kept_of(charges, symbol, size * entry, charges.tier_count[symbol])
+            count += 1
+    acc["base"], acc["open"], acc["symbols"] = base, open_legs, count
+    if acc["carrier"] != -1:
+        for k in range(assets.first[account], assets.first[account + 1]):
+            one = held[count]
+            one["symbol"], one["first"], one["last"], one["asset"] = assets.symbol[k], 0, 0, 1
+            one["unit"], one["net"], one["delta"], one["gross"] = (
+                assets.unit[k],
+                assets.counted[k],
+                assets.amount[k],
+                0.0,
+            )
+            count += 1
+    acc["held"] = count
+
+
+@part
+def symbol_kept(charges: Charges, legs: Table, held: Table, h: int, price: float) -> float:
+    """What the open legs on one symbol must keep at a mark."""
+    one = held[h]
+    symbol = one["symbol"]
+    extra = charges.numbers[symbol, CLOSE_OUT]
+    if charges.one_way:
+        notional = abs(one["net"]) * price
+        kept = one["kept"]
+        if not charges.entry_maintenance:
+            kept = kept_of(charges, symbol, notional, one["lines"])
+        return kept + extra * notional
+    total = 0.0
+    for j in range(one["first"], one["last"]):
+        leg = legs[j]
+        if leg["status"] == HELD:
+            notional = leg["quantity"] * price
+            kept = leg["kept"]
+            if not charges.entry_maintenance:
+                kept = kept_of(charges, symbol, notional, leg["lines"])
+            total = total + (kept + extra * notional)
+    return total
+
+
+@part
+def charged(charges: Charges, unit: int, raw: float) -> float:
+    """A raw minimum charge, each part of it times the multiplier of its tier."""
+    total, floor = 0.0, 0.0
+    for k in range(charges.multipliers.shape[1]):
+        cap = charges.multipliers[unit, k, 0]
+        if raw > floor:
+            total = total + (min(raw, cap) - floor) * charges.multipliers[unit, k, 1]
+        floor = cap
+    return total
+
+
+@part
+def unit_kept(charges: Charges, held: Table, count: int, unit: int) -> float:
+    """What a risk unit must keep: the worst scenario on its net value, or the minimum charge; of a block, at most."""
+    least, most, long, short, raw = 0.0, 0.0, 0.0, 0.0, 0.0
+    for h in range(count):
+        one = held[h]
+        if one["unit"] == unit:
+            low, high = one["delta"] * one["low"], one["delta"] * one["high"]
+            least, most = least + min(low, high), most + max(low, high)
+            long = long + max(max(low, high), 0.0)
+            short = short + max(0.0 - min(low, high), 0.0)
+            raw = raw + charges.minimum[one["symbol"]] * (one["gross"] * one["high"])
+    row = charges.units[unit]
+    shock = 0.0
+    for k in range(SHOCKS, row.size):
+        shock = max(shock, 0.0 - row[k] * least, 0.0 - row[k] * most)
+    move = row[EXTREME]
+    extreme = row[EXTREME_WEIGHT] * max(
+        max(0.0 - move * least, move * least), max(0.0 - move * most, move * most)
+    )
+    basis = row[BASIS] * min(long, short)
+    return max(max(shock, extreme) + basis, charged(charges, unit, raw))
+
+
+@part
+def required(charges: Charges, legs: Table, held: Table, acc: Row) -> float:
+    """What the account must keep at the marks of a point; of a block, at most."""
+    total = 0.0
+    if charges.portfolio:
+        for unit in range(charges.units.shape[0]):
+            total = total + unit_kept(charges, held, acc["held"], unit)
+        return total
+    for h in range(acc["symbols"]):
+        total = total + symbol_kept(charges, legs, held, h, held[h]["high"])
+    return total
+
+
+@part
+def equity(held: Table, acc: Row) -> float:
+    """E at the marks of a point; of a block, at least."""
+    total = acc["base"]
+    for h in range(acc["held"]):
+        total = total + held[h]["net"] * held[h]["worth"]
+    return total
+
+
+@part
+def stand_at(grid: Grid, held: Table, acc: Row, t: int, row: int) -> None:
+    """Look at all that is held at one kind of mark of bar t."""
+    for h in range(acc["held"]):
+        one = held[h]
+        price = grid.series[one["symbol"], row, t]
+        one["low"], one["high"], one["worth"] = price, price, price
+        if one["asset"] == 0:
+            one["worth"] = price - grid.series[one["symbol"], FUNDING_, t]
+
+
+@part
+def stand_at_worse(
+    grid: Grid, charges: Charges, legs: Table, held: Table, acc: Row, t: int, low: int, high: int
+) -> None:
+    """Look at each symbol at the one of two marks of bar t that leaves less above what it must keep; at assets at the lower."""
+    for h in range(acc["held"]):
+        one = held[h]
+        symbol = one["symbol"]
+        below, above = grid.series[symbol, low, t], grid.series[symbol, high, t]
+        one["down"] = 1
+        if one["asset"] == 0:
+            if charges.portfolio:
+                down = one["net"] > 0.0
+            else:
+                spare = one["net"] * below - symbol_kept(charges, legs, held, h, below)
+                down = spare <= one["net"] * above - symbol_kept(charges, legs, held, h, above)
+            price = below if down else above
+            one["down"] = 1 if down else 0
+            one["worth"] = price - grid.series[symbol, FUNDING_, t]
+        else:
+            price = below
+            for other in range(acc["symbols"]):  # priced by a symbol that is held: there is one price
+                if held[other]["symbol"] == symbol:
+                    price = held[other]["low"]
+            one["worth"] = price
+        one["low"], one["high"] = price, price
+
+
+@part
+def ratio_of(kept: float, left: float) -> float:
+    """Requirement over equity: 1 is liquidation, infinite once nothing is left."""
+    if left <= 0.0:
+        return np.inf
+    return kept / left

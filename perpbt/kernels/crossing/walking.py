@@ -1,0 +1,312 @@
+"""One account from its first opening to its end: what happens inside a bar (MODEL §2), and which bars are looked at."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perpbt.kernels.compile import kernel, part
+from perpbt.kernels.crossing.accounts import (
+    book_wallet,
+    falls_to,
+    leave,
+    liquidate,
+    mark_out,
+    open_leg,
+    price_at_entry,
+    see_value,
+)
+from perpbt.kernels.crossing.leaping import first_exit, leap
+from perpbt.kernels.crossing.margin import equity, ratio_of, required, stand_at, stand_at_worse
+from perpbt.kernels.crossing.tables import (
+    CLOSE_,
+    CLOSED,
+    HELD,
+    HIGH_,
+    HOLDING,
+    LOW_,
+    MARK_CLOSE_,
+    MARK_HIGH_,
+    MARK_LOW_,
+    MARK_OPEN_,
+    OPEN_,
+    WAITING,
+    Assets,
+    Charges,
+    Grid,
+)
+from perpbt.kernels.tables import (
+    NO_BAR,
+    OPEN,
+    RANGE,
+    REJECTED,
+    STOP_LOSS,
+    TAKE_PROFIT,
+    TIME,
+    Integers,
+    Row,
+    Table,
+)
+
+NOTHING = -1
+
+
+@part
+def exit_at_open(grid: Grid, charges: Charges, leg: Row, t: int) -> tuple[int, float, bool]:
+    """Stop, take-profit and time exit at the open: why, base and whether it is a limit fill."""
+    symbol, side = leg["symbol"], leg["side"]
+    opened, marked = grid.series[symbol, OPEN_, t], grid.series[symbol, MARK_OPEN_, t]
+    if side * (marked if leg["stop_on_mark"] == 1 else opened) <= side * leg["stop"]:
+        return STOP_LOSS, opened, False
+    on_mark = leg["target_on_mark"] == 1
+    if side * (marked if on_mark else opened) >= side * leg["target"]:
+        if on_mark:
+            return TAKE_PROFIT, opened, False
+        return TAKE_PROFIT, opened if charges.target_at_open else leg["target"], True
+    if leg["due"] >= 0 and t >= leg["due"]:
+        return TIME, opened, False
+    return NOTHING, 0.0, False
+
+
+@part
+def adverse_exit(grid: Grid, leg: Row, t: int) -> tuple[int, float, bool]:
+    """The stop inside the range."""
+    symbol, side = leg["symbol"], leg["side"]
+    low, high = LOW_, HIGH_
+    if leg["stop_on_mark"] == 1:
+        low, high = MARK_LOW_, MARK_HIGH_
+    worst = grid.series[symbol, low if side > 0.0 else high, t]
+    if not side * worst <= side * leg["stop"]:
+        return NOTHING, 0.0, False
+    opened = grid.series[symbol, OPEN_, t]
+    base = min(leg["stop"], opened) if side > 0.0 else max(leg["stop"], opened)
+    return STOP_LOSS, min(max(base, grid.series[symbol, LOW_, t]), grid.series[symbol, HIGH_, t]), False
+
+
+@part
+def favourable_exit(grid: Grid, leg: Row, t: int) -> tuple[int, float, bool]:
+    """The take-profit inside the range."""
+    symbol, side, on_mark = leg["symbol"], leg["side"], leg["target_on_mark"] == 1
+    low, high = LOW_, HIGH_
+    if on_mark:
+        low, high = MARK_LOW_, MARK_HIGH_
+    best = grid.series[symbol, high if side > 0.0 else low, t]
+    if not side * best >= side * leg["target"]:
+        return NOTHING, 0.0, False
+    if on_mark:
+        target = min(max(leg["target"], grid.series[symbol, LOW_, t]), grid.series[symbol, HIGH_, t])
+        return TAKE_PROFIT, target, False
+    return TAKE_PROFIT, leg["target"], True
+
+
+@kernel
+def nearest_stop(
+    grid: Grid, charges: Charges, legs: Table, t: int, account: int, wallet: Table, held: Table
+) -> int:
+    """The leg whose stop is met before the liquidation price on the way to the adverse extreme; -1: none."""
+    one, nearest, beyond = held[0], NOTHING, held[0]["low"]
+    way = 1.0 if one["down"] == 1 else -1.0
+    inside, limit = grid.series[one["symbol"], MARK_OPEN_, t], np.nan
+    for j in range(one["first"], one["last"]):
+        leg = legs[j]
+        if leg["status"] != HELD or leg["side"] != way or adverse_exit(grid, leg, t)[0] == NOTHING:
+            continue
+        if np.isnan(limit):
+            limit = falls_to(grid, charges, legs, wallet, account, held, 0, t, inside, beyond)
+        if way * leg["stop"] > way * limit and (
+            nearest == NOTHING or way * leg["stop"] > way * legs[nearest]["stop"]
+        ):
+            nearest = j
+    return nearest
+
+
+@kernel
+def survives_extremes(
+    grid: Grid, charges: Charges, assets: Assets, legs: Table, first: int, last: int, t: int, account: int, wallet: Table,
+    held: Table, rows: Table,
+) -> bool:  # fmt: skip
+    """The adverse extremes have been reached: on one symbol stops nearer than the liquidation price go first; then all, if it must be."""
+    acc, one = wallet[account], wallet[account]["symbols"] == 1
+    while acc["open"] > 0:
+        stand_at_worse(grid, charges, legs, held, acc, t, MARK_LOW_, MARK_HIGH_)
+        if equity(held, acc) > required(charges, legs, held, acc):
+            return True
+        j = nearest_stop(grid, charges, legs, t, account, wallet, held) if one else NOTHING
+        if j == NOTHING:
+            acc["worst"] = max(acc["worst"], 1.0)
+            stand_at_worse(grid, charges, legs, held, acc, t, MARK_LOW_, MARK_HIGH_)
+            liquidate(
+                grid, charges, assets, legs, first, last, t, RANGE, LOW_, HIGH_, account, wallet, held, rows
+            )
+            return False
+        why, base, limit = adverse_exit(grid, legs[j], t)
+        leave(
+            grid,
+            charges,
+            assets,
+            legs,
+            first,
+            last,
+            j,
+            t,
+            RANGE,
+            why,
+            base,
+            limit,
+            account,
+            wallet,
+            held,
+            rows,
+        )
+    return True
+
+
+@part
+def run_range(
+    grid: Grid, charges: Charges, assets: Assets, legs: Table, first: int, last: int, t: int, account: int, wallet: Table,
+    held: Table, rows: Table,
+) -> None:  # fmt: skip
+    """MODEL §2 C: the adverse extreme, orders inside the range, or the close."""
+    acc = wallet[account]
+    at_extremes = acc["symbols"] == 1 or charges.extremes
+    if charges.optimistic and at_extremes:
+        for j in range(first, last):
+            if legs[j]["status"] == HELD:
+                why, base, limit = favourable_exit(grid, legs[j], t)
+                if why != NOTHING:
+                    leave(
+                        grid, charges, assets, legs, first, last, j, t, RANGE, why, base, limit, account, wallet, held, rows
+                    )  # fmt: skip
+    if at_extremes and acc["open"] > 0:
+        stand_at_worse(grid, charges, legs, held, acc, t, MARK_LOW_, MARK_HIGH_)
+        if equity(held, acc) <= required(charges, legs, held, acc) and not survives_extremes(
+            grid, charges, assets, legs, first, last, t, account, wallet, held, rows
+        ):
+            return
+    for j in range(first, last):
+        if legs[j]["status"] != HELD:
+            continue
+        why, base, limit = adverse_exit(grid, legs[j], t)
+        if why == NOTHING or charges.optimistic:
+            other, at, resting = favourable_exit(grid, legs[j], t)
+            if other != NOTHING:
+                why, base, limit = other, at, resting
+        if why != NOTHING:
+            leave(
+                grid,
+                charges,
+                assets,
+                legs,
+                first,
+                last,
+                j,
+                t,
+                RANGE,
+                why,
+                base,
+                limit,
+                account,
+                wallet,
+                held,
+                rows,
+            )
+    if acc["open"] == 0:
+        return
+    if at_extremes:
+        stand_at_worse(grid, charges, legs, held, acc, t, MARK_LOW_, MARK_HIGH_)
+    else:
+        stand_at(grid, held, acc, t, MARK_CLOSE_)
+    left, kept = equity(held, acc), required(charges, legs, held, acc)
+    acc["worst"] = max(acc["worst"], ratio_of(kept, left))
+    if left <= kept and not at_extremes:
+        liquidate(
+            grid, charges, assets, legs, first, last, t, RANGE, CLOSE_, CLOSE_, account, wallet, held, rows
+        )
+
+
+@part
+def run_open(
+    grid: Grid, charges: Charges, assets: Assets, legs: Table, first: int, last: int, t: int, account: int, wallet: Table,
+    held: Table, rows: Table,
+) -> None:  # fmt: skip
+    """MODEL §2 B: of what is carried in, liquidation, then orders; then openings."""
+    acc = wallet[account]
+    if acc["open"] > 0:
+        stand_at(grid, held, acc, t, MARK_OPEN_)
+        left, kept = equity(held, acc), required(charges, legs, held, acc)
+        acc["worst"] = max(acc["worst"], ratio_of(kept, left))
+        if left <= kept:
+            liquidate(
+                grid, charges, assets, legs, first, last, t, OPEN, OPEN_, OPEN_, account, wallet, held, rows
+            )
+        else:
+            for j in range(first, last):
+                if legs[j]["status"] == HELD:
+                    why, base, limit = exit_at_open(grid, charges, legs[j], t)
+                    if why != NOTHING:
+                        leave(
+                            grid, charges, assets, legs, first, last, j, t, OPEN, why, base, limit, account, wallet, held, rows
+                        )  # fmt: skip
+    if t == acc["next_entry"]:
+        soonest = grid.series.shape[2]
+        for j in range(first, last):
+            if legs[j]["status"] == WAITING:
+                if legs[j]["entry"] == t:
+                    open_leg(grid, charges, assets, legs, first, last, j, t, account, wallet, held, rows)
+                    if legs[j]["status"] == HELD and grid.levels > 0:
+                        legs[j]["exit_at"] = first_exit(grid, legs[j], t)
+                else:
+                    soonest = min(soonest, legs[j]["entry"])
+        acc["next_entry"] = soonest
+        for j in range(first, last):
+            if legs[j]["status"] == HELD and legs[j]["entry"] == t:  # all that open now are open
+                rows[legs[j]["place"]]["liquidation_price"] = price_at_entry(
+                    grid, charges, legs, wallet, account, held, legs[j]["symbol"], t
+                )
+
+
+@kernel
+def run_wallets(
+    grid: Grid, charges: Charges, assets: Assets, legs: Table, first_leg: Integers, begin: int, end: int, wallet: Table,
+    rows: Table,
+) -> None:  # fmt: skip
+    """Accounts [begin, end) to their end: legs [first_leg[a], first_leg[a + 1]) in their order are those of account a.
+
+    `rows` begin as zeros; every leg writes its own. With a pyramid quiet bars are passed over, without one every bar is looked at.
+    """
+    count = grid.series.shape[2]
+    held = np.zeros(grid.series.shape[0] + 8, dtype=HOLDING)
+    for account in range(begin, end):
+        acc, first, last = wallet[account], first_leg[account], first_leg[account + 1]
+        acc["carrier"], acc["liquidated_at"], acc["next_entry"] = -1, -1, count
+        for j in range(first, last):
+            leg = legs[j]
+            if leg["entry"] < count:
+                acc["next_entry"] = min(acc["next_entry"], leg["entry"])
+            else:
+                row = rows[leg["place"]]
+                leg["status"], row["rejection"], row["reason"] = CLOSED, NO_BAR, REJECTED
+                row["lane"], row["side"], row["collateral"] = (
+                    leg["place"],
+                    np.int8(leg["side"]),
+                    leg["collateral"],
+                )
+        t = acc["next_entry"]
+        while t < count:
+            run_open(grid, charges, assets, legs, first, last, t, account, wallet, held, rows)
+            if acc["open"] > 0:
+                run_range(grid, charges, assets, legs, first, last, t, account, wallet, held, rows)
+            if acc["open"] > 0:
+                stand_at(grid, held, acc, t, MARK_CLOSE_)
+                see_value(acc, equity(held, acc))
+            t += 1
+            if acc["open"] == 0:
+                t = max(t, acc["next_entry"])
+            elif grid.levels > 0:
+                until = min(count, acc["next_entry"])
+                for j in range(first, last):
+                    if legs[j]["status"] == HELD:
+                        until = min(until, legs[j]["exit_at"])
+                t = leap(grid, charges, legs, held, wallet, account, t, until)
+        if acc["open"] > 0:
+            mark_out(grid, charges, assets, legs, first, last, account, wallet, held, rows)
+        book_wallet(grid, assets, legs, first, last, account, wallet, rows)

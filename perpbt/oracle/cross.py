@@ -1,0 +1,456 @@
+"""One wallet behind several positions, bar after bar in plain Python (§4 cross and portfolio margin).
+
+A leg: {"symbol", "side" (+1 | -1), "entry" (index of the bar it opens at, None: no such bar), "due" (index of the bar of its time
+exit or None), "collateral", "reserve", "leverage", "margin_buffer", "stop", "take_profit" (fractions of the entry price or None),
+"stop_trigger", "take_profit_trigger"}. `bars` maps a symbol to its bars on the common grid (`.grid`), each with its CF as "cf" and its
+"turnover" (None: not known).
+`venues` maps a symbol to what the venue charges and requires there, as in the rest of this room. `terms`: {"mode" ("cross" |
+"portfolio"), "legs" ("hedge" | "one_way"), "extremes" (test all adverse extremes at once instead of the close), "portfolio" (see
+`.scenarios`), "assets": a list of {"name" (a key of `bars`), "amount", "counted" (amount after the haircut), "unit" (the risk unit it
+is netted in or None), "conversion_fee"} in the order of conversion}.
+
+Money of the wallet: equity = base + sum of q_s (P_s - CF_s) + sum of counted amount * price, with q_s the net quantity on a symbol and
+base = cash - sum of q (entry - CF_e), legs in their order: symbol, entry, side, then size and levels. Nothing depends on the order in
+which legs are given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from .shapes import Bars, Record
+from .standing import (
+    AT_CLOSE,
+    AT_EXTREMES,
+    AT_OPEN,
+    equity,
+    gross,
+    held,
+    is_worse_low,
+    leg_required,
+    liquidation_price,
+    look,
+    net,
+    prices_at,
+    ratio,
+    symbol_required,
+    symbols_of,
+)
+
+
+# ------------------------------------------------------------------------------------------------- a wallet
+def order_of(leg: Record) -> tuple[object, ...]:
+    """By what legs are put in order; legs that agree in all of it are the same."""
+
+    def number(name: str, absent: float = -1.0) -> float:
+        return absent if leg[name] is None else leg[name]
+
+    return (
+        leg["symbol"], number("entry", math.inf), leg["side"], leg["leverage"], leg["collateral"], leg["reserve"],
+        leg["margin_buffer"], number("stop"), number("take_profit"), number("due"),
+        leg["stop_trigger"], leg["take_profit_trigger"],
+    )  # fmt: skip
+
+
+def run_wallet(
+    bars: Mapping[str, Bars],
+    legs: Iterable[Record],
+    venues: Mapping[str, Record],
+    rules: Record,
+    terms: Record,
+) -> Record:
+    """All legs of one account to their end: {"legs": in their order, "wallet": what came of the wallet}."""
+    legs = [{**leg, "status": "waiting", "number": k} for k, leg in enumerate(legs)]
+    legs.sort(key=order_of)
+    a: Record = {
+        "bars": bars, "legs": legs, "venues": venues, "rules": rules, "terms": terms, "cash": 0.0, "peak": 0.0, "drawdown": 0.0,
+        "worst": 0.0, "brought": 0.0, "surplus": 0.0, "deficit": 0.0, "liquidations": 0, "liquidated_at": None,
+        "assets": [], "asset_pnl": 0.0, "assets_worth": 0.0, "converted": 0.0, "carrier": None,
+    }  # fmt: skip
+    for leg in legs:
+        if leg["entry"] is None:
+            leg.update(status="rejected", rejection="no_bar")
+    count = len(next(iter(bars.values())))
+    first = min((leg["entry"] for leg in legs if leg["entry"] is not None), default=count)
+    for t in range(first, count):
+        run_bar(a, t)
+    if held(a):
+        mark_out(a, count - 1)
+    book_assets(a, count - 1)
+    return {"legs": sorted(legs, key=lambda leg: leg["number"]), "wallet": a}
+
+
+# ------------------------------------------------------------------------------------------------ inside a bar
+def run_bar(a: Record, t: int) -> None:
+    """§2: the open, openings, the range, the close."""
+    carried = held(a)
+    if carried:
+        left, kept = look(a, t, AT_OPEN)
+        a["worst"] = max(a["worst"], ratio(kept, left))
+        if left <= kept:
+            liquidate(a, t, "B", AT_OPEN)
+        else:
+            for leg in carried:
+                leave(a, leg, t, "B", exit_at_open(a, leg, t))
+    for leg in a["legs"]:
+        if leg["entry"] == t and leg["status"] == "waiting":
+            open_leg(a, leg, t)
+    for leg in held(a):
+        if leg["entry"] == t:
+            inside = a["bars"][leg["symbol"]][t]["mark_open"]
+            leg["liquidation_price"] = liquidation_price(a, t, leg["symbol"], inside, None)
+    if held(a):
+        run_range(a, t)
+    if held(a):
+        see_value(a, close_value(a, t))
+
+
+def run_range(a: Record, t: int) -> None:
+    """§2 C."""
+    one, optimistic = len(symbols_of(a)) == 1, a["rules"].get("intrabar", "pessimistic") == "optimistic"
+    at_extremes = one or a["terms"]["extremes"]
+    if optimistic and at_extremes:
+        for leg in held(a):
+            leave(a, leg, t, "C", favourable_exit(leg, a["bars"][leg["symbol"]][t]))
+    if at_extremes and held(a) and not survives_extremes(a, t, one):
+        return
+    for leg in held(a):
+        bar = a["bars"][leg["symbol"]][t]
+        first, second = adverse_exit(leg, bar), favourable_exit(leg, bar)
+        leave(a, leg, t, "C", (second or first) if optimistic else (first or second))
+    if not held(a):
+        return
+    left, kept = look(a, t, AT_EXTREMES if at_extremes else AT_CLOSE)
+    if at_extremes:
+        a["worst"] = max(a["worst"], ratio(kept, left))
+        return
+    a["worst"] = max(a["worst"], ratio(kept, left))
+    if left <= kept:
+        liquidate(a, t, "C", AT_CLOSE)
+
+
+def survives_extremes(a: Record, t: int, one: bool) -> bool:
+    """Test the adverse extremes; on one symbol stops that are nearer than the liquidation price go first."""
+    while held(a):
+        left, kept = look(a, t, AT_EXTREMES)
+        if left > kept:
+            return True
+        leg = nearest_stop(a, t) if one else None
+        if leg is None:
+            a["worst"] = max(a["worst"], 1.0)
+            liquidate(a, t, "C", AT_EXTREMES)
+            return False
+        leave(a, leg, t, "C", adverse_exit(leg, a["bars"][leg["symbol"]][t]))
+    return True
+
+
+def nearest_stop(a: Record, t: int) -> Record | None:
+    """The leg whose stop is met before the liquidation price on the way to the adverse extreme."""
+    symbol = symbols_of(a)[0]
+    bar = a["bars"][symbol][t]
+    end = prices_at(a, t, AT_EXTREMES)[symbol]
+    down = 1 if is_worse_low(a, symbol, bar, *AT_EXTREMES) else -1
+    limit = liquidation_price(a, t, symbol, bar["mark_open"], end)
+    nearest = None
+    for leg in held(a):
+        if leg["side"] != down or not adverse_exit(leg, bar) or down * leg["stop_price"] <= down * limit:
+            continue
+        if nearest is None or down * leg["stop_price"] > down * nearest["stop_price"]:
+            nearest = leg
+    return nearest
+
+
+def close_value(a: Record, t: int) -> float:
+    """Equity at the mark close."""
+    return equity(a, t, prices_at(a, t, AT_CLOSE))
+
+
+def see_value(a: Record, value: float) -> None:
+    """The running peak of the wallet's equity and the deepest fall below it."""
+    a["peak"] = max(a["peak"], value)
+    a["drawdown"] = max(a["drawdown"], (a["peak"] - value) / a["peak"])
+
+
+# ------------------------------------------------------------------------------------------------------ opening
+def open_leg(a: Record, leg: Record, t: int) -> None:
+    """§3: size and checks as for an isolated position; then the whole account must stand at mark open."""
+    bar, venue, s = a["bars"][leg["symbol"]][t], a["venues"][leg["symbol"]], leg["side"]
+    entry = bar["open"] * (1 + s * venue["slippage"])
+    collateral, leverage, buffered = leg["collateral"], leg["leverage"], 1 + leg["margin_buffer"]
+    notional = (collateral * leverage) / (buffered + venue["taker_fee"] * leverage)
+    last_cap, clip = venue["tiers"][-1]["cap"], a["rules"].get("oversize", "reject") == "clip"
+    oversized = notional > last_cap
+    if oversized and not clip:
+        return leg.update(status="rejected", rejection="notional_above_last_tier")
+    if oversized:
+        notional = last_cap
+    margin, fee = (buffered * notional) / leverage, venue["taker_fee"] * notional
+    tier = next(tier for tier in venue["tiers"] if notional <= tier["cap"])
+    if leverage > tier["max_leverage"]:
+        return leg.update(status="rejected", rejection="leverage_above_tier_maximum")
+    stop = None if leg["stop"] is None else entry * (1 - s * leg["stop"])
+    target = None if leg["take_profit"] is None else entry * (1 + s * leg["take_profit"])
+    if (stop is not None and s * stop >= s * entry) or (target is not None and s * target <= s * entry):
+        return leg.update(status="rejected", rejection="stop_beyond_entry")
+    if oversized:
+        collateral = margin + fee
+    fresh = bring_assets(a, t)
+    before = a["cash"]
+    leg.update(
+        status="open", entry_price=entry, quantity=notional / entry, notional=notional, margin=margin, entry_fee=fee,
+        cf_entry=bar["cf"], stop_price=stop, target_price=target,
+    )  # fmt: skip
+    a["cash"] = (a["cash"] + (collateral + leg["reserve"])) - fee
+    left, kept = look(a, t, AT_OPEN)
+    if left <= kept:
+        a["cash"] = before
+        if fresh:
+            a["assets"] = []
+        return leg.update(status="rejected", rejection="liquidated_at_entry")
+    brought = collateral + leg["reserve"]
+    leg.update(collateral=collateral, top_up=leg["reserve"])
+    if fresh:
+        worth = asset_value(a, t)
+        a["carrier"], a["assets_from"] = leg, worth
+        brought = brought + worth
+        leg["top_up"] = leg["top_up"] + worth
+    a["brought"], a["peak"] = a["brought"] + brought, a["peak"] + brought
+    a["worst"] = max(a["worst"], ratio(kept, left))
+    return None
+
+
+# -------------------------------------------------------------------------------------------------------- exits
+def on(bar: Record, trigger: str, name: str) -> float:
+    """A price of the bar on its trigger series."""
+    return bar[name] if trigger == "last" else bar["mark_" + name]
+
+
+def exit_at_open(a: Record, leg: Record, t: int) -> tuple[str, float, bool] | None:
+    """§2 B: stop, take-profit, time: (reason, base, limit fill)."""
+    bar, s = a["bars"][leg["symbol"]][t], leg["side"]
+    opened = bar["open"]
+    if leg["stop"] is not None and s * on(bar, leg["stop_trigger"], "open") <= s * leg["stop_price"]:
+        return "stop_loss", opened, False
+    trigger = leg["take_profit_trigger"]
+    if leg["take_profit"] is not None and s * on(bar, trigger, "open") >= s * leg["target_price"]:
+        if trigger == "mark":
+            return "take_profit", opened, False
+        jump = a["rules"].get("take_profit_fill", "limit") == "open"
+        return "take_profit", opened if jump else leg["target_price"], True
+    if leg["due"] is not None and t >= leg["due"]:
+        return "time", opened, False
+    return None
+
+
+def adverse_exit(leg: Record, bar: Record) -> tuple[str, float, bool] | None:
+    """§2 C: the stop inside the range."""
+    s, worst = leg["side"], "low" if leg["side"] > 0 else "high"
+    if leg["stop"] is None or s * on(bar, leg["stop_trigger"], worst) > s * leg["stop_price"]:
+        return None
+    base = min(leg["stop_price"], bar["open"]) if s > 0 else max(leg["stop_price"], bar["open"])
+    return "stop_loss", min(max(base, bar["low"]), bar["high"]), False
+
+
+def favourable_exit(leg: Record, bar: Record) -> tuple[str, float, bool] | None:
+    """§2 C: the take-profit inside the range."""
+    s, best, trigger = leg["side"], "high" if leg["side"] > 0 else "low", leg["take_profit_trigger"]
+    if leg["take_profit"] is None or s * on(bar, trigger, best) < s * leg["target_price"]:
+        return None
+    if trigger == "mark":
+        return "take_profit", min(max(leg["target_price"], bar["low"]), bar["high"]), False
+    return "take_profit", leg["target_price"], True
+
+
+def leave(a: Record, leg: Record, t: int, phase: str, leaving: tuple[str, float, bool] | None) -> None:
+    """§5: one leg closed by an order of its own. Its fee is cut to what is left only where it leaves the account flat."""
+    if leaving is None:
+        return
+    reason, base, limit = leaving
+    bar, venue, s = a["bars"][leg["symbol"]][t], a["venues"][leg["symbol"]], leg["side"]
+    fill = base if limit else base * (1 - s * venue["slippage"])
+    close_leg(leg, t, phase, reason, base, fill, bar["cf"])
+    a["cash"] = (a["cash"] + leg["funding"]) + leg["pnl"]
+    due = (venue["maker_fee"] if limit else venue["taker_fee"]) * (leg["quantity"] * fill)
+    flat = not held(a)
+    fee = min(due, max(a["cash"], 0.0)) if flat else due
+    a["cash"] = a["cash"] - fee
+    deficit = 0.0
+    if flat and a["cash"] < 0.0:
+        convert(a, t, 0.0)
+        if a["cash"] < 0.0:
+            deficit, a["cash"] = 0.0 - a["cash"], 0.0
+    settle_leg(a, leg, fee, 0.0, 0.0, deficit)
+    if flat:
+        see_value(a, a["cash"] + asset_value(a, t))
+
+
+def close_leg(leg: Record, t: int, phase: str, reason: str, base: float, fill: float, cf: float) -> None:
+    """PnL and funding of a leg closed at `fill`."""
+    signed = leg["side"] * leg["quantity"]
+    leg.update(
+        status="closed", exit_reason=reason, exit_bar=t, phase=phase, base=base, exit_price=fill, cf_exit=cf,
+        pnl=signed * (fill - leg["entry_price"]), funding=-(signed * (cf - leg["cf_entry"])),
+    )  # fmt: skip
+
+
+def settle_leg(a: Record, leg: Record, fee: float, penalty: float, surplus: float, deficit: float) -> None:
+    """What a leg came to; negative where the rest of the wallet paid for it."""
+    leg.update(close_fee=fee, liquidation_fee=penalty, surplus=surplus, deficit=deficit)
+    brought = (leg["collateral"] + leg["reserve"]) - leg["entry_fee"]
+    leg["back"] = ((((brought + leg["funding"]) + leg["pnl"]) - fee) - penalty) - surplus + deficit
+    a["surplus"], a["deficit"] = a["surplus"] + surplus, a["deficit"] + deficit
+
+
+# -------------------------------------------------------------------------------------------- liquidation (§6)
+def shares(a: Record, t: int, prices: Mapping[str, float]) -> list[float]:
+    """Of surplus and deficit by leg: pro rata to maintenance at the point tested (dYdX); portfolio margin: to notional."""
+    weights = []
+    for leg in held(a):
+        symbol, price = leg["symbol"], prices[leg["symbol"]]
+        if a["terms"]["mode"] == "portfolio":
+            weight = leg["quantity"] * price
+        elif a["terms"]["legs"] == "one_way":
+            weight = symbol_required(a, symbol, price) * (leg["quantity"] / gross(a, symbol))
+        else:
+            weight = leg_required(leg["quantity"], leg["entry_price"], price, a["venues"][symbol])
+        weights.append(weight)
+    return divided(weights)
+
+
+def summed(values: list[float]) -> float:
+    """Added up in their order, as anybody would."""
+    total = 0.0
+    for value in values:
+        total = total + value
+    return total
+
+
+def divided(weights: list[float]) -> list[float]:
+    """Parts of 1; equal ones where nothing weighs."""
+    total = summed(weights)
+    return [weight / total if total > 0 else 1.0 / len(weights) for weight in weights]
+
+
+def liquidate(a: Record, t: int, phase: str, names: tuple[str, str]) -> None:
+    """All open legs closed at once at the last price of the point tested; then the waterfall of the account."""
+    legs, prices = held(a), prices_at(a, t, names)
+    share, fills, nets, totals = shares(a, t, prices), {}, {}, {}
+    for symbol in symbols_of(a):
+        bar, quantity = a["bars"][symbol][t], net(a, symbol)
+        worse_low = is_worse_low(a, symbol, bar, *names)
+        base = bar[(names[0] if worse_low else names[1]).removeprefix("mark_")]
+        side = (quantity > 0) - (quantity < 0)
+        slip = slip_of(bar, abs(quantity) * base, a["venues"][symbol])
+        fills[symbol] = (base, base * (1 - side * slip))
+        nets[symbol], totals[symbol] = abs(quantity), gross(a, symbol)
+    fees, penalties, left = [], [], a["cash"]
+    for leg in legs:
+        symbol, venue = leg["symbol"], a["venues"][leg["symbol"]]
+        base, fill = fills[symbol]
+        close_leg(leg, t, phase, "liquidation", base, fill, a["bars"][symbol][t]["cf"])
+        left = (left + leg["funding"]) + leg["pnl"]
+        turned = leg["quantity"] * fill
+        if a["terms"]["legs"] == "one_way":
+            turned = (nets[symbol] * fill) * (leg["quantity"] / totals[symbol])
+        fees.append(venue["taker_fee"] * turned)
+        penalties.append(venue["liquidation_fee"] * turned)
+    a["cash"] = left
+    convert(a, t, summed(fees) + summed(penalties))
+    left = a["cash"]
+    fees, left = paid(fees, left)
+    penalties, left = paid(penalties, left)
+    surplus = deficit = 0.0
+    if left > 0:
+        surplus = a["venues"][legs[0]["symbol"]]["surplus_to_fund"] * left
+        left = left - surplus
+    else:
+        deficit, left = 0.0 - left, 0.0
+    for leg, part, fee, penalty in zip(legs, share, fees, penalties, strict=True):
+        settle_leg(a, leg, fee, penalty, surplus * part, deficit * part)
+    a["cash"] = left
+    a["liquidations"] = a["liquidations"] + 1
+    a["liquidated_at"] = t if a["liquidated_at"] is None else a["liquidated_at"]
+    see_value(a, a["cash"] + asset_value(a, t))
+
+
+def slip_of(bar: Record, volume: float, venue: Record) -> float:
+    """Half-spread plus the square-root law against the bar's turnover; flat where that is not known."""
+    if bar["turnover"] is None or not bar["turnover"] > 0:
+        return venue["slippage"]
+    impact = (venue["impact"] * bar["sigma"]) * math.sqrt(volume / bar["turnover"])
+    return min(venue["half_spread"] + impact, venue["max_slippage"])
+
+
+def paid(dues: list[float], left: float) -> tuple[list[float], float]:
+    """What is due out of what is left, all in full or each the same part of it."""
+    if not left > 0:
+        return [0.0 for _ in dues], left
+    total = summed(dues)
+    if total <= left:
+        return dues, left - total
+    return [left * (due / total) for due in dues], 0.0
+
+
+def mark_out(a: Record, t: int) -> None:
+    """The end of the data: marked at the last mark close, without fee or slippage."""
+    legs, prices = held(a), prices_at(a, t, AT_CLOSE)
+    share = shares(a, t, prices)
+    left = a["cash"]
+    for leg in legs:
+        price = prices[leg["symbol"]]
+        close_leg(leg, t, "C", "end", price, price, a["bars"][leg["symbol"]][t]["cf"])
+        left = (left + leg["funding"]) + leg["pnl"]
+    a["cash"] = left
+    convert(a, t, 0.0)
+    deficit = 0.0
+    if a["cash"] < 0.0:
+        deficit, a["cash"] = 0.0 - a["cash"], 0.0
+    for leg, part in zip(legs, share, strict=True):
+        settle_leg(a, leg, 0.0, 0.0, 0.0, deficit * part)
+    see_value(a, a["cash"] + asset_value(a, t))
+
+
+# --------------------------------------------------------------------------------------- assets held as collateral
+def bring_assets(a: Record, t: int) -> bool:
+    """The account brings its assets with the first position it opens."""
+    if a["assets"] or a["carrier"] is not None or not a["terms"]["assets"]:
+        return False
+    a["assets"] = [dict(asset) for asset in a["terms"]["assets"]]
+    return True
+
+
+def asset_value(a: Record, t: int) -> float:
+    """Of all assets at their price, without haircut: at its open while none is booked, else at the close."""
+    total = 0.0
+    for asset in a["assets"]:
+        bar = a["bars"][asset["name"]][t]
+        total = total + asset["amount"] * (bar["mark_open"] if a["carrier"] is None else bar["mark_close"])
+    return total
+
+
+def convert(a: Record, t: int, needed: float) -> None:
+    """Sell assets in their order at the bar's close, less the conversion fee, until there is as much cash as needed."""
+    for asset in a["assets"]:
+        if not (a["cash"] < needed and asset["amount"] > 0.0):
+            continue
+        price = a["bars"][asset["name"]][t]["mark_close"]
+        worth = price * (1.0 - asset["conversion_fee"])
+        amount = min(asset["amount"], (needed - a["cash"]) / worth)
+        rest = asset["amount"] - amount
+        proceeds = amount * worth
+        a["cash"] = needed if rest > 0.0 else a["cash"] + proceeds
+        a["converted"] = a["converted"] + proceeds
+        asset["counted"] = asset["counted"] * (rest / asset["amount"])
+        asset["amount"] = rest
+
+
+def book_assets(a: Record, t: int) -> None:
+    """Profit and loss of the assets, into the leg with which they came."""
+    leg = a["carrier"]
+    if leg is None:
+        return
+    a["assets_worth"] = asset_value(a, t)
+    a["asset_pnl"] = (a["converted"] + a["assets_worth"]) - a["assets_from"]
+    leg["pnl"] = leg["pnl"] + a["asset_pnl"]
+    leg["back"] = (leg["back"] + a["assets_from"]) + a["asset_pnl"]
