@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from perpbt.crossing.terms import Margin
-from perpbt.kernels.crossing.tables import Charges
-from perpbt.kernels.tables import Rates
+from perpbt.errors import InputError
+from perpbt.kernels.crossing.tables import SHOCKS, Charges
+from perpbt.kernels.tables import Floats, Rates
+from perpbt.venue import Venue
+from perpbt.venue_tables.portfolio import PortfolioTerms
 
 
-def make_charges(rates: Sequence[Rates], symbols: Sequence[str], margin: Margin) -> Charges:
-    """Rates of each symbol side by side."""
+def make_charges(venue: Venue, rates: Sequence[Rates], symbols: Sequence[str], margin: Margin) -> Charges:
+    """Rates of each symbol side by side; scenarios of each risk unit where that is how accounts are kept."""
     first, most = rates[0], max(one.tiers.shape[0] for one in rates)
     numbers = [
         (
@@ -22,15 +25,18 @@ def make_charges(rates: Sequence[Rates], symbols: Sequence[str], margin: Margin)
         for one in rates
     ]  # fmt: skip
     tiers = [np.vstack([one.tiers, *[one.tiers[-1:]] * (most - one.tiers.shape[0])]) for one in rates]
-    count = len(symbols)
+    scans = scenarios(venue, symbols) if margin.mode == "portfolio" else []
+    names = sorted({unit_of(scan, symbol) for scan, symbol in zip(scans, symbols, strict=False)})
+    unit = [names.index(unit_of(scan, symbol)) for scan, symbol in zip(scans, symbols, strict=False)]
+    of_unit = [scans[unit.index(u)] for u in range(len(names))]
     return Charges(
         numbers=np.array(numbers, dtype=np.float64),
         tiers=np.ascontiguousarray(np.stack(tiers)),
         tier_count=np.array([one.tiers.shape[0] for one in rates], dtype=np.int64),
-        unit=np.arange(count, dtype=np.int64),
-        minimum=np.zeros(count),
-        units=np.zeros((count, 4)),
-        multipliers=np.full((count, 1, 2), np.inf),
+        unit=np.array(unit or [0] * len(symbols), dtype=np.int64),
+        minimum=np.array([scan.minimum for scan in scans] or [0.0] * len(symbols), dtype=np.float64),
+        units=unit_numbers(of_unit),
+        multipliers=unit_multipliers(of_unit),
         portfolio=margin.mode == "portfolio",
         one_way=margin.legs == "one_way",
         extremes=margin.test == "extremes",
@@ -39,3 +45,51 @@ def make_charges(rates: Sequence[Rates], symbols: Sequence[str], margin: Margin)
         target_at_open=bool(first.target_at_open),
         clip=bool(first.clip),
     )
+
+
+def unit_of(scan: PortfolioTerms, symbol: str) -> str:
+    """The name of a symbol's risk unit."""
+    return scan.unit or symbol
+
+
+def scenarios(venue: Venue, symbols: Sequence[str]) -> list[PortfolioTerms]:
+    """The scenarios of each symbol. Raises InputError where a venue has none, and where symbols of a unit differ in them."""
+    found: list[PortfolioTerms] = []
+    units: dict[str, tuple[str, PortfolioTerms]] = {}
+    for symbol in symbols:
+        scan: PortfolioTerms | None = venue.terms("portfolio", symbol)
+        if scan is None:
+            raise InputError(
+                f"margin = 'portfolio': venue {venue.name} has no table [portfolio] for {symbol}; allowed: a venue with one, or "
+                "load_venue(NAME).replace(portfolio={'shocks': [...], ...})"
+            )
+        other, same = units.setdefault(unit_of(scan, symbol), (symbol, scan))
+        if same.of_unit() != scan.of_unit():
+            raise InputError(
+                f"venue {venue.name}: portfolio.{symbol}: its numbers differ from those of {other}; allowed in one risk unit "
+                f"({unit_of(scan, symbol)}): the same shocks, extreme, extreme_weight, basis, minimum_caps and minimum_multipliers"
+            )
+        found.append(scan)
+    return found
+
+
+def unit_numbers(of_unit: Sequence[PortfolioTerms]) -> Floats:
+    """Extreme move, its weight, basis, and shocks up and down; a row a risk unit."""
+    shocks = [[sign * move for move in one.shocks for sign in (1.0, -1.0)] for one in of_unit]
+    width = SHOCKS + max((len(row) for row in shocks), default=1)
+    made = np.zeros((max(len(of_unit), 1), width))
+    for row, one, moves in zip(made, of_unit, shocks, strict=False):
+        row[:SHOCKS] = one.extreme, one.extreme_weight, one.basis
+        row[SHOCKS : SHOCKS + len(moves)] = moves
+    return made
+
+
+def unit_multipliers(of_unit: Sequence[PortfolioTerms]) -> Floats:
+    """Tiers of the minimum charge: upper end and multiplier; a row a risk unit, what is beyond the last tier infinite."""
+    most = max((len(one.minimum_multipliers) for one in of_unit), default=1)
+    made = np.full((max(len(of_unit), 1), most, 2), np.inf)
+    for row, one in zip(made, of_unit, strict=False):
+        row[: len(one.minimum_caps), 0] = one.minimum_caps
+        row[: len(one.minimum_multipliers), 1] = one.minimum_multipliers
+        row[len(one.minimum_multipliers) :, 1] = 0.0
+    return made

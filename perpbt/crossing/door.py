@@ -20,6 +20,7 @@ from perpbt.crossing.legs import Legs, make_legs
 from perpbt.crossing.terms import Margin
 from perpbt.crossing.witness import run_wallets_naively
 from perpbt.engine import Counted, Outcome, choose_threads, in_threads
+from perpbt.errors import InputError
 from perpbt.given import GivenOrder, Wishes
 from perpbt.kernels.crossing.blocks import grid_over
 from perpbt.kernels.crossing.tables import SIGMA_, TURNOVER_, WALLET, Assets, Charges, Grid
@@ -90,7 +91,7 @@ def load_symbols(
     for symbol in symbols:
         since = time.perf_counter()
         collected = loaded.collect(symbol)
-        describe_symbol(setting, collected)
+        describe_symbol(setting, collected, loaded.provenance.get(symbol))
         since = setting.timed("load", since)
         markets.append(market_arrays(collected, setting.rules, "dense"))
         closes.append(floats(collected.frame["close"]))
@@ -98,11 +99,26 @@ def load_symbols(
     return timeline_of([market.time for market in markets]), markets, closes
 
 
+def check_rule(setting: Setting, symbol: str) -> None:
+    """Of the ways to read tiers, a shared wallet knows brackets that hold for all time."""
+    rule = setting.venue.terms("maintenance", symbol)
+    if rule is not None and rule.rule != "brackets":
+        raise InputError(
+            f"venue {setting.venue.name}: maintenance.rule = {rule.rule!r} for {symbol}; allowed with a shared wallet: 'brackets'"
+        )
+    if len(setting.venue.schedule(symbol)) > 1:
+        raise InputError(
+            f"venue {setting.venue.name}: tiers of {symbol} that change in time; allowed with a shared wallet: one set of tiers"
+        )
+
+
 def prepare(
     setting: Setting, line: Timeline, symbols: Sequence[str], markets: Sequence[Market], closes: Sequence[np.ndarray],
     margin: Margin, legs: Legs,
 ) -> Prepared:  # fmt: skip
     """Grid, charges and collateral."""
+    for symbol in symbols:
+        check_rule(setting, symbol)
     series = {k: on_grid(line, k, markets[k], closes[k]) for k in range(len(symbols))}
     rates = [rates_for(setting.venue, symbol, setting.rules) for symbol in symbols]
     grid = grid_over(stacked(series), setting.engine == "skip")
@@ -115,7 +131,7 @@ def prepare(
         nothing.copy(),
         nothing.copy(),
     )
-    return Prepared(line, grid, make_charges(rates, symbols, margin), assets, rates)
+    return Prepared(line, grid, make_charges(setting.venue, rates, symbols, margin), assets, rates)
 
 
 def run_in_chunks(

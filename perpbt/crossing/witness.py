@@ -74,7 +74,7 @@ def write_row(row: Row, leg: dict[str, Any], wallet: dict[str, Any]) -> None:
     row["entry_bar"], row["reason"] = leg["entry"], REASONS.index(leg["exit_reason"])
     row["phase"] = CLOSE if leg["exit_reason"] == "end" else {"B": OPEN, "C": RANGE}[leg["phase"]]
     row["drawdown"], row["worst_ratio"] = wallet["drawdown"], wallet["worst"]
-    row["peak"] = leg["back"] if leg["back"] != 0.0 else 1.0
+    row["peak"] = 0.0  # the drawdown is whole: settling adds no exit
 
 
 def write_wallet(into: Row, wallet: dict[str, Any]) -> None:

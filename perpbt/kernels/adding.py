@@ -118,7 +118,9 @@ def settle_rows(
         numbers[13, to] = row["top_up"]
         numbers[14, to] = cash
         numbers[15, to] = cash / invested
-        numbers[16, to] = max(row["drawdown"], (row["peak"] - back) / row["peak"])  # the exit included
+        numbers[16, to] = row["drawdown"]
+        if row["peak"] > 0.0:  # 0: it is that of a shared wallet, whole as it is
+            numbers[16, to] = max(row["drawdown"], (row["peak"] - back) / row["peak"])  # the exit included
         numbers[17, to] = row["worst_ratio"]
         came = ((cash + fees) + penalty) + surplus - deficit
         gave = pnl + funding

@@ -467,4 +467,4 @@ def book_wallet(
         row = rows[legs[j]["place"]]
         if row["rejection"] == ACCEPTED:
             row["drawdown"], row["worst_ratio"] = acc["drawdown"], acc["worst"]
-            row["peak"] = row["back"] if row["back"] != 0.0 else 1.0  # settling adds nothing to the drawdown
+            row["peak"] = 0.0  # the drawdown is whole: settling adds no exit
