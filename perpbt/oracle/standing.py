@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from .position import maintenance
+from .margin import maintenance
 from .scenarios import portfolio_required
 from .shapes import Record
 
