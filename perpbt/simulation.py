@@ -207,8 +207,8 @@ def simulate_shared(
 ) -> Result:
     """The same for accounts whose positions share a wallet."""
     since = time.perf_counter()
-    refuse(setting, margin)
     table = read_accounts(accounts, loaded.symbols)
+    refuse(setting, margin, table["symbol"].unique().to_list())
     setting.timed("accounts", since)
     shared = run_shared(setting, loaded, table, margin)
     order = shared.order
@@ -227,12 +227,14 @@ def simulate_shared(
     return result
 
 
-def refuse(setting: Setting, margin: Margin) -> None:
+def refuse(setting: Setting, margin: Margin, symbols: list[str]) -> None:
     """What a run of shared wallets cannot do yet."""
     given = {
         "crowding": setting.crowding,
         "equity_every": setting.equity_every is not None,
         "memory": setting.budget is not None,
+        "dynamic": setting.dynamic is not None,
+        "liquidation": any(not setting.procedures.of(symbol).plain for symbol in symbols),
     }
     for name, wanted in given.items():
         if wanted:

@@ -12,9 +12,9 @@ from perpbt.crossing.terms import Margin
 from perpbt.engine import Counted
 from perpbt.errors import InputError
 from perpbt.kernels.crossing import tables as shared
-from perpbt.kernels.tables import CLOSE, OPEN, RANGE, REASONS, REJECTIONS, Floats, Row, Table
+from perpbt.kernels.tables import CLOSE, OPEN, RANGE, REASONS, REJECTIONS, Floats, Rates, Row, Table
 from perpbt.oracle.cross import run_wallet
-from perpbt.witness import rules_of, venue_of
+from perpbt.witness import TIER, rules_of
 
 if TYPE_CHECKING:
     from perpbt.crossing.door import Prepared
@@ -35,6 +35,12 @@ SAME = (
 )  # fmt: skip
 
 
+CHARGES = (
+    "taker_fee", "maker_fee", "slippage", "liquidation_fee", "close_out_rate", "half_spread", "impact", "max_slippage",
+    "surplus_to_fund",
+)  # fmt: skip
+
+
 def bars_of(series: Floats, time: np.ndarray) -> list[dict[str, Any]]:
     """A dict a bar."""
     columns: dict[str, list[Any]] = {name: series[row].tolist() for name, row in BAR.items()}
@@ -42,6 +48,15 @@ def bars_of(series: Floats, time: np.ndarray) -> list[dict[str, Any]]:
     columns["turnover"] = [None if one != one else one for one in turnover]
     columns["ts"] = time.tolist()
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def venue_of(rates: Rates) -> dict[str, Any]:
+    """What a venue charges and requires, by name."""
+    return {
+        **{name: getattr(rates, name) for name in CHARGES},
+        "maintenance_on": "entry" if rates.entry_maintenance else "mark",
+        "tiers": [dict(zip(TIER, tier, strict=True)) for tier in rates.tiers.tolist()],
+    }
 
 
 def leg_of(leg: Row, symbols: Sequence[str], count: int) -> dict[str, Any]:
