@@ -103,10 +103,12 @@ def note_scales(setting: Setting, bars: SymbolBars, market: Market, scales: Scal
             "symbol": pl.Series([bars.symbol] * scales.since.size, dtype=pl.String),
             "model_margin": scales.model,
             "margin": scales.asked,
+            "reference": pl.Series([scales.reference] * scales.since.size, dtype=pl.Float64),
             "scale": scales.scale,
         }
     )
-    setting.margins.append(table.with_columns(pl.col("model_margin", "margin").fill_nan(None)))
+    unknown = pl.col("model_margin", "margin", "reference").fill_nan(None)
+    setting.margins.append(table.with_columns(unknown))
     if (scales.scale == 1.0).all():
         setting.notes.append(
             f"{bars.symbol}: margin rates never moved: too few bars, or nothing to move them"

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_engine_equals_oracle import DATA
 from test_engines_agree import agree, all_agree, population, walk
 from test_margin_rules import BANDS, COSTS
 
@@ -198,9 +199,12 @@ def test_the_rates_of_a_run_are_in_its_tables() -> None:
     spec = DynamicMargin(model="ewma", every="1h", warm_up=5, buffer=0.25)
     result = perpbt.simulate(frame, population(frame, 20, seed=3), venue=made(), dynamic=spec)
     table = result.extra["margins"]
-    assert table.columns == ["time", "symbol", "model_margin", "margin", "scale"]
+    assert table.columns == ["time", "symbol", "model_margin", "margin", "reference", "scale"]
     assert table["scale"][0] == 1.0
     assert (table["margin"] >= table["model_margin"]).all()
+    free = table.drop_nulls().filter(pl.col("scale").is_between(spec.lowest, spec.highest, closed="none"))
+    assert free.height > 10
+    assert (free["scale"] == free["margin"] / free["reference"]).all()
     assert result.metadata["dynamic"]["model"] == "ewma"
     plain = perpbt.simulate(frame, population(frame, 20, seed=3), venue=made())
     assert "margins" not in plain.extra
@@ -292,3 +296,24 @@ def test_faults_of_a_specification_are_named(spec: Any, said: str) -> None:
     frame = walk(60, seed=1)
     with pytest.raises(InputError, match=said):
         perpbt.simulate(frame, population(frame, 3, seed=1), dynamic=spec)
+
+
+# ---------------------------------------------------------------------------------------------- on real hours
+HOURS = DATA / "binance_um_1h_2019_2023.parquet"
+
+
+def test_tools_calm_margins_and_cover_more_on_real_hours() -> None:
+    if not HOURS.exists():
+        pytest.skip(f"no real hours: {HOURS} is absent (set PERPBT_DATA)")
+    bars = perpbt.load_bars(HOURS, symbols=["BTCUSDT"], start="2020-01-01", end="2021-07-01")
+    found = perpbt.run_study("dynamic_margin", bars, starts=8).tables["rules"]
+    rule = {row["rule"]: row for row in found.iter_rows(named=True)}
+    assert rule["fixed"]["peak_to_trough"] == 1.0
+    assert rule["fixed"]["cost"] == pytest.approx(1.0)
+    for name in ("buffer", "stressed", "floor", "all tools"):
+        tool = rule[f"EWMA, {name}"]
+        if name in ("stressed", "floor"):  # a buffer is built again right after the peak, on top of it
+            assert tool["peak_to_trough"] <= rule["EWMA"]["peak_to_trough"]
+        assert tool["worst_5_epoch_rise"] <= rule["EWMA"]["worst_5_epoch_rise"]
+        assert tool["exceeded_share"] <= rule["EWMA"]["exceeded_share"]
+        assert tool["cost"] >= rule["EWMA"]["cost"]

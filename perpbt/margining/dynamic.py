@@ -25,13 +25,14 @@ FLOOR = COLUMNS.index("floor")
 
 class Scales(NamedTuple):
     """Per epoch: its first bar; the model's margin M and what the tools make of it, fractions of the price, NaN where
-    there is none yet; and the scale of the rates.
+    there is none yet; and the scale of the rates. `reference` is the margin at which the scale is 1, NaN if never known.
     """
 
     since: Integers
     model: Floats
     asked: Floats
     scale: Floats
+    reference: float = float("nan")
 
 
 def boundaries(times: Integers, every: int) -> Integers:
@@ -57,16 +58,16 @@ def volatility_scales(times: Integers, mark_close: Floats, spec: DynamicMargin) 
         asked = buffered(asked, spec.buffer, spec.rising)
     scale = np.ones(starts.size)
     known = np.isfinite(asked)
-    if known.any():
-        reference = reference_margin(returns, spec)
-        if reference > 0.0:
-            scale[known] = np.clip(asked[known] / reference, spec.lowest, spec.highest)
+    reference = reference_margin(returns, spec) if known.any() else float("nan")
+    if reference > 0.0:
+        scale[known] = np.clip(asked[known] / reference, spec.lowest, spec.highest)
     nothing = np.full(1, np.nan)
     return Scales(
         np.concatenate([np.zeros(1, dtype=np.int64), starts]),
         np.concatenate([nothing, model]),
         np.concatenate([nothing, asked]),
         np.concatenate([np.ones(1), scale]),
+        reference,
     )
 
 
