@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import perpbt
-from perpbt import adl
+from perpbt import adl, venue_tables
 
 SOME = settings(max_examples=40, deadline=None)
 START = datetime(2024, 1, 1)
@@ -477,6 +477,34 @@ def test_monitoring_series() -> None:
         adl.contract_ledger(fund, "C")
     with pytest.raises(perpbt.InputError, match="world is None"):
         adl.contract_ledger(pl.concat([fund, fund.with_columns(world=pl.lit("v"))]), "A")
+
+
+# ------------------------------------------------------------------------------------------------ what venues say
+def test_venues_say_how_they_deleverage() -> None:
+    """Every policy and price a venue names is one there is; of two the numbers of the pages."""
+    told = {name: perpbt.load_venue(name).terms("adl") for name in perpbt.list_venues()}
+    assert {name: (one.policy, one.price) for name, one in told.items() if one is not None} == {
+        "binance_cm": ("binance", "bankruptcy"),
+        "binance_um": ("binance", "bankruptcy"),
+        "bitmex": ("bitmex", "bankruptcy"),
+        "bybit_inverse": ("bybit", "bankruptcy"),
+        "bybit_linear": ("bybit", "bankruptcy"),
+        "hyperliquid": ("hyperliquid", "previous_mark"),
+        "okx": ("okx", "mark"),
+    }
+    bybit, okx = (perpbt.load_venue(name).terms("fund_trigger") for name in ("bybit_linear", "okx"))
+    assert (bybit.drawdown, bybit.resume, bybit.window) == (0.3, 0.25, 8 * 3_600_000)
+    assert (okx.drawdown, okx.least, okx.resume) == (0.3, 50_000.0, None)
+
+
+def test_venue_tables_of_deleveraging_are_checked() -> None:
+    for table, values, message in (
+        ("adl", {"policy": "fifo"}, "policy is 'fifo'"),
+        ("adl", {"policy": "okx", "price": "last"}, "price"),
+        ("fund_trigger", {"drawdown": 0.2, "resume": 0.3}, "at most drawdown"),
+        ("fund_trigger", {"drawdown": 0.0}, "above 0"),
+    ):
+        assert message in "".join(venue_tables.faults(table, values))
 
 
 # ------------------------------------------------------------------------------ Hyperliquid, 10 October 2025

@@ -32,7 +32,7 @@ WALLS: Mapping[str, set[str]] = {
     "checks": {"errors"},
     "brackets": {"checks", "errors"},
     "procedures": {"config", "errors"},
-    "venue_tables": {"checks", "config", "contracts", "errors", "procedures"},
+    "venue_tables": {"adl", "checks", "config", "contracts", "errors", "procedures"},
     "venue_file": {"errors", "venue_tables"},
     "tier_files": {"errors"},
     "venue_text": {"brackets", "venue_tables"},
