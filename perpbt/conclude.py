@@ -9,6 +9,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -26,7 +27,7 @@ from perpbt.mirror import in_contracts, restored
 from perpbt.result import Result
 from perpbt.setting import Setting
 from perpbt.settle import CROWD, Crowds, check_run, ledger, make_crowds, sold_by
-from perpbt.settled import Columns, Settled, Settling
+from perpbt.settled import Columns, Settled, Settling, Transfers
 from perpbt.statistics import TOTAL
 from perpbt.stored import AccountsFile, Writer
 from perpbt.weights import Scaling, Weights
@@ -40,6 +41,18 @@ Labels = Callable[
 ]  # first and last row, and lanes: whose rows these are
 
 Curves = Callable[[Chunk], pl.DataFrame | None]  # of all accounts, from all settled rows
+
+
+@dataclass
+class Coupled:
+    """What a coupled run adds to its positions."""
+
+    weights: Weights
+    transfers: Transfers
+    fund: pl.DataFrame
+    given_up: float  # of all, times weights: PnL that closing prices took
+    extra: dict[str, pl.DataFrame] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def equity_table(setting: Setting, chunk: Chunk, owner: Integers, start: Floats) -> pl.DataFrame | None:
@@ -72,11 +85,11 @@ def equity_table(setting: Setting, chunk: Chunk, owner: Integers, start: Floats)
 
 
 def scaled(
-    setting: Setting, book: Book, tasks: Sequence[Task], threads: int
+    setting: Setting, book: Book, tasks: Sequence[Task], threads: int, known: Weights | None = None
 ) -> tuple[Weights, Crowds | None]:
-    """Weights and crowds, from one look at all positions where there are any to find."""
-    weights = Weights(book, setting.stated_interest())
-    if weights.wanted is None and not setting.crowding:
+    """Weights and crowds, from one look at all positions where there are any to find. `known` weights stay as they are."""
+    weights = Weights(book, setting.stated_interest()) if known is None else known
+    if (weights.wanted is None or known is not None) and not setting.crowding:
         return weights, None
     sold: list[Table] = []
 
@@ -87,9 +100,10 @@ def scaled(
         return (chunk, *weights.carried(chunk, weight), own)
 
     for chunk, held, closes, own in in_threads(look, tasks, threads):
-        weights.meet(chunk, held, closes)
+        if known is None:
+            weights.meet(chunk, held, closes)
         sold.append(own)
-    if weights.wanted is not None:
+    if weights.wanted is not None and known is None:
         note_scaling(setting, weights.scale())
     return weights, make_crowds(book, tasks, sold, weights.factor) if setting.crowding else None
 
@@ -178,6 +192,7 @@ def conclude(
     policies: pl.DataFrame,
     equity: Curves,
     started: float,
+    coupled: Coupled | None = None,
 ) -> Result:
     """Settle the book, check that money is conserved, and make the tables."""
     since = time.perf_counter()
@@ -189,8 +204,9 @@ def conclude(
     step = CHUNK if setting.budget is not None else max(book.size, 1)
     in_order = setting.budget is not None or setting.equity_every is not None
     tasks = list(spans(book.size, step) if in_order else book.order.tasks())
-    weights, crowds = scaled(setting, book, tasks, threads)
+    weights, crowds = scaled(setting, book, tasks, threads, None if coupled is None else coupled.weights)
     settling = Settling(book, weights, crowds, setting.terms, groups, not setting.procedures.plain)
+    settling.transfers = None if coupled is None else coupled.transfers
     if setting.budget is None:
         columns, curves = settle_in_memory(setting, book, tasks, settling, threads, equity)
         since = setting.timed("settle", since)
@@ -202,8 +218,12 @@ def conclude(
             None,
         )
     found = settling.found()
-    fund = ledger(book, found.all_events(), setting.terms)
-    totals = check_run(found.totals, found.gross, fund, setting.terms)
+    sums = found.totals
+    if coupled is None:
+        fund = ledger(book, found.all_events(), setting.terms)
+    else:
+        fund, sums["pnl"] = coupled.fund, sums["pnl"] + coupled.given_up
+    totals = check_run(sums, found.gross, fund, setting.terms)
     since = setting.timed("settle", since)
     statistics = found.tally.table(fund, population)
     setting.timed("statistics", since)
@@ -221,9 +241,10 @@ def conclude(
         statistics=statistics,
         policies=policies,
         prices=pl.concat(setting.prices),
-        metadata=metadata(setting, book, totals, crowds.largest if crowds else 0),
+        metadata=metadata(setting, book, totals, crowds.largest if crowds else 0)
+        | ({} if coupled is None else coupled.metadata),
         equity=curves,
-        extra=extra,
+        extra=extra | ({} if coupled is None else coupled.extra),
     )
 
 

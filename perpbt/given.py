@@ -178,6 +178,12 @@ class GivenOrder:
         """The rows that are positions on a symbol."""
         return np.arange(self.size) if self._symbol is None else np.flatnonzero(self._symbol == symbol)
 
+    def world_of(self, rows: Integers) -> Integers:
+        """The world of some rows."""
+        return (
+            np.zeros(rows.size, dtype=np.int64) if self._world is None else self._world[rows].astype(np.int64)
+        )
+
     def put(self, symbol: int, finished: Outcome, rows: Integers) -> None:
         """Take in finished rows, the k-th of which is row rows[k] of the table."""
         block = Block(symbol, self.spool.keep(finished.rows), self.spool.keep(finished.calls))

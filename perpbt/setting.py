@@ -31,6 +31,7 @@ from perpbt.load.columns import TIMES_ALLOWED, number_expression, symbol_express
 from perpbt.prepare import contract_for
 from perpbt.procedures import Asked, Liquidation, Procedures, chosen, refuse_coupling
 from perpbt.settle import FundTerms
+from perpbt.terms import Terms
 from perpbt.venue import Venue, load_venue
 from perpbt.weights import OpenInterest
 
@@ -53,6 +54,7 @@ class Setting:
     progress: Progress | None
     budget: Budget | None = None
     procedures: Procedures = field(default_factory=Procedures)
+    coupling: Terms | None = None
     notes: list[str] = field(default_factory=list)
     symbols: dict[str, Any] = field(default_factory=dict)
     prices: list[pl.DataFrame] = field(default_factory=list)
@@ -133,6 +135,7 @@ def make_setting(
     scratch: str | Path | None,
     tiers: str | Path | None = None,
     dynamic: DynamicMargin | Mapping[str, Any] | None = None,
+    coupling: Terms | None = None,
 ) -> Setting:
     """Check the options of a run."""
     of_type("venue", venue, (str, Path, Venue), "a name, a path or a Venue")
@@ -154,7 +157,9 @@ def make_setting(
         )
     procedures = chosen(liquidation, found.name, procedures_of(found))
     refuse_coupling(procedures, crowding)
+    check_coupling(coupling, engine, memory)
     return Setting(
+        coupling=coupling,
         venue=found,
         procedures=procedures,
         rules=checked(Rules, rules, "rules"),
@@ -179,6 +184,20 @@ def procedures_of(venue: Venue) -> Procedures | None:
     general = venue.terms("liquidation")
     own = {symbol: venue.terms("liquidation", symbol) for symbol in symbols}
     return Procedures(Liquidation() if general is None else general, own)
+
+
+def check_coupling(coupling: Terms | None, engine: str, memory: int | str | None) -> None:
+    """Refuse what a coupled run cannot be combined with."""
+    if coupling is None or not (coupling.changes_lives or coupling.spec.kind == "cascade"):
+        return
+    if coupling.spec.kind == "cascade":
+        raise InputError('coupling = "cascade" is not built yet; allowed: None, "fund" and "adl"')
+    if engine == "oracle":
+        raise InputError('engine = "oracle" with coupling; allowed: "auto", "skip" and "dense"')
+    if memory is not None:
+        raise InputError(
+            "memory with coupling: positions that meet are held at once; allowed: one of the two"
+        )
 
 
 def make_budget(memory: int | str, scratch: str | Path | None) -> Budget:

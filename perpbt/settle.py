@@ -152,6 +152,7 @@ def make_crowds(book: Book, tasks: Sequence[Task], parts: list[Table], factor: F
 
 # ---------------------------------------------------------------------------------------------- fund
 LEDGER = ("liquidation_fees", "surplus", "fee_share", "deficit")
+COVERS = ("adl", "outside", "socialised")  # who covered deficits beside the fund
 
 
 def condensed(events: Table) -> Table:
@@ -256,17 +257,19 @@ def check_run(
         )  # polars hands out read-only arrays: another type to compile for
         return float(exact_sums(column, np.array([0, column.size]))[0])
 
+    covered = {name: booked(name) for name in COVERS if name in fund.columns}  # in coupled runs
     totals = {
         "traders": sums["cash_change"],
         "venue_fees": sums["fees"] * (1.0 - terms.fee_share),
-        "fund_change": booked("liquidation_fees") + booked("surplus") + booked("fee_share")
+        "fund_change": booked("liquidation_fees") + booked("surplus") + booked("fee_share") + sum(covered.values())
         - (booked("deficit") - booked("uncovered")),
+        **covered,
         "uncovered": booked("uncovered"),
         "price_pnl": sums["pnl"],
         "funding": sums["funding"],
     }  # fmt: skip
     came = totals["traders"] + totals["venue_fees"] + totals["fund_change"] - totals["uncovered"]
-    gave = totals["price_pnl"] + totals["funding"]
+    gave = totals["price_pnl"] + totals["funding"] + covered.get("outside", 0.0)
     if not abs(came - gave) <= TOLERANCE * gross:
         raise RunError(
             f"money of the run does not balance: traders + venue + fund - uncovered = {came!r}, "

@@ -59,6 +59,26 @@ class Columns:
         return self.words[WORDS.index(name), : self.size]
 
 
+@dataclass(frozen=True)
+class Transfers:
+    """What rows of the accounts table gave up for others, a row an entry, rows ascending: money of one account each."""
+
+    row: Integers
+    given_up: Floats  # by being closed at another price than the market's
+    socialised: Floats  # out of the margin
+    own_deficit: Floats  # what remains of the deficit column without them
+
+    def apply(self, columns: Columns, rows: Integers, base: int) -> None:
+        """Into the columns of ascending `rows`; entry 0 is row `base` of the table."""
+        if not rows.size or not self.row.size:
+            return
+        mine = np.flatnonzero(rows[np.minimum(np.searchsorted(rows, self.row), rows.size - 1)] == self.row)
+        at = self.row[mine] - base
+        columns.number("pnl")[at] += self.given_up[mine]
+        columns.number("surplus")[at] += self.given_up[mine] + self.socialised[mine]
+        columns.number("deficit")[at] = self.own_deficit[mine]
+
+
 class Settled:
     """What settling has found so far; each thread has its own, and they are merged."""
 
@@ -133,6 +153,7 @@ class Settling:
     ) -> None:
         self.book, self.weights, self.crowds, self.terms = book, weights, crowds, terms
         self.groups, self.in_steps = groups, in_steps
+        self.transfers: Transfers | None = None  # of a coupled run
         self._own = threading.local()
         self._all: list[Settled] = []
 
@@ -169,6 +190,8 @@ class Settling:
             events,
         )  # fmt: skip
         found.put(events[:written])
+        if self.transfers is not None:
+            self.transfers.apply(columns, chunk.to, base)
         self.count(chunk, columns, here, found)
         return chunk
 

@@ -19,8 +19,10 @@ from perpbt import engine
 from perpbt.accounts import read_accounts, read_in_slices
 from perpbt.book import Book, Chunk, Fills, SymbolPart
 from perpbt.budget import A_WISH, cleared
-from perpbt.conclude import conclude, equity_table
-from perpbt.config import Duration, DynamicMargin, FundSpec, Rules, TurnoverInterest
+from perpbt.conclude import Coupled, conclude, equity_table
+from perpbt.config import AdlSpec, CouplingSpec, Duration, DynamicMargin, FundSpec, Rules, TurnoverInterest
+from perpbt.contracts import Contract
+from perpbt.coupling import couple
 from perpbt.crossing import Margin, read_margin, run_shared
 from perpbt.engine import (
     Counted,
@@ -41,11 +43,13 @@ from perpbt.procedures import Asked
 from perpbt.result import Result
 from perpbt.scheduled import scheduled_rates
 from perpbt.setting import Setting, describe_symbol, longest, make_setting, open_bars
+from perpbt.terms import terms_of
 from perpbt.venue import Venue
 from perpbt.weights import OpenInterest
 from perpbt.witness import run_naively
 
 BLOCK = 1 << 18  # rows put in order and kept together
+NO_END = 1 << 62
 
 
 def run_given(setting: Setting, loaded: Bars, order: GivenOrder, index: int) -> SymbolPart:
@@ -56,6 +60,7 @@ def run_given(setting: Setting, loaded: Bars, order: GivenOrder, index: int) -> 
     describe_symbol(setting, collected, loaded.provenance.get(collected.symbol))
     since = setting.timed("load", since)
     contract = setting.contract(symbol)
+    check_contract(setting, contract, symbol)
     market = market_arrays(collected, setting.rules, setting.engine, contract)
     rates = scheduled_rates(setting, collected, market, contract)
     signals = no_signals(market.time.size)
@@ -69,14 +74,31 @@ def run_given(setting: Setting, loaded: Bars, order: GivenOrder, index: int) -> 
         outcome = given_block(setting, market, rates, signals, order.wishes, picked, counted)
         fills.note(outcome.rows)
         order.put(index, outcome, picked)
-    if setting.equity_every is not None:
+    if setting.equity_every is not None or setting.coupling is not None:
         setting.markets[index] = market
     setting.timed("kernels", since)
     return fills.part(rates)
 
 
+def check_contract(setting: Setting, contract: Contract, symbol: str) -> None:
+    """Accounts meet in linear contracts that are liquidated at once only."""
+    terms = setting.coupling
+    if terms is None or not (terms.changes_lives or terms.spec.kind == "cascade"):
+        return
+    if contract.kind != "linear":
+        raise InputError(
+            f"coupling with {symbol}, a contract of kind {contract.kind!r}; allowed: linear contracts"
+        )
+    if not setting.procedures.of(symbol).plain:
+        raise InputError(
+            f"coupling with {symbol}, which is liquidated in steps; allowed: liquidation at once (procedure 'full')"
+        )
+
+
 def block_rows(setting: Setting) -> int:
-    """Rows put in order and kept together."""
+    """Rows put in order and kept together; all of a symbol where accounts are going to meet."""
+    if setting.coupling is not None:
+        return NO_END
     return BLOCK if setting.budget is None else setting.budget.rows(BLOCK, 2)
 
 
@@ -133,6 +155,8 @@ def simulate(
     memory: int | str | None = None,
     scratch: str | Path | None = None,
     margin: str | Mapping[str, Any] | Margin = "isolated",
+    coupling: str | CouplingSpec | Mapping[str, Any] | None = None,
+    adl: AdlSpec | Mapping[str, Any] | None = None,
 ) -> Result:
     """Run a table of linear positions against price history.
 
@@ -165,6 +189,10 @@ def simulate(
             the accounts table among them. Changes no result; see `Result.scan`.
         margin: "isolated": each row has its own margin. "cross": rows of one `account` (and world) share a wallet, to which each
             brings its collateral as it opens. See `perpbt.crossing` for the rules; `result.extra["wallets"]` has a row an account.
+        coupling: None: nobody's deficit changes anybody else's position. "fund": the same, said so. "adl": what the fund
+            cannot pay is closed against opposing winners of the same world and symbol, who live on with what
+            is left. A `CouplingSpec` or a mapping of its keys says more: socialised losses, a fund that stops before it is empty. See `result.extra["adl"]` and the columns adl, outside and socialised of `result.fund`.
+        adl: how: an `AdlSpec` or a mapping of its keys: policy (a name of `perpbt.adl`), price, lot, fee, outside.
 
     Raises:
         InputError: bars, accounts or options are wrong. RunError: money was not conserved.
@@ -175,7 +203,7 @@ def simulate(
         venue=venue, tiers_as=tiers_as, fund=fund, open_interest=open_interest, crowding=crowding, rules=rules,
         liquidation=liquidation,
         engine=engine, threads=threads, equity_every=equity_every, progress=progress,
-        memory=memory, scratch=scratch, tiers=tiers, dynamic=dynamic,
+        memory=memory, scratch=scratch, tiers=tiers, dynamic=dynamic, coupling=terms_of(coupling, adl),
     )  # fmt: skip
     loaded = open_bars(bars)
     if kept.mode != "isolated":
@@ -186,15 +214,18 @@ def simulate(
         order = GivenOrder(table, Wishes(table), setting.spool)
         setting.timed("accounts", since)
         parts = [run_given(setting, loaded, order, index) for index in range(len(order.symbols))]
+        book = Book(order.symbols, order.worlds, parts, order)
+        coupled = together(setting, book, order)
         return conclude(
             setting,
-            Book(order.symbols, order.worlds, parts, order),
+            book,
             groups=order.groups,
             population=order.population,
             labels=order.labels,
             policies=pl.DataFrame(schema={"policy": pl.String, "leverage": pl.Float64}),
             equity=lambda chunk: given_equity(setting, chunk, table),
             started=started,
+            coupled=coupled,
         )
 
 
@@ -230,6 +261,7 @@ def simulate_shared(
 def refuse(setting: Setting, margin: Margin, symbols: list[str]) -> None:
     """What a run of shared wallets cannot do yet."""
     given = {
+        "coupling": setting.coupling is not None,
         "crowding": setting.crowding,
         "equity_every": setting.equity_every is not None,
         "memory": setting.budget is not None,
@@ -247,6 +279,16 @@ def refuse_reserve(table: pl.DataFrame) -> None:
     """An isolated position has no wallet to keep a reserve in."""
     if "reserve" in table.columns and (table["reserve"].fill_null(0.0) > 0.0).any():
         raise InputError("accounts: column 'reserve'; allowed: with margin = 'cross' or 'portfolio'")
+
+
+def together(setting: Setting, book: Book, order: GivenOrder) -> Coupled | None:
+    """What becomes of the positions where accounts meet; None where nothing can change for anybody."""
+    if setting.coupling is None or not setting.coupling.changes_lives:
+        return None
+    since = time.perf_counter()
+    coupled = couple(setting, book, order, setting.coupling, setting.markets)
+    setting.timed("coupling", since)
+    return coupled
 
 
 def given_table(

@@ -49,6 +49,7 @@ WALLS: Mapping[str, set[str]] = {
     "contracts": {"errors"},
     "mirror": {"contracts", "kernels"},
     "cross": {"contracts", "errors"},
+    "terms": {"adl", "config", "errors"},
     "asked": {"brackets", "checks", "contracts", "errors", "venue"},
     "explanation": {"asked", "contracts"},
     "strategy": {"config", "errors", "load"},
@@ -100,6 +101,7 @@ SIMULATION = {
     "simulation",
     "backtesting",
     "conclude",
+    "coupling",
     "running",
 }
 # Who may import these libraries: fast help, one cast point, kernels that are tested on their own.

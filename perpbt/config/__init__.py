@@ -4,6 +4,7 @@ In: TOML files, tables or keyword arguments. Out: `Policy`, `PolicyGrid`, `RunSp
 are `InputError`. Nothing here imports numba, polars or any other room of perpbt.
 """
 
+from perpbt.config.coupling import AdlSpec, CouplingSpec, PressureSpec, TriggerSpec
 from perpbt.config.fields import Duration
 from perpbt.config.forms import (
     AtrDistance,
@@ -35,9 +36,11 @@ from perpbt.config.run import (
 from perpbt.config.toml import find_file, load_spec, parse_spec, shipped_files, shipped_folders
 
 __all__ = [
+    "AdlSpec",
     "AtrDistance",
     "CollateralSizing",
     "ColumnLevel",
+    "CouplingSpec",
     "DataSpec",
     "Deleverage",
     "Duration",
@@ -49,6 +52,7 @@ __all__ = [
     "OutputSpec",
     "Policy",
     "PolicyGrid",
+    "PressureSpec",
     "PriceDistance",
     "Reentry",
     "RiskSizing",
@@ -56,6 +60,7 @@ __all__ = [
     "RunSpec",
     "StrategySpec",
     "TopUp",
+    "TriggerSpec",
     "TurnoverInterest",
     "VenueSpec",
     "WorldSpec",

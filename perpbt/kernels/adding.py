@@ -126,7 +126,7 @@ def settle_rows(
         gave = pnl + funding
         gross = abs(pnl) + abs(funding) + abs(fees)
         size = (
-            abs(back) + row["collateral"] + row["top_up"] + gross + deficit
+            abs(back) + row["collateral"] + row["top_up"] + gross + abs(deficit)
         )  # of a shared wallet, back may be below 0
         if not abs(came - gave) <= TOLERANCE * size:
             if broken == 0:

@@ -34,8 +34,9 @@ def sources_hash() -> str:
     """Sha256 over every kernel source and what else decides what it compiles to: versions, bounds checks."""
     modes = (numba.__version__, np.__version__, sys.version_info[:2], config.BOUNDSCHECK)  # type: ignore[attr-defined]
     digest = hashlib.sha256(repr(modes).encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.name.encode())
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

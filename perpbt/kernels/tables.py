@@ -37,8 +37,21 @@ CALLS = ("none", "top_up", "deleverage", "reduced", "liquidated", "taken_over")
 FULL, REDUCE, LADDER, SLICE, PORTION, CURE, OPTIMAL = 0, 1, 2, 3, 4, 5, 6
 PROCEDURES = ("full", "reduce_then_takeover", "ladder", "slice", "portion", "cure", "optimal")
 # why a position ended (Rows.reason); the order is that of MODEL §2 B, then what is no exit
-LIQUIDATION, STOP_LOSS, TRAILING_STOP, TAKE_PROFIT, TIME, SIGNAL, END, REJECTED = 0, 1, 2, 3, 4, 5, 6, 7
-REASONS = ("liquidation", "stop_loss", "trailing_stop", "take_profit", "time", "signal", "end", "rejected")
+# or happens in coupled markets only
+LIQUIDATION, STOP_LOSS, TRAILING_STOP, TAKE_PROFIT, TIME, SIGNAL, END, REJECTED, ADL = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+)
+REASONS = (
+    "liquidation", "stop_loss", "trailing_stop", "take_profit", "time", "signal", "end", "rejected", "adl",
+)  # fmt: skip
 # why an order was refused (Rows.rejection)
 ACCEPTED, NO_BAR, ABOVE_LAST_TIER, ABOVE_MAXIMUM_LEVERAGE, STOP_BEYOND_ENTRY, LIQUIDATED_AT_ENTRY = (
     0,

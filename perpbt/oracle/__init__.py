@@ -36,10 +36,19 @@ the last close; `refill`, the same position against another crowd.
 from . import inverse, living
 from .account import run_account
 from .fund import settle
+from .market import run_market
 from .position import cumulative_funding, first_bar, snapped
 from .shapes import Bars, Record, Values
 
-__all__ = ["cumulative_funding", "first_bar", "run_account", "run_position", "settle", "snapped"]
+__all__ = [
+    "cumulative_funding",
+    "first_bar",
+    "run_account",
+    "run_market",
+    "run_position",
+    "settle",
+    "snapped",
+]
 
 
 def run_position(

@@ -76,6 +76,7 @@ REASON_COLOURS = {
     "stop_loss": "#0072b2",
     "trailing_stop": "#56b4e9",
     "take_profit": "#009e73",
+    "adl": "#6a3d9a",
     "signal": "#cc79a7",
     "time": "#9aa5b1",
     "end": "#c9d0d6",

@@ -13,6 +13,7 @@ REASON_NAMES = {
     "stop_loss": "stop loss",
     "trailing_stop": "trailing stop",
     "take_profit": "take profit",
+    "adl": "auto-deleveraged",
     "signal": "signal",
     "time": "time exit",
     "end": "end of data",

@@ -20,6 +20,7 @@ EXIT_REASONS = (
     "stop_loss",
     "trailing_stop",
     "take_profit",
+    "adl",
     "signal",
     "time",
     "end",

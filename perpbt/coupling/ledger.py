@@ -1,0 +1,111 @@
+"""The ledger of coupled funds: that of independent ones, and who covered what they could not pay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from perpbt.book import Book
+from perpbt.coupling.groups import Group, SymbolRows
+from perpbt.coupling.settlement import Settlement
+from perpbt.kernels.adding import EVENT, fund_events
+from perpbt.kernels.tables import Floats, Integers, Table
+from perpbt.settle import COVERS, LEDGER, FundTerms, ledger_frame
+
+
+def coupled_ledger(
+    book: Book, terms: FundTerms, symbols: Sequence[SymbolRows], groups: Sequence[Group], settlements: Sequence[Settlement],
+    times: Integers, weight: Floats,
+) -> pl.DataFrame:  # fmt: skip
+    """As `perpbt.settle.ledger`, with the columns adl, outside and socialised: money that covered deficits beside the fund's.
+
+    What the fund paid in a row is deficit - adl - outside - socialised - uncovered.
+    """
+    world = np.zeros(sum(of.table_rows.size for of in symbols), dtype=np.int64)
+    for group in groups:
+        world[group.of.table_rows[group.at]] = group.world
+    events = np.concatenate(
+        [np.empty(0, dtype=EVENT), *(events_of(book, of, world, weight, terms) for of in symbols)]
+    )
+    after = balances_after(events, terms, settlements, times)
+    covers = covers_by_moment(settlements, times)
+    uncovered = np.zeros(events.size)
+    for at in np.flatnonzero(events["deficit"] > 0.0)[
+        ::-1
+    ].tolist():  # the first deficit of a moment tells it
+        moment = (int(events["time"][at]), int(events["world"][at]), int(events["symbol"][at]))
+        if moment in covers:
+            covers[moment]["at"] = at
+    for cover in covers.values():
+        uncovered[int(cover["at"])] = cover["uncovered"]
+    frame = ledger_frame(book, terms, events, uncovered, after, np.arange(events.size))
+    return with_covers(frame, book, covers)
+
+
+def events_of(book: Book, of: SymbolRows, world: Integers, weight: Floats, terms: FundTerms) -> Table:
+    """What the positions of a symbol brought their funds and asked of them."""
+    calls = of.all_calls()
+    calls["deficit"] = 0.0  # margins taken are no deficits
+    events = np.empty(2 * of.rows.size + calls.size, dtype=EVENT)
+    symbol = np.full(of.rows.size, of.index, dtype=np.int64)
+    own = of.table_rows
+    written = fund_events(
+        of.rows, calls, world[own], symbol, weight[own], terms.fee_share, book.times, book.starts, events
+    )
+    return events[:written]
+
+
+def balances_after(
+    events: Table, terms: FundTerms, settlements: Sequence[Settlement], times: Integers
+) -> Floats:
+    """The balance of each event's fund after the event's bar."""
+    after = np.zeros(events.size)
+    when = np.searchsorted(times, events["time"])
+    for one in settlements:
+        mine = events["world"] == one.groups[0].world
+        if not terms.pooled:
+            mine &= events["symbol"] == one.groups[0].of.index
+        keys, balances = np.concatenate([*one.keys, [0]]), np.concatenate([*one.balances, [0.0]])
+        after[mine] = balances[np.searchsorted(keys[:-1], 3 * when[mine] + 3) - 1]
+    return after
+
+
+def covers_by_moment(
+    settlements: Sequence[Settlement], times: Integers
+) -> dict[tuple[int, int, int], dict[str, float]]:
+    """Who covered what, by time, world and symbol; the phases of a bar together."""
+    found: dict[tuple[int, int, int], dict[str, list[float]]] = {}
+    for one in settlements:
+        for covered in one.covered:
+            moment = int(times[covered.key // 3]), covered.group.world, covered.group.of.index
+            lists = found.setdefault(moment, {name: [] for name in (*COVERS, "uncovered")})
+            for name in lists:
+                lists[name].append(getattr(covered.cover, name))
+    return {
+        moment: {name: math.fsum(values) for name, values in lists.items()} | {"at": -1.0}
+        for moment, lists in found.items()
+    }
+
+
+def with_covers(
+    frame: pl.DataFrame, book: Book, covers: dict[tuple[int, int, int], dict[str, float]]
+) -> pl.DataFrame:
+    """The ledger with the columns of covers."""
+    rows = [
+        {"time": time, "world": book.worlds[world], "symbol": book.symbols[symbol]}
+        | {name: one[name] for name in COVERS}
+        for (time, world, symbol), one in covers.items()
+    ]
+    schema = {"time": pl.Int64, "world": pl.String, "symbol": pl.String} | dict.fromkeys(COVERS, pl.Float64)
+    made = pl.DataFrame(rows, schema=schema).with_columns(
+        pl.col("time").cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
+    )
+    joined = frame.join(made, on=("time", "world", "symbol"), how="left", maintain_order="left")
+    asked = pl.col("deficit") > 0.0  # not the opening row of the same bar
+    filled = joined.with_columns(
+        pl.when(asked).then(pl.col(name)).otherwise(None).fill_null(0.0).alias(name) for name in COVERS
+    )
+    return filled.select("time", "world", "symbol", *LEDGER, *COVERS, "uncovered", "balance")

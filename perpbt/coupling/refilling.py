@@ -1,0 +1,45 @@
+"""Crowds while positions still change: who leaves or joins one changes the fills of all in it (MODEL §6)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perpbt.coupling.flows import Flows
+from perpbt.coupling.groups import Group
+from perpbt.kernels.accounts import refill
+from perpbt.kernels.sums import exact_sums
+from perpbt.kernels.tables import LIQUIDATION, TURNOVER, VOLATILITY, Integers, Table
+
+
+class Crowding:
+    """Fills liquidations of the same world, symbol, side and moment against their total."""
+
+    def follow(self, flows: Flows, number: int, members: Integers, before: Table) -> set[int]:
+        """Fill the crowds that some members were in before their change, or are in now, again; returns the moments touched."""
+        group = flows.groups[number]
+        after = group.of.rows[group.at[members]]
+        crowds = {
+            (3 * int(row["exit_bar"]) + int(row["phase"]), int(row["side"]))
+            for rows in (before, after)
+            for row in rows
+            if row["reason"] == LIQUIDATION
+        }
+        touched: set[int] = set()
+        for moment, side in sorted(crowds):
+            there = np.flatnonzero((group.until == moment) & (group.side == side))
+            there = there[group.of.rows["reason"][group.at[there]] == LIQUIDATION]
+            if there.size:
+                touched |= flows.take_back(number, there)
+                fill(group, there, moment)
+                touched |= flows.bring(number, there)
+        return touched
+
+
+def fill(group: Group, members: Integers, moment: int) -> None:
+    """Fill the liquidations of one crowd against their total."""
+    of, at, bar = group.of, group.at[members], moment // 3
+    sold = group.weight[members] * (of.rows["exit_quantity"][at] * of.rows["base"][at])
+    volume = exact_sums(sold, np.array([0, sold.size]))
+    one = np.ones(members.size)
+    volatility, turnover = of.market.series[VOLATILITY, bar], of.market.series[TURNOVER, bar]
+    refill(of.rates, of.rows, at, volume[0] * one, volatility * one, turnover * one)

@@ -1,0 +1,193 @@
+"""One fund through time, from shortfall to shortfall (MODEL §7).
+
+In: the groups of positions that share it. Out: its balance after each moment with a flow, and who covered what; the positions
+that were touched have changed. Between shortfalls nothing is looked at but sums.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from perpbt.config import TriggerSpec
+from perpbt.coupling.flows import Flows
+from perpbt.coupling.groups import Group
+from perpbt.coupling.refilling import Crowding
+from perpbt.coupling.shortfall import Bankrupt, Cover, Shortfall
+from perpbt.kernels.sums import fund_balances
+from perpbt.kernels.tables import Floats, Integers
+from perpbt.terms import Terms
+
+
+@dataclass
+class Floor:
+    """How low a fund with a trigger lets itself be drawn."""
+
+    spec: TriggerSpec
+    seed: float
+    times: list[int] = field(default_factory=list)
+    balances: list[float] = field(default_factory=list)
+    tripped: bool = False
+    first: int = 0  # the last entry at or before the window
+
+    def see(self, time: int, balance: float) -> None:
+        """Remember a balance."""
+        self.times.append(time)
+        self.balances.append(balance)
+
+    def allowed(self, time: int, balance: float, drawn: float) -> float:
+        """What the fund may pay of what it has."""
+        if drawn == 0.0:
+            return balance
+        start = time - int(self.spec.window)
+        while self.first < len(self.times) and self.times[self.first] <= start:
+            self.first += 1
+        before = self.balances[self.first - 1] if self.first else self.seed
+        level = max([before, *self.balances[self.first :], balance])
+        resume = self.spec.drawdown if self.spec.resume is None else self.spec.resume
+        floor = level - max(self.spec.drawdown * level, self.spec.least)
+        if self.tripped and balance < level - resume * level:
+            return 0.0
+        room = max(balance - floor, 0.0)
+        self.tripped = drawn > room
+        return min(room, balance)
+
+
+@dataclass
+class Covered:
+    """Who covered a shortfall in one symbol, and when."""
+
+    key: int
+    group: Group
+    cover: Cover
+
+
+class Settlement:
+    """One fund on its way through time."""
+
+    def __init__(
+        self,
+        groups: list[Group],
+        terms: Terms,
+        seed: float,
+        fee_share: float,
+        times: Integers,
+        crowding: Crowding | None,
+    ) -> None:
+        self.groups, self.terms, self.times, self.crowding = groups, terms, times, crowding
+        self.flows = Flows(groups, fee_share)
+        self.balance = seed
+        self.floor = None if terms.spec.trigger is None else Floor(terms.spec.trigger, seed)
+        self.keys: list[Integers] = []
+        self.balances: list[Floats] = []
+        self.covered: list[Covered] = []
+        self.events: list[tuple[int, Group, list[dict[str, Any]]]] = []
+
+    def run(self) -> None:
+        """To the end of the data."""
+        at = 0
+        while at < self.flows.keys.size:
+            at = self.quiet(at)
+            if at < self.flows.keys.size:
+                self.short(at)
+                at += 1
+
+    def quiet(self, at: int) -> int:
+        """On to the next moment the fund cannot pay for."""
+        flows = self.flows
+        if self.floor is not None:
+            return self.watched(at)
+        none = np.zeros(flows.keys.size - at, dtype=np.int64)
+        balances, uncovered = fund_balances(
+            none, flows.credit[at:], flows.draw[at:], np.array([self.balance])
+        )
+        short = np.flatnonzero(uncovered > 0.0)
+        until = int(short[0]) if short.size else none.size
+        self.keys.append(flows.keys[at : at + until].copy())
+        self.balances.append(balances[:until])
+        self.balance = float(balances[until - 1]) if until else self.balance
+        return at + until
+
+    def watched(self, at: int) -> int:
+        """The same for a fund with a trigger, moment by moment."""
+        assert self.floor is not None
+        while at < self.flows.keys.size:
+            key, draw = int(self.flows.keys[at]), float(self.flows.draw[at])
+            balance = self.balance + float(self.flows.credit[at])
+            tripped = self.floor.tripped
+            if draw > self.floor.allowed(int(self.times[key // 3]), balance, draw):
+                self.floor.tripped = tripped  # `short` asks again
+                return at
+            self.after(key, balance - draw)
+            at += 1
+        return at
+
+    def after(self, key: int, balance: float) -> None:
+        """Note the balance after a moment."""
+        self.balance = balance
+        self.keys.append(np.array([key]))
+        self.balances.append(np.array([balance]))
+        if self.floor is not None:
+            self.floor.see(int(self.times[key // 3]), balance)
+
+    def short(self, at: int) -> None:
+        """A moment the fund cannot or may not pay for alone."""
+        key, drawn = int(self.flows.keys[at]), float(self.flows.draw[at])
+        balance = self.balance + float(self.flows.credit[at])
+        may = balance if self.floor is None else self.floor.allowed(int(self.times[key // 3]), balance, drawn)
+        paid = min(may, drawn)
+        balance = balance - paid
+        covers = self.cover(key, drawn, drawn - paid)
+        still = math.fsum(one.cover.uncovered for one in covers)
+        more = min(balance, still)
+        if more > 0.0:  # what a trigger held back
+            for one in covers:
+                one.cover.uncovered = one.cover.uncovered - more * (one.cover.uncovered / still)
+        self.covered += covers
+        self.after(key, balance - more)
+
+    def cover(self, key: int, drawn: float, short: float) -> list[Covered]:
+        """Symbol by symbol, in order."""
+        draws = self.flows.drawn(key)
+        covers = []
+        for number in sorted({draw.group for draw in draws}):
+            group, mine = self.groups[number], [draw for draw in draws if draw.group == number]
+            members = np.array([draw.member for draw in mine], dtype=np.int64)
+            deficits = np.array([draw.deficit for draw in mine])
+            sides = [side for side in (1.0, -1.0) if (group.side[members] == side).any()]
+            event = Shortfall(group, self.terms, group.moment(key))
+            bankrupt = [Bankrupt.of(group, members, deficits, side) for side in sides]
+            covers.append(Covered(key, group, event.meet(bankrupt, drawn, short)))
+            if event.rows:
+                self.change(number, event, key)
+                self.events.append((key, group, event.rows))
+        return covers
+
+    def change(self, number: int, event: Shortfall, key: int) -> None:
+        """Let those who were touched live on, and bring their new flows into the order of time."""
+        assert event.rows
+        group, changes = self.groups[number], event.changes()
+        members, fee = changes.members, 0.0 if self.terms.adl is None else self.terms.adl.fee
+        before = group.of.rows[group.at[members]].copy()
+        touched = self.flows.take_back(number, members)
+        group.carry_out(changes, event.moment, fee)
+        touched |= self.flows.bring(number, members)
+        if self.crowding is not None:
+            touched |= self.crowding.follow(self.flows, number, members, before)
+        if fee > 0.0:
+            touched |= self.fees(number, event, key)
+        self.flows.add_up(touched)
+
+    def fees(self, number: int, event: Shortfall, key: int) -> set[int]:
+        """Shares of fees paid on parts; the fund has them in the next phase."""
+        group = self.groups[number]
+        calls = group.of.calls[-1]
+        where = dict(
+            zip(group.at[event.changes().members].tolist(), event.changes().members.tolist(), strict=True)
+        )
+        for call in calls[calls["fee"] > 0.0]:
+            self.flows.add_fee(number, where[int(call["row"])], key + 1, float(call["fee"]))
+        return {key + 1}

@@ -1,0 +1,205 @@
+"""What a shortfall of one moment does in one symbol: winners closed, an outside counterparty, a loss socialised (MODEL §7).
+
+The bankrupt positions of a symbol and side in one phase stand together: one quantity, the uncovered part of theirs, and one price,
+the mean of their bankruptcy prices by quantity. Winners are closed there instead of where the bankrupt positions were filled, and so give up, for each unit, the mean deficit of a unit: together exactly what is not covered. The bankrupt positions' rows stay as they are; a winner's PnL is that at the fills, and what it gave up is a transfer to the fund, counted in its `surplus` and in the fund's column `adl`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from perpbt.adl import allocate
+from perpbt.coupling.groups import Changes, Group
+from perpbt.kernels.tables import MARK_CLOSE, MARK_HIGH, MARK_LOW, MARK_OPEN, Floats, Integers
+from perpbt.terms import Terms
+
+DUST = 1e-12  # of a quantity: what is less than that short is placed
+OPEN, RANGE, END = 0, 1, 2
+
+
+@dataclass
+class Bankrupt:
+    """The bankrupt positions of one symbol, side and phase: their deficits (times weight), quantities and bankruptcy prices."""
+
+    side: float
+    owed: float
+    quantity: float
+    price: float
+
+    @classmethod
+    def of(cls, group: Group, members: Integers, deficits: Floats, side: float) -> Bankrupt:
+        """Those of one side among the bankrupt of a group."""
+        mine = group.side[members] == side
+        members, deficits = members[mine], deficits[mine]
+        rows, weight = group.of.rows[group.at[members]], group.weight[members]
+        quantity = weight * rows["exit_quantity"]
+        moved = rows["exit_funding"] - rows["entry_funding"]
+        price = (rows["entry"] - side * (rows["exit_margin"] / rows["exit_quantity"])) + moved
+        whole = math.fsum(quantity.tolist())
+        at = math.fsum((quantity * price).tolist()) / whole if whole else 0.0
+        return cls(side, math.fsum(deficits.tolist()), whole, at)
+
+
+@dataclass
+class Cover:
+    """Who covered a shortfall in a symbol at a moment; money of all accounts together."""
+
+    adl: float = 0.0
+    outside: float = 0.0
+    socialised: float = 0.0
+    uncovered: float = 0.0
+
+
+@dataclass
+class Shortfall:
+    """One symbol's part of a shortfall at one moment."""
+
+    group: Group
+    terms: Terms
+    moment: int
+    members: list[Integers] = field(default_factory=list)
+    shares: list[Floats] = field(default_factory=list)
+    prices: list[Floats] = field(default_factory=list)
+    taken: dict[int, float] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def phase(self) -> int:
+        """OPEN, RANGE or END."""
+        return self.moment % 3
+
+    def meet(self, bankrupt: list[Bankrupt], drawn: float, short: float) -> Cover:
+        """Close winners and socialise; what is changed is noted, and carried out by `changes`."""
+        cover, left = Cover(), []
+        for one in bankrupt:
+            part = short * (one.owed / drawn)
+            adl, outside = 0.0, 0.0
+            if self.terms.adl is not None and self.phase != END:
+                adl, outside = self.deleverage(one, short / drawn, part)
+            cover.adl = cover.adl + adl
+            cover.outside = cover.outside + outside
+            left.append((part - adl) - outside)
+        rest = math.fsum(left)
+        if self.terms.spec.socialised != "none" and self.phase != END and rest > 0.0:
+            cover.socialised = self.socialise(rest)
+        cover.uncovered = rest - cover.socialised
+        return cover
+
+    def marks(self, side: float) -> tuple[float, float]:
+        """The mark of the moment and the one before it: in the range, the extreme the bankrupt side was tested at."""
+        series, bar = self.group.of.market.series, self.moment // 3
+        if self.phase == RANGE:
+            return float(series[MARK_LOW if side > 0.0 else MARK_HIGH, bar]), float(series[MARK_OPEN, bar])
+        return float(series[MARK_OPEN, bar]), float(
+            series[MARK_CLOSE, bar - 1] if bar else series[MARK_OPEN, bar]
+        )
+
+    def price(self, bankrupt: Bankrupt) -> tuple[float, float]:
+        """What winners are closed at, and what that makes them give up per unit."""
+        assert self.terms.adl is not None
+        side, each = bankrupt.side, bankrupt.owed / bankrupt.quantity
+        if self.terms.adl.price == "bankruptcy":
+            return bankrupt.price, each
+        mark, previous = self.marks(side)
+        price = mark if self.terms.adl.price == "mark" else previous
+        filled = bankrupt.price - side * each  # nobody gives up more than the loss, nor gains by it
+        price = side * min(max(side * price, side * filled), side * bankrupt.price)
+        return price, side * (price - filled)
+
+    def deleverage(self, bankrupt: Bankrupt, fraction: float, part: float) -> tuple[float, float]:
+        """Close the uncovered part of the bankrupt quantity; returns what winners and the outside counterparty gave up."""
+        adl, group = self.terms.adl, self.group
+        assert adl is not None
+        price, each = self.price(bankrupt)
+        wanted = fraction * bankrupt.quantity
+        winners = group.open_at(self.moment, -bankrupt.side, price)
+        winners = winners[group.equity(winners, self.moment, price) > 0.0]
+        placed, given = 0.0, 0.0
+        if winners.size:
+            mark, _ = self.marks(bankrupt.side)
+            told = group.candidates(winners, self.moment, mark)
+            closed = allocate(adl.policy, told, wanted, lot=adl.lot, **adl.options)
+            placed = math.fsum(closed.tolist())
+            hit = np.flatnonzero(closed > 0.0)
+            self.note(winners[hit], closed[hit], told.quantity[hit], price, each, bankrupt.side)
+            given = min(math.fsum((closed[hit] * each).tolist()), part)
+        if adl.price == "bankruptcy" and placed >= wanted * (1.0 - DUST):
+            return part, 0.0
+        return given, self.outsider(wanted - placed, wanted, price, each, part - given)
+
+    def note(
+        self, members: Integers, closed: Floats, held: Floats, price: float, each: float, side: float
+    ) -> None:
+        """What is closed of winners: in the arrays now, in the rows with the moment's other changes."""
+        group = self.group
+        share = np.where(closed >= held, 1.0, closed / held)
+        mine = (closed / group.weight[members]) * each
+        self.rows.append(
+            {
+                "member": members, "kind": np.full(members.size, "adl"), "bankrupt_side": np.full(members.size, side),
+                "quantity": closed / group.weight[members], "fraction": share, "price": np.full(members.size, price),
+                "given_up": mine,
+            }
+        )  # fmt: skip
+        group.given_up[members] = group.given_up[members] + mine
+        group.shrink(members, share, self.moment)
+        self.members.append(members)
+        self.shares.append(share)
+        self.prices.append(np.full(members.size, price))
+
+    def outsider(self, quantity: float, wanted: float, price: float, each: float, left: float) -> float:
+        """What a counterparty outside the simulation takes, up to its size."""
+        assert self.terms.adl is not None
+        if not quantity > wanted * DUST:
+            return 0.0
+        size = self.terms.adl.outside - self.group.outside
+        taken = min(quantity, max(size, 0.0) / price)
+        self.group.outside += taken * price
+        return min(taken * each, left)
+
+    def socialise(self, loss: float) -> float:
+        """Take a loss out of margins; returns how much of it was taken."""
+        group, series, bar = self.group, self.group.of.market.series, self.moment // 3
+        mark = float(series[MARK_OPEN if self.phase == OPEN else MARK_CLOSE, bar])
+        members = group.open_at(self.moment, 0.0, mark)
+        weight = group.weight[members]
+        left = np.maximum(group.equity(members, self.moment, mark), 0.0)
+        signed = group.side[members] * group.quantity[members]
+        profit = np.maximum(signed * (mark - group.entry[members]), 0.0)
+        if self.terms.spec.socialised == "profit":
+            limit = np.minimum(profit, left)
+            base = weight * limit
+        else:
+            limit, base = left, np.where(left > 0.0, weight * group.quantity[members], 0.0)
+        whole = math.fsum(base.tolist())
+        if not whole > 0.0:
+            return 0.0
+        mine = np.minimum((loss * (base / whole)) / weight, limit)
+        hit = np.flatnonzero(mine > 0.0)
+        members, mine = members[hit], mine[hit]
+        group.margin[members] = group.margin[members] - mine
+        group.socialised[members] = group.socialised[members] + mine
+        self.taken.update(zip(members.tolist(), mine.tolist(), strict=True))
+        nothing = np.full(hit.size, np.nan)
+        self.rows.append(
+            {
+                "member": members, "kind": np.full(hit.size, "socialised"), "bankrupt_side": np.zeros(hit.size),
+                "quantity": np.zeros(hit.size), "fraction": np.zeros(hit.size), "price": nothing, "given_up": mine,
+            }
+        )  # fmt: skip
+        return min(math.fsum((weight[hit] * mine).tolist()), loss)
+
+    def changes(self) -> Changes:
+        """What happens to whom, once."""
+        members = np.concatenate([np.zeros(0, dtype=np.int64), *self.members])
+        also = np.setdiff1d(np.array(list(self.taken), dtype=np.int64), members)
+        everyone = np.concatenate([members, also])
+        shares = np.concatenate([*self.shares, np.zeros(also.size)])
+        prices = np.concatenate([*self.prices, np.zeros(also.size)])
+        taken = np.array([self.taken.get(int(member), 0.0) for member in everyone], dtype=np.float64)
+        order = np.argsort(everyone, kind="stable")
+        return Changes(everyone[order], shares[order], prices[order], taken[order])

@@ -1,0 +1,86 @@
+"""What a coupled run tells: a row for each winner deleveraged, and the totals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from perpbt.coupling.settlement import Settlement
+from perpbt.frames import times as moments_of
+from perpbt.given import GivenOrder
+from perpbt.kernels.tables import Integers
+from perpbt.terms import Terms
+
+PHASES = ("open", "range")
+NUMBERS = ("quantity", "fraction", "price", "given_up")
+
+
+def deleveraged(order: GivenOrder, settlements: Sequence[Settlement], times: Integers) -> pl.DataFrame:
+    """A row for each position that was closed in part or whole for others, or paid for them, and moment.
+
+    Columns: time, world, symbol, phase ("open" or "range" of the bar), kind ("adl", or "socialised": money out of
+    the margin), bankrupt_side (of those it was closed against; null for "socialised"), account, position, side, weight, quantity (base units closed of one account), fraction (of what it had), price (null for
+    "socialised"), given_up (quote currency, of one account: what it would have got more at the fills of the bankrupt positions).
+    In the order of time; within a moment by symbol and account.
+    """
+    parts = [
+        (np.full(one["member"].size, key), group, one)
+        for settlement in settlements
+        for key, group, rows in settlement.events
+        for one in rows
+    ]
+    keys = np.concatenate([np.zeros(0, dtype=np.int64), *(key for key, _, _ in parts)])
+    table_row = np.concatenate(
+        [
+            np.zeros(0, dtype=np.int64),
+            *(group.of.table_rows[group.at[one["member"]]] for _, group, one in parts),
+        ]
+    )
+    named = np.concatenate(
+        [np.zeros(0, dtype=np.int64), *(group.identifier[one["member"]] for _, group, one in parts)]
+    )
+    numbers = {name: np.concatenate([np.zeros(0), *(one[name] for _, _, one in parts)]) for name in NUMBERS}
+    against = np.concatenate([np.zeros(0), *(one["bankrupt_side"] for _, _, one in parts)])
+    kinds = np.concatenate([np.zeros(0, dtype="<U10"), *(one["kind"] for _, _, one in parts)])
+    weight = np.concatenate([np.zeros(0), *(group.weight[one["member"]] for _, group, one in parts)])
+    labels = order.labels(0, order.size, np.zeros(0, dtype=np.int64))
+    picked = pl.Series(table_row.astype(np.uint32))
+    told_as = {
+        name: labels[name].gather(picked) for name in ("world", "symbol", "account", "position", "side")
+    }
+    frame = pl.DataFrame(
+        {
+            "time": moments_of(times[keys // 3]),
+            "world": told_as["world"], "symbol": told_as["symbol"],
+            "phase": pl.Series(PHASES, dtype=pl.String).gather(pl.Series((keys % 3).astype(np.uint32))),
+            "kind": pl.Series(kinds.tolist(), dtype=pl.String),
+            "bankrupt_side": pl.Series([{1.0: "long", -1.0: "short"}.get(side) for side in against.tolist()], dtype=pl.String),
+            "account": told_as["account"], "position": told_as["position"], "side": told_as["side"], "weight": weight,
+            **numbers,
+        }
+    ).with_columns(pl.col("price").fill_nan(None))  # fmt: skip
+    by_name = pl.DataFrame(
+        {
+            "key": keys,
+            "world": told_as["world"],
+            "symbol": told_as["symbol"],
+            "kind": kinds.tolist(),
+            "named": named,
+        }
+    )
+    return frame[by_name.with_row_index("row").sort("key", "world", "symbol", "kind", "named")["row"]]
+
+
+def told(terms: Terms, adl: pl.DataFrame) -> dict[str, Any]:
+    """The options of the run and what came of them, as metadata tell it."""
+    closed = adl.filter(pl.col("kind") == "adl")
+    return {
+        **terms.spec.model_dump(mode="json"),
+        "adl": None if terms.adl is None else terms.adl.model_dump(mode="json"),
+        "deleveraged": closed.height,
+        "deleveraged_accounts": closed["account"].n_unique(),
+        "deleveraging_moments": closed.select("time", "world", "symbol", "phase").n_unique(),
+    }

@@ -1,0 +1,66 @@
+"""Who is there, who leaves, and what a leaver brings its fund or asks of it (§5-§7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .living import closed
+from .position import worst_at_exit
+from .shapes import Leaving, Record
+
+AFTER = {"B": "C", "C": "end"}  # what deleveraging brings in fees, the fund has in the next phase
+
+
+def there(m: Record, world: str, symbol: str) -> list[Record]:
+    """Who holds a position in the symbol."""
+    return [one for one in m["people"] if one["p"] and (one["world"], one["symbol"]) == (world, symbol)]
+
+
+def leave(
+    m: Record, one: Record, i: int, phase: str, bar: Record, left: Leaving | None, crowd: float | None = None
+) -> None:
+    """§5, §6: the position is over; what it brings its fund or takes from it is noted."""
+    symbol, venue = one["symbol"], m["venue"]
+    bars: Any = {one["entry_bar"]: m["bars"][symbol][one["entry_bar"]], i: bar}
+    if left is not None and left[0] == "adl":
+        venue = {**venue, "maker_fee": m["options"].get("fee", 0.0)}
+    span = one["entry_bar"], i
+    kept = {name: one["p"][name] for name in ("side", "entry", "margin", "quantity", "cf_entry")}
+    row = closed(one["p"], one["at_entry"], bars, m["cf"][symbol], venue, span, left, phase, crowd)
+    row["worst_margin_ratio"] = worst_at_exit(one["worst"], one["at_open"], left, phase)
+    one["row"], one["p"], one["last"] = row, None, kept
+    step = "end" if left is None else AFTER[phase] if left[0] == "adl" else phase
+    credit(m, one, step, bar["ts"], "fee_share", row["closing"]["fee"])
+    credit(m, one, step, bar["ts"], "liquidation_fees", row["closing"]["liquidation_fee"])
+    credit(m, one, step, bar["ts"], "surplus", row["closing"]["surplus"])
+    draw(m, one, step, bar["ts"], row["closing"]["deficit"])
+
+
+def fund_of(m: Record, one: Record) -> Record:
+    """The fund of somebody's position."""
+    pooled = m["venue"]["fund_scope"] == "pooled"
+    found: Record = m["funds"][one["world"], "all" if pooled else one["symbol"]]
+    return found
+
+
+def credit(m: Record, one: Record, step: str, time: int, name: str, money: float) -> None:
+    """Something the fund receives in a phase; of fees its share."""
+    share = m["venue"]["fund_fee_share"] * one["weight"] if name == "fee_share" else one["weight"]
+    if share * money > 0:
+        fund_of(m, one)["credits"].append((step, one["symbol"], name, share * money))
+
+
+def draw(m: Record, one: Record, step: str, time: int, deficit: float) -> None:
+    """A deficit the fund is asked for."""
+    if deficit > 0:
+        last = one["last"]
+        moved = m["cf"][one["symbol"]][one["row"]["exit_bar"]] - last["cf_entry"]
+        fund_of(m, one)["draws"].append({
+            "step": step, "symbol": one["symbol"], "side": last["side"], "deficit": one["weight"] * deficit,
+            "quantity": one["weight"] * last["quantity"], "price": bankruptcy(last, moved),
+        })  # fmt: skip
+
+
+def bankruptcy(p: Record, moved: float) -> float:
+    """The price at which nothing is left, CF having moved since entry."""
+    return float((p["entry"] - p["side"] * (p["margin"] / p["quantity"])) + moved)

@@ -1,0 +1,199 @@
+"""The coupled market read aloud: time outside, accounts inside, one fund, opposing winners, one price (§2, §7).
+
+In time order, inside a bar by phase: B the open, C the range, D the close; after B and C the funds are settled
+(`deleveraging.py`), and what they cannot pay is taken from opposing winners, who live on with what is left. Before
+a phase is settled its liquidations push the price (`pressure.py`) and everybody is looked at again, until nobody
+more falls.
+
+What comes in beside the room's usual shapes:
+  person   {"account", "identifier" (a whole number, for ties), "world", "symbol", "weight", "order", "entry_bar"}
+  options  {"adl": bool, "price": "bankruptcy" | "mark" | "previous_mark", "fee": rate, "outside": money,
+           "socialised": None | "profit" | "size", "trigger": None or {"drawdown", "least", "window", "resume"},
+           "pressure": None or {"law": "square_root" | "linear", "strength", "scale": "volatility" | "none",
+           "depth": None (turnover) or money, "most", "share", "decay"}, "crowding": bool}
+  allocate a function (candidates, quantity) -> the quantity closed of each: the ADL policy. A candidate is a dict of
+           side, quantity, entry, margin, funding_paid, mark, maintenance, bankruptcy, identifier.
+What goes out: {"rows", one a person, "ledger", "adl", one a deleveraging, "cascades", one a push of the price}.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from . import deleveraging, pressure
+from .leaving import credit, leave, there
+from .margin import equity, in_force, liquidation_price, margin_ratio
+from .position import (
+    exit_at_open,
+    exit_in_range,
+    on,
+    open_position,
+    rejected,
+    see_value,
+    stretch,
+)
+from .shapes import Bars, Leaving, Record, Values
+
+Allocate = Callable[[list[Record], float], list[float]]
+NOWHERE: Leaving = ("", 0.0, False)
+
+
+def run_market(
+    bars: Mapping[str, Bars], cf: Mapping[str, Values], people: list[Record], venue: Record, rules: Record,
+    options: Record, allocate: Allocate,
+) -> Record:  # fmt: skip
+    """Everybody from the first bar to the last, together."""
+    m: Record = {
+        "bars": bars, "cf": cf, "venue": venue, "rules": rules, "options": options, "allocate": allocate,
+        "people": [{**one, "p": None, "row": None, "given_up": 0.0, "socialised": 0.0} for one in people],
+        "displaced": {}, "funds": {}, "adl": [], "cascades": [], "outside": {},
+    }  # fmt: skip
+    for one in m["people"]:
+        if one["entry_bar"] is None:
+            one["row"] = rejected(one["order"], "no_bar", None)
+    deleveraging.open_funds(m)
+    index = {symbol: {bar["ts"]: i for i, bar in enumerate(bars[symbol])} for symbol in bars}
+    for time in sorted({bar["ts"] for symbol in bars for bar in bars[symbol]}):
+        now = {symbol: index[symbol][time] for symbol in sorted(bars) if time in index[symbol]}
+        at_time(m, time, now)
+    return {
+        "rows": [finished(one) for one in m["people"]],
+        "ledger": deleveraging.ledger(m),
+        "adl": m["adl"],
+        "cascades": m["cascades"],
+    }
+
+
+def at_time(m: Record, time: int, now: Mapping[str, int]) -> None:
+    """One moment: every symbol that has a bar, phase by phase."""
+    views = {
+        (world, symbol): pressure.quoted(m, world, symbol, i)
+        for symbol, i in now.items()
+        for world in sorted({one["world"] for one in m["people"]})
+    }
+    for one in m["people"]:
+        if one["symbol"] in now and one["entry_bar"] == now[one["symbol"]] and one["row"] is None:
+            enter(m, one, views[one["world"], one["symbol"]])
+    for phase in ("B", "C"):
+        for (world, symbol), view in views.items():
+            run_phase(m, world, symbol, now[symbol], phase, view)
+        deleveraging.settle_funds(m, time, phase, now, views)
+    for (world, symbol), view in views.items():
+        pressure.remember(m, world, symbol, view)
+        for one in there(m, world, symbol):
+            at_close(m, one, now[symbol], view)
+    deleveraging.settle_funds(m, time, "end", now, views)
+
+
+def enter(m: Record, one: Record, view: Record) -> None:
+    """§3, at the price the last bars' pressure has left."""
+    e, venue = one["entry_bar"], in_force(m["venue"], one["entry_bar"])
+    bar, cf = view["quoted"], m["cf"][one["symbol"]][e]
+    p, why = open_position(bar, cf, one["order"], venue, m["rules"], e)
+    if p is None:
+        one["row"] = rejected(one["order"], why, e)
+        return
+    one["p"] = p
+    one["at_entry"] = {
+        "entry_price": p["entry"], "quantity": p["quantity"], "margin": p["margin"],
+        "liquidation_price": liquidation_price(p, cf, venue),
+        "bankruptcy_price": p["entry"] - p["side"] * (p["margin"] / p["quantity"]),
+    }  # fmt: skip
+    one["worst"], one["at_open"] = margin_ratio(p, bar["mark_open"], cf, venue), 0.0
+    credit(m, one, "B", bar["ts"], "fee_share", p["entry_fee"])
+
+
+def run_phase(m: Record, world: str, symbol: str, i: int, phase: str, view: Record) -> None:
+    """Who leaves in this phase: with pressure, looked at again until nobody more falls. Then all fills at once."""
+    bar_before = {one["identifier"]: one for one in there(m, world, symbol)}
+    alive = [one for one in bar_before.values() if phase == "C" or one["entry_bar"] < i]
+    fallen: dict[int, Leaving] = {}
+    rounds: list[list[Record]] = []
+    while True:
+        decided = {}
+        for one in alive:
+            if one["identifier"] not in fallen:
+                decided[one["identifier"]] = decide(m, one, i, phase, view["sides"][one["p"]["side"]])
+        new = [one for one in alive if is_liquidation(decided.get(one["identifier"]))]
+        if not new:
+            break
+        rounds.append(new)
+        fallen |= {one["identifier"]: decided[one["identifier"]] for one in new}
+        if not pressure.push(m, view, phase, new):
+            break
+    pressure.record(m, world, symbol, i, phase, view, rounds)
+    for one in alive:
+        bar = view["sides"][one["p"]["side"]]
+        stretch(one["p"], on(bar, one["p"]["trailing_trigger"], "open"))
+        if phase == "B":
+            one["at_open"] = margin_ratio(
+                one["p"], bar["mark_open"], m["cf"][symbol][i], in_force(m["venue"], i)
+            )
+        if one["identifier"] in fallen:  # it stays fallen, and is filled where the price ends up
+            decided[one["identifier"]] = refilled(m, one, i, phase, bar, fallen[one["identifier"]])
+    leavers = [one for one in alive if decided[one["identifier"]]]
+    crowds = [crowd_of(m, one, leavers, decided) for one in leavers]
+    for one, crowd in zip(leavers, crowds, strict=True):
+        leave(m, one, i, phase, view["sides"][one["p"]["side"]], decided[one["identifier"]], crowd)
+
+
+def is_liquidation(left: Leaving | None) -> bool:
+    """Did it end that way?"""
+    return left is not None and left[0] == "liquidation"
+
+
+def decide(m: Record, one: Record, i: int, phase: str, bar: Record) -> Leaving | None:
+    """§2 B or C of one position at these prices; nothing is changed."""
+    p, cf, order = dict(one["p"]), m["cf"][one["symbol"]][i], one["order"]
+    venue = in_force(m["venue"], i)
+    stretch(p, on(bar, p["trailing_trigger"], "open"))
+    if phase == "C":
+        return exit_in_range(p, bar, cf, venue, m["rules"])
+    due = order.get("exit_due") is not None and bar["ts"] >= order["exit_due"]
+    return exit_at_open(p, bar, cf, venue, m["rules"], due, False)
+
+
+def refilled(m: Record, one: Record, i: int, phase: str, bar: Record, left: Leaving) -> Leaving:
+    """§5 for a liquidation, at the prices where the phase ended up."""
+    if phase == "B":
+        return left[0], bar["open"], False
+    p, cf, venue = one["p"], m["cf"][one["symbol"]][i], in_force(m["venue"], i)
+    price = liquidation_price(p, cf, venue, bar["mark_low"], bar["mark_high"])
+    base = min(price, bar["open"]) if p["side"] > 0 else max(price, bar["open"])
+    return left[0], min(max(base, bar["low"]), bar["high"]), False
+
+
+def crowd_of(
+    m: Record, one: Record, leavers: list[Record], decided: Mapping[int, Leaving | None]
+) -> float | None:
+    """§6 crowding: what its world liquidates beside it; None: its own."""
+    if not m["options"].get("crowding") or not is_liquidation(decided[one["identifier"]]):
+        return None
+    return math.fsum(
+        other["weight"] * (other["p"]["quantity"] * (decided[other["identifier"]] or NOWHERE)[1])
+        for other in leavers
+        if other["p"]["side"] == one["p"]["side"] and is_liquidation(decided[other["identifier"]])
+    )
+
+
+def at_close(m: Record, one: Record, i: int, view: Record) -> None:
+    """§2 D, and the end of the data."""
+    p, cf, bar = one["p"], m["cf"][one["symbol"]][i], view["sides"][one["p"]["side"]]
+    adverse, best = ("mark_low", "high") if p["side"] > 0 else ("mark_high", "low")
+    one["worst"] = max(one["worst"], margin_ratio(p, bar[adverse], cf, in_force(m["venue"], i)))
+    stretch(p, on(bar, p["trailing_trigger"], best))
+    see_value(p, p["released"] + equity(p, bar["mark_close"], cf))
+    if i == len(m["bars"][one["symbol"]]) - 1:
+        leave(m, one, i, "C", bar, None)
+
+
+def finished(one: Record) -> Record:
+    """The row, with what was given up for others: PnL is that of the market, and the transfer goes to the fund."""
+    row: Record = one["row"]
+    given, socialised = one["given_up"], one["socialised"]
+    if row["exit_reason"] != "rejected":
+        row["pnl"] = row["pnl"] + given
+        row["surplus"] = row["surplus"] + (given + socialised)
+    return {**row, **{name: one[name] for name in ("account", "world", "symbol", "weight")},
+            "given_up": given, "socialised": socialised}  # fmt: skip

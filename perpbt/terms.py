@@ -1,0 +1,76 @@
+"""What holds for a coupled run: the options `coupling` and `adl`, checked.
+
+In: what `simulate` is given. Out: `Terms`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from perpbt.adl import find_policy
+from perpbt.config import AdlSpec, CouplingSpec
+from perpbt.errors import InputError
+
+KINDS = ("fund", "adl", "cascade")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A checked `CouplingSpec`."""
+
+    spec: CouplingSpec
+    adl: AdlSpec | None  # None: no deleveraging
+
+    @property
+    def changes_lives(self) -> bool:
+        """Whether a shortfall changes anybody's position."""
+        return self.adl is not None or self.spec.socialised != "none"
+
+
+def terms_of(
+    coupling: str | CouplingSpec | Mapping[str, Any] | None, adl: AdlSpec | Mapping[str, Any] | None
+) -> Terms | None:
+    """The options `coupling` and `adl` of a run, checked; None: accounts are independent.
+
+    Raises InputError for unknown kinds, keys, policies and numbers out of range, and for options that do not go together.
+    """
+    if coupling is None:
+        if adl is not None:
+            raise InputError("adl without coupling; allowed: coupling = 'adl' or 'cascade' with it")
+        return None
+    if isinstance(coupling, str):
+        if coupling not in KINDS:
+            raise InputError(
+                f"coupling = {coupling!r}; allowed: None, {', '.join(map(repr, KINDS))} or a CouplingSpec"
+            )
+        coupling = {"kind": coupling}
+    if isinstance(coupling, Mapping):
+        coupling = CouplingSpec(**coupling)
+    if not isinstance(coupling, CouplingSpec):
+        raise InputError(
+            f"coupling is of type {type(coupling).__name__}; allowed: {', '.join(KINDS)}, a CouplingSpec or a mapping of its keys"
+        )
+    if adl is not None:
+        if not isinstance(adl, (AdlSpec, Mapping)):
+            raise InputError(
+                f"adl is of type {type(adl).__name__}; allowed: an AdlSpec or a mapping of its keys"
+            )
+        wanted = adl if isinstance(adl, AdlSpec) else AdlSpec(**adl)
+        if coupling.adl is not None and coupling.adl != wanted:
+            raise InputError("adl is given twice, in coupling and beside it; allowed: one of the two")
+        coupling = CouplingSpec(**{**dict(coupling), "adl": wanted})
+    chosen = coupling.adl or (AdlSpec() if coupling.kind == "adl" else None)
+    if chosen is not None:
+        check_policy(chosen)
+    return Terms(coupling, chosen)
+
+
+def check_policy(adl: AdlSpec) -> None:
+    """The policy is known and takes its options."""
+    policy, _ = find_policy(adl.policy)
+    for name in adl.options:
+        if name not in policy.options:
+            known = ", ".join(policy.options) or "none"
+            raise InputError(f"adl.options: {adl.policy} takes no {name!r}; allowed: {known}")
