@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import perpbt
-from perpbt import adl
+from perpbt import adl, contracts
 
 POLICIES = pytest.mark.parametrize("policy", adl.list_policies())
 SHARE = st.one_of(st.floats(1e-6, 1.0), st.sampled_from([0.0, 0.25, 1.0, 1.5]))
@@ -100,6 +100,19 @@ def test_running_example_winners_and_losers() -> None:
     # The book is net short 2: what traders gain is what an inventory of 2 long with the venue loses.
     inventory = 2 * (five.mark[0] - 1.0) + math.fsum(five.funding_paid)
     assert math.fsum(five.profit() - five.funding_paid) == pytest.approx(-inventory)
+
+
+def test_running_example_liquidation_and_bankruptcy_prices() -> None:
+    """At 10 % maintenance and without funding, to the four digits that are printed."""
+    five = running_example(0)
+    bankrupt, liquidated = [], []
+    for side, quantity, margin in zip(five.side, five.quantity, five.margin, strict=True):
+        one = contracts.Position("long" if side > 0 else "short", 1.0, quantity, margin)
+        bankrupt.append(contracts.bankruptcy_price(one).price or 0.0)  # A has none: all its value is margin
+        liquidated.append(contracts.liquidation_price(one, contracts.Maintenance.flat(0.1)).price or 0.0)
+    assert close(bankrupt, [0, 1 / 3, 5 / 3, 0.8947, 1.1010], 5e-5)
+    assert close(liquidated, [0, 0.3704, 1.5152, 0.9942, 1.0010], 5e-5)
+    assert close(np.maximum(five.bankruptcy, 0.0), bankrupt)
 
 
 @pytest.mark.parametrize(

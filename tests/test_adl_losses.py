@@ -191,61 +191,6 @@ def test_triggers_say_what_is_wrong() -> None:
             call()
 
 
-# ---------------------------------------------------------------------------------------------- a part of a position
-def test_partial_liquidation_of_the_paper() -> None:
-    """arXiv 2512.01112: equity -4.399 at 5.5, closed at 5.55 with 30 bp: 10.236, more than there is."""
-    size = adl.partial_size(
-        side=-1, quantity=1.0, equity=-4.399, mark=5.5, maintenance=0.1, fill=5.55, fee=0.003
-    )
-    assert size == pytest.approx(10.236, abs=5e-4)
-
-
-@SOME
-@given(
-    side=st.sampled_from([1, -1]),
-    quantity=st.floats(0.1, 100),
-    ratio=st.floats(-0.05, 0.2),
-    slip=st.floats(0, 0.04),
-)
-def test_a_part_closed_leaves_the_rest_at_its_maintenance(
-    side: int, quantity: float, ratio: float, slip: float
-) -> None:
-    mark, maintenance, fee = 50.0, 0.1, 0.001
-    equity, fill = ratio * mark * quantity, mark * (1 - side * slip)
-    size = adl.partial_size(
-        side=side, quantity=quantity, equity=equity, mark=mark, maintenance=maintenance, fill=fill, fee=fee
-    )
-    if size in (0.0, math.inf):
-        assert size == math.inf or equity >= maintenance * mark * quantity
-        return
-    left = equity + side * size * (fill - mark) - fee * mark * size
-    assert left == pytest.approx(maintenance * mark * (quantity - size), rel=1e-9, abs=1e-9 * mark * quantity)
-
-
-def test_closing_with_impact_defeats_itself_beyond_a_bound() -> None:
-    mark, maintenance, quantity, equity = 100.0, 0.1, 10.0, 60.0  # 40 short of 100
-    bound = (maintenance * mark) ** 2 / (2 * 40.0)
-    sizes = [
-        adl.partial_size_with_impact(
-            quantity=quantity, equity=equity, mark=mark, maintenance=maintenance, impact=impact
-        )
-        for impact in (0.0, 0.5 * bound, bound * (1 - 1e-12), bound * (1 + 1e-9))
-    ]
-    assert sizes[0] == 4.0
-    assert sizes[1] < sizes[2] == pytest.approx(8.0, rel=1e-5)
-    assert sizes[3] == math.inf
-    left = equity - 0.5 * bound / 2 * sizes[1] ** 2
-    assert left == pytest.approx(maintenance * mark * (quantity - sizes[1]))
-    calm = adl.partial_size_with_impact(
-        quantity=quantity, equity=101.0, mark=mark, maintenance=maintenance, impact=1.0, fee=5.0
-    )
-    assert calm == 0.0
-    with pytest.raises(perpbt.InputError, match="mark is 0"):
-        adl.partial_size_with_impact(quantity=1.0, equity=0.0, mark=0.0, maintenance=0.1, impact=0.0)
-    with pytest.raises(perpbt.InputError, match="side is 2"):
-        adl.partial_size(side=2, quantity=1.0, equity=0.0, mark=1.0, maintenance=0.1, fill=1.0)
-
-
 # --------------------------------------------------------------------------------------------------------- measures
 def test_top_winner_keeps_more_under_pro_rata_by_the_closed_form() -> None:
     """The gap is the original top winner's; for the largest surviving profit the paper's statement fails."""

@@ -14,8 +14,7 @@ Around it: `clawback` and `socialise_by_size` (losses nobody else pays), `settle
 `drawdown_trigger` (Bybit), `level_trigger` (OKX) and `empty_trigger` on a fund's ledger; `monitor` and
 `open_interest`, series to watch; measures of one round (`overshoot`, `fairness_regret`, `ptsr`, `pmr`,
 `bad_debt`) and of finished runs (`deleveraged`, `deleveraging_waves`, `rounds`, `counterfactual`,
-`recoveries`);
-`partial_size`, how much of a position must go to save the rest.
+`recoveries`).
 """
 
 from perpbt.adl.allocations import (
@@ -48,7 +47,6 @@ from perpbt.adl.measures import (
     ptsr,
 )
 from perpbt.adl.monitoring import monitor, open_interest
-from perpbt.adl.partial import partial_size, partial_size_with_impact
 from perpbt.adl.rankings import RANKINGS, find_ranking, in_order, lights
 from perpbt.adl.rounds import round_measures, rounds
 from perpbt.adl.tables import (
@@ -105,8 +103,6 @@ __all__ = [
     "needed_budget",
     "open_interest",
     "overshoot",
-    "partial_size",
-    "partial_size_with_impact",
     "pmr",
     "profit_left",
     "ptsr",
