@@ -57,12 +57,20 @@ from perpbt.kernels.tables import (
     table,
 )
 from perpbt.load import Bars
-from perpbt.mirror import mirrored_signals
+from perpbt.mirror import mirror_signals
 from perpbt.prepare import market_arrays, procedure_for, signal_arrays
 from perpbt.procedures import Asked
 from perpbt.result import Result
 from perpbt.scheduled import scheduled_rates
-from perpbt.setting import Setting, describe_symbol, longest, make_setting, open_bars
+from perpbt.setting import (
+    Setting,
+    bar_counts,
+    collect_bars,
+    describe_symbol,
+    make_setting,
+    open_bars,
+    plan_memory,
+)
 from perpbt.strategy import as_strategies, check_look_ahead, evaluate, evaluate_columns
 from perpbt.venue import Venue
 from perpbt.weights import OpenInterest
@@ -197,7 +205,8 @@ def backtest(
         offsets: accounts per strategy, policy and symbol: how many starts, spread evenly over the bars, or
             one every "1d". Each has the weight 1 / starts.
         strategy_folder: where strategies given by a relative path are also looked for.
-        The other options are those of `simulate`.
+        The other options are those of `simulate`. With `memory`: signals are found from all bars of a symbol at
+        once, so that they take about 100 bytes a bar where given positions take 2.
 
     An order that is refused is tried again at the next close that says so; of refusals for one cause in a
     row the first is a row of `accounts`. An account all of whose orders have one size that is refused for its
@@ -226,16 +235,24 @@ def backtest(
     )
     with cleared(setting.budget):
         if setting.budget is not None:
-            rows = longest(loaded)
+            rows, every = bar_counts(loaded)
             starts = len(order.symbols) * min(rows, starting.count or rows)
-            setting.budget.plan(rows, len(order.worlds) * starts * A_POSITION, setting.threads)
+            kept = len(order.worlds) * starts * A_POSITION
+            plan_memory(setting, rows, every, kept, signals=True)
         order.spool = setting.spool
         parts = [
             follow_symbol(setting, loaded, order, bound, chosen, starting, index)
             for index in range(len(order.symbols))
         ]
         order.close()
-        return finish(setting, Book(order.symbols, order.worlds, parts, order), order, bound, chosen, started)
+        return finish(
+            setting,
+            Book(order.symbols, order.worlds, parts, order, setting.shelf),
+            order,
+            bound,
+            chosen,
+            started,
+        )
 
 
 def follow_symbol(
@@ -245,11 +262,11 @@ def follow_symbol(
     """All accounts on one symbol through the engine, into the order."""
     since = time.perf_counter()
     windows, columns = series_names(policies)
-    collected = loaded.collect(order.symbols[index])
+    collected = collect_bars(setting, loaded, order.symbols[index])
     describe_symbol(setting, collected, loaded.provenance.get(collected.symbol))
     since = setting.timed("load", since)
     contract = setting.contract(order.symbols[index])
-    market = market_arrays(collected, setting.rules, setting.engine, contract)
+    market = market_arrays(collected, setting.rules, setting.engine, contract, setting.shelf)
     starts = np.array(starting.starts(market.time), dtype=np.int64)  # type: ignore[arg-type]
     order.starts.append(starts.size)
     setting.timed("prepare", since)
@@ -259,10 +276,14 @@ def follow_symbol(
         check_look_ahead(one, collected.frame)
         extra = evaluate_columns(one, collected.frame, columns)
         signals = signal_arrays(
-            collected.frame, evaluate(one, collected.frame), windows, [extra[name] for name in columns]
+            collected.frame,
+            evaluate(one, collected.frame),
+            windows,
+            [extra[name] for name in columns],
+            setting.shelf,
         )
         if rates.terms.inverse:
-            signals = mirrored_signals(signals, len(windows))
+            mirror_signals(signals, len(windows))
         since = setting.timed("signals", since)
         follow(setting, market, rates, signals, order, fills, (number, index), starts)
         setting.timed("kernels", since)

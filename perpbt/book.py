@@ -19,7 +19,9 @@ import numpy as np
 from perpbt.errors import RunError
 from perpbt.kernels.lanes import note_fills
 from perpbt.kernels.tables import CALL, ROW, TURNOVER, VOLATILITY, Floats, Integers, Market, Rates, Table
+from perpbt.mapped import MEMORY, Shelf, pieces
 
+SLICE = 1 << 18  # bars whose times are compared at a time
 CHUNK = 16_384  # rows settled at a time: some 4 MB
 
 
@@ -237,6 +239,34 @@ def moved_calls(piece: Piece) -> Table:
     return calls
 
 
+def equal(one: Integers, other: Integers) -> bool:
+    """Whether two arrays of times are the same."""
+    size = one.size
+    return size == other.size and all(np.array_equal(one[a:b], other[a:b]) for a, b in pieces(size, SLICE))
+
+
+def joined(times: Sequence[Integers], shelf: Shelf) -> Integers:
+    """Arrays of times one after the other."""
+    made, at = shelf.array((sum(one.size for one in times),), np.int64), 0
+    for one in times:
+        for first, last in pieces(one.size, SLICE):
+            shelf.write(made, (at + first,), one[first:last])
+        at += one.size
+    return made
+
+
+def different(times: Sequence[Integers]) -> int:
+    """How many different times there are in some arrays, each of which ascends; a stretch of time after the other."""
+    edges = np.unique(np.concatenate([one[::SLICE] for one in times]))
+    cuts = [np.append(np.searchsorted(one, edges), one.size) for one in times]
+    count = 0
+    for k in range(edges.size):
+        count += np.unique(
+            np.concatenate([one[cut[k] : cut[k + 1]] for one, cut in zip(times, cuts, strict=True)])
+        ).size
+    return count
+
+
 @dataclass
 class Book:
     """All positions of a run and what settling needs to know about them."""
@@ -245,6 +275,7 @@ class Book:
     worlds: tuple[str, ...]
     parts: list[SymbolPart]  # one a symbol
     order: Order
+    shelf: Shelf = MEMORY
     times: Integers = field(init=False)  # of all bars, symbol after symbol
     starts: Integers = field(init=False)  # where in `times` those of each symbol begin
 
@@ -252,11 +283,11 @@ class Book:
         kept: list[Integers] = []
         starts: list[int] = []
         for part in self.parts:  # symbols as a rule share their bars, and then keep them once
-            same = next((k for k, time in enumerate(kept) if np.array_equal(time, part.time)), len(kept))
+            same = next((k for k, time in enumerate(kept) if equal(time, part.time)), len(kept))
             kept += [part.time] if same == len(kept) else []
             part.time = kept[same]
             starts.append(sum(time.size for time in kept[:same]))
-        self.times = np.concatenate([*kept, np.zeros(0, dtype=np.int64)])
+        self.times = kept[0] if len(kept) == 1 else joined(kept, self.shelf)
         self.starts = np.array(starts, dtype=np.int64)
         self.first_time = int(self.times.min()) if self.times.size else 0
 
@@ -264,7 +295,7 @@ class Book:
     def moments(self) -> int:
         """Different times at which any symbol has a bar."""
         one = all(part.time is self.parts[0].time for part in self.parts)  # its times ascend
-        return int(self.times.size if one else np.unique(self.times).size)
+        return int(self.times.size if one else different([part.time for part in self.parts]))
 
     @property
     def size(self) -> int:

@@ -19,9 +19,17 @@ from perpbt.book import Spool
 from perpbt.config.memory import memory_words
 from perpbt.errors import InputError
 from perpbt.kernels.tables import ROW
+from perpbt.mapped import MEMORY, Files, Shelf
 from perpbt.stored import AccountsFile
 
 A_BAR = 450  # bytes a bar takes while its symbol is read and made into arrays
+A_BAR_FILED = 2  # the same where the arrays are in files
+A_SIGNAL = 100  # while signals are found, which look at whole columns, besides
+A_TURNOVER = 200  # where open interest goes with turnover, which does so too
+A_KNOWN = 50  # where open interest is a series
+A_MARGIN = 80  # where margins change with the market
+LEAST_WINDOW = 1 << 15  # bars to read and work on at a time
+PAGES = 96 << 20  # of FIXED: pages of files that come faster than they are given back
 A_THREAD = 64 << 20  # at work
 A_POSITION = 24  # kept of each to the end: what medians need
 A_FLOW = 160  # a moment at which a fund moves: the event, and its row of the ledger
@@ -56,16 +64,42 @@ class Budget:
         self.limit, self.scratch = limit, scratch
         self.room = 0.0  # beyond what is needed at least
         self.spool = Spool(0)
+        self.shelf: Shelf = MEMORY
         self.folder: TemporaryDirectory[str] | None = None
 
-    def plan(self, bars: int, kept: int, threads: int | None) -> None:
+    def plan(
+        self, bars: int, kept: int, threads: int | None, *, at_once: int = 0, whole: bool = False
+    ) -> None:
         """Settle sizes, once it is known how much there is to do.
 
-        `bars` are those of the longest symbol, which are held at once; `kept` are bytes that are held to the end.
+        `bars` are those of the longest symbol, which are held at once if they fit, else in files; `kept` are bytes that are held to the
+        end. In files: `at_once` are bytes needed all the same; not at all if `whole`.
 
         Raises `InputError` if it cannot be done in so little, or there is no place for what does not fit.
         """
-        self.check(bars * A_BAR + kept + (threads or os.cpu_count() or 1) * A_THREAD)
+        self.shelf = MEMORY
+        busy = kept + (threads or os.cpu_count() or 1) * A_THREAD
+        filed = bars * A_BAR_FILED + at_once + LEAST_WINDOW * A_BAR
+        in_files = not whole and filed < bars * A_BAR and self.needed(bars * A_BAR + busy) > self.limit
+        self.check(busy + (filed if in_files else bars * A_BAR), self.why(at_once) if in_files else "")
+        self.make_folder()
+        assert self.folder is not None
+        self.spool = Spool(self.room / 8, Path(self.folder.name))
+        if in_files:
+            step = min(1 << 20, LEAST_WINDOW + int(self.room / 4 / A_BAR))
+            self.shelf = Files(Path(self.folder.name), self.limit - PAGES, step)
+
+    def why(self, at_once: int) -> str:
+        """What keeps a run from less memory than it needs."""
+        if not at_once:
+            return ""
+        return (
+            f", of which {memory_words(at_once)} for whole columns: signals, changing margins and open interest of each bar are found from all bars of "
+            "a symbol at once; given positions (simulate) against one open interest need none of that"
+        )
+
+    def make_folder(self) -> None:
+        """A folder for what is on the way."""
         try:
             if self.folder is None:
                 self.folder = TemporaryDirectory(prefix=".perpbt-", dir=self.scratch)
@@ -74,15 +108,28 @@ class Budget:
                 f"scratch = {str(self.scratch)!r}: nothing can be kept there: {error.strerror}; allowed: a folder "
                 "that can be written to"
             ) from error
-        self.spool = Spool(self.room / 8, Path(self.folder.name))
 
-    def check(self, needed: int) -> None:
+    def needed(self, more: int) -> int:
+        """Bytes the process holds once it holds so much more than now."""
+        if isinstance(self.shelf, Files):
+            self.shelf.release()
+        return held_memory() + FIXED + more
+
+    def check(self, more: int, why: str = "") -> None:
         """Raises `InputError` if so much more than is held now does not fit."""
-        least = held_memory() + FIXED + needed
+        least = self.needed(more)
         self.room = self.limit - least
         if self.room < 0:
             raise InputError(
-                f"memory = {memory_words(self.limit)}: this run needs at least {memory_words(least)}"
+                f"memory = {memory_words(self.limit)}: this run needs at least {memory_words(least)}{why}"
+            )
+
+    def hold(self, more: int) -> None:
+        """Raises `InputError` if so much more than is held now does not fit, without room for anything else."""
+        if more > 1 << 20 and self.needed(more) - FIXED > self.limit:
+            raise InputError(
+                f"memory = {memory_words(self.limit)}: this run needs at least {memory_words(self.needed(more))} for the funding events "
+                "and gaps of one symbol"
             )
 
     def rows(self, most: int, shares: int) -> int:
@@ -109,9 +156,15 @@ class Budget:
 
     def close(self) -> None:
         """Leave nothing behind."""
+        self.rest()
         self.spool.close()
         if self.folder is not None:
             self.folder.cleanup()
+
+    def rest(self) -> None:
+        """The run is over; what it made stays."""
+        if isinstance(self.shelf, Files):
+            self.shelf.close()
 
 
 @contextmanager
@@ -123,3 +176,5 @@ def cleared(budget: Budget | None) -> Iterator[None]:
         if budget is not None:
             budget.close()
         raise
+    if budget is not None:
+        budget.rest()

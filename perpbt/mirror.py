@@ -17,7 +17,6 @@ import polars as pl
 from perpbt.contracts import Contract, ratio
 from perpbt.kernels.tables import (
     ENTRY_SIDE,
-    NEXT_ENTRY,
     NEXT_LONG_EXIT,
     NEXT_SHORT_EXIT,
     Floats,
@@ -25,6 +24,7 @@ from perpbt.kernels.tables import (
 )
 
 SWAPPED = {"low": "high", "high": "low", "mark_low": "mark_high", "mark_high": "mark_low"}
+SLICE = 1 << 20  # bars turned at a time
 PRICED = ("open", "high", "low", "close")
 PRICES = ("entry_price", "liquidation_price", "bankruptcy_price", "exit_price")
 
@@ -42,15 +42,17 @@ def reciprocal_bars(columns: Mapping[str, Floats]) -> dict[str, Floats]:
     }
 
 
-def mirrored_signals(signals: Signals, first_column: int) -> Signals:
-    """Signals for the other side; of `series`, those from `first_column` on are prices. One not above 0 is not known."""
-    marks = signals.marks
-    turned = np.array([marks[NEXT_ENTRY], -marks[ENTRY_SIDE], marks[NEXT_SHORT_EXIT], marks[NEXT_LONG_EXIT]])
-    series = signals.series.copy()
-    prices = series[first_column:]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        series[first_column:] = np.where(prices > 0.0, 1.0 / prices, np.nan)
-    return Signals(turned, series)
+def mirror_signals(signals: Signals, first_column: int) -> None:
+    """Turn signals to the other side; of `series`, those from `first_column` on are prices. One not above 0 is not known."""
+    marks, series = signals.marks, signals.series
+    for first in range(0, marks.shape[1], SLICE):
+        here = slice(first, first + SLICE)
+        marks[ENTRY_SIDE, here] *= -1
+        exits = [NEXT_LONG_EXIT, NEXT_SHORT_EXIT]
+        marks[exits, here] = marks[exits[::-1], here]
+        prices = series[first_column:, here]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            prices[...] = np.where(prices > 0.0, 1.0 / prices, np.nan)
 
 
 def prices_behind(readings: Floats) -> Floats:

@@ -8,6 +8,7 @@ and comparisons.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,22 @@ from perpbt.contracts import Contract, ratio
 from perpbt.errors import InputError
 from perpbt.kernels.pyramid import no_pyramid, pyramid_over
 from perpbt.kernels.tables import (
+    ENTRY_SIDE,
+    FUNDING,
+    HIGH,
+    LAST_OPEN,
+    LOW,
+    MARK_CLOSE,
+    MARK_HIGH,
+    MARK_LOW,
+    MARK_OPEN,
+    NEXT_ENTRY,
+    NEXT_LONG_EXIT,
+    NEXT_SHORT_EXIT,
     PROCEDURES,
     SERIES,
+    TURNOVER,
+    VOLATILITY,
     Floats,
     Integers,
     Market,
@@ -30,6 +45,7 @@ from perpbt.kernels.tables import (
     Terms,
 )
 from perpbt.load import SymbolBars
+from perpbt.mapped import MEMORY, Shelf
 from perpbt.margining.epochs import Epochs, one_epoch
 from perpbt.mirror import reciprocal_bars
 from perpbt.procedures import Liquidation
@@ -51,8 +67,8 @@ def milliseconds(column: pl.Series) -> Integers:
     return np.ascontiguousarray(column.dt.epoch("ms").to_numpy(), dtype=np.int64).copy()
 
 
-def cumulative_funding(times: Integers, price: Floats, events: pl.DataFrame) -> Floats:
-    """CF of MODEL §1: after each bar's open, the sum over events so far of price * rate.
+def funding_sums(times: Integers, price: Floats, events: pl.DataFrame) -> tuple[Integers, Floats]:
+    """CF of MODEL §1: the bars at which events are charged, and the sum of price * rate before the first of them and after each.
 
     An event is charged at the first bar that opens at or after it; one after the last bar is never charged.
     `np.cumsum` adds in order, event by event, so the sum depends on nothing but the events.
@@ -68,8 +84,7 @@ def cumulative_funding(times: Integers, price: Floats, events: pl.DataFrame) -> 
             "allowed: rules.funding_price = 'mark', or an index on every bar with funding"
         )
     amounts = price[charged_at] * floats(events["funding_rate"])[inside]
-    sums = np.concatenate([np.zeros(1), np.cumsum(amounts)])
-    return sums[np.searchsorted(charged_at, np.arange(times.size), side="right")]
+    return charged_at, np.concatenate([np.zeros(1), np.cumsum(amounts)])
 
 
 def turnover_of(column: Mapping[str, Floats], contract: Contract) -> Floats:
@@ -81,48 +96,61 @@ def turnover_of(column: Mapping[str, Floats], contract: Contract) -> Floats:
     return column["volume"] if contract.kind == "inverse" else column["volume"] * column["close"]
 
 
-def market_arrays(bars: SymbolBars, rules: Rules, engine: str, contract: Contract = PLAIN) -> Market:
+def market_arrays(
+    bars: SymbolBars, rules: Rules, engine: str, contract: Contract = PLAIN, shelf: Shelf = MEMORY
+) -> Market:
     """Everything of one symbol a kernel may read; with a pyramid for the engine that skips.
 
-    Of an inverse contract all prices are in the mirror (`perpbt.mirror`). Money is in settlement currency.
+    Of an inverse contract all prices are in the mirror (`perpbt.mirror`). Money is in settlement currency. The arrays are the shelf's.
     """
-    frame = bars.frame
-    times = milliseconds(frame["ts"])
-    column = {name: floats(frame[name]) for name in frame.columns if name not in ("ts", "symbol")}
-    # range-based volatility of the bar (Parkinson 1980), used as sigma_i of the square-root law
-    volatility = np.log(column["high"] / column["low"]) / (2.0 * np.sqrt(np.log(2.0)))
+    size = bars.frame.height
+    times, series = shelf.array((size,), np.int64), shelf.array((SERIES, size), np.float64)
+    highest_mark = highest = -np.inf
+    for first, last in shelf.windows(size):
+        frame = bars.frame.slice(first, last - first)
+        shelf.write(times, (first,), milliseconds(frame["ts"]))
+        made = series_of(frame, bars.symbol, rules, contract)
+        for row, values in made.items():
+            shelf.write(series, (row, first), values)
+        highest_mark = max(highest_mark, float(made[MARK_HIGH].max()))
+        highest = max(highest, float(made[HIGH].max()))
+    charged_at, sums = funding_sums(times, series[FUNDING], bars.funding)
     if contract.kind == "inverse":
-        column = reciprocal_bars(column)
-    paid_on = column["mark_open"]
-    if rules.funding_price == "index":
-        if "index_open" not in column:
-            raise InputError(
-                f"rules.funding_price = 'index' needs index_open in the bars of {bars.symbol}; columns: {frame.columns}"
-            )
-        paid_on = column["index_open"]
-    funding = cumulative_funding(times, paid_on, bars.funding)
-    if contract.kind == "inverse":
-        funding = 0.0 - funding
-    series = np.empty((SERIES, times.size))
-    for row, values in enumerate(
-        (
-            *(column[name] for name in ("low", "high", "mark_low", "mark_high")),
-            funding,
-            *(column[name] for name in ("mark_close", "open", "mark_open")),
-            volatility,
-            turnover_of(column, contract),
-        )
-    ):
-        series[row] = values
-    highest_mark, lowest_funding = float(column["mark_high"].max()), float(funding.min())
+        sums = 0.0 - sums
+    lowest_funding, highest_funding = np.inf, -np.inf
+    for first, last in shelf.windows(size):
+        funding = sums[np.searchsorted(charged_at, np.arange(first, last), side="right")]
+        shelf.write(series, (FUNDING, first), funding)
+        lowest_funding = min(lowest_funding, float(funding.min()))
+        highest_funding = max(highest_funding, float(funding.max()))
     return Market(
         time=times,
         series=series,
         highest_mark=highest_mark,
         lowest_funding=lowest_funding,
-        greatest=max(highest_mark, float(column["high"].max()), float(funding.max()), -lowest_funding),
-        pyramid=pyramid_over(series, NEAR) if engine == "skip" else no_pyramid(),
+        greatest=max(highest_mark, highest, highest_funding, -lowest_funding),
+        pyramid=pyramid_over(series, NEAR, shelf.array) if engine == "skip" else no_pyramid(),
     )
+
+
+def series_of(frame: pl.DataFrame, symbol: str, rules: Rules, contract: Contract) -> dict[int, Floats]:
+    """The rows of Market.series over some bars, each from its own bar; in place of FUNDING the price that funding is charged on."""
+    column = {name: floats(frame[name]) for name in frame.columns if name not in ("ts", "symbol")}
+    # range-based volatility of the bar (Parkinson 1980), used as sigma_i of the square-root law
+    volatility = np.log(column["high"] / column["low"]) / (2.0 * np.sqrt(np.log(2.0)))
+    if contract.kind == "inverse":
+        column = reciprocal_bars(column)
+    paid_on = "index_open" if rules.funding_price == "index" else "mark_open"
+    if paid_on not in column:
+        raise InputError(
+            f"rules.funding_price = 'index' needs index_open in the bars of {symbol}; columns: {frame.columns}"
+        )
+    names = {
+        LOW: "low", HIGH: "high", MARK_LOW: "mark_low", MARK_HIGH: "mark_high", FUNDING: paid_on,
+        MARK_CLOSE: "mark_close", LAST_OPEN: "open", MARK_OPEN: "mark_open",
+    }  # fmt: skip
+    made = {row: column[name] for row, name in names.items()}
+    return {**made, VOLATILITY: volatility, TURNOVER: turnover_of(column, contract)}
 
 
 def contract_for(venue: Venue, symbol: str) -> Contract:
@@ -239,17 +267,19 @@ def average_true_range(frame: pl.DataFrame, window: int) -> Floats:
     return floats(frame.select(smoothed.alias("atr"))["atr"])
 
 
-def next_true(mask: npt.NDArray[np.bool_]) -> Integers:
-    """For each bar the first bar at or after it where `mask` holds; the number of bars if there is none."""
-    bars = mask.size
-    at = np.where(mask, np.arange(bars), bars)
+def next_true(mask: npt.NDArray[np.bool_], first: int, none: int) -> Integers:
+    """For each bar, of which `first` is the number of the first, the next at or after it where `mask` holds; `none` where none does."""
+    at = np.where(mask, np.arange(first, first + mask.size), none)
     return np.ascontiguousarray(np.minimum.accumulate(at[::-1])[::-1], dtype=np.int64)
 
 
-def no_signals(bars: int) -> Signals:
+def no_signals(bars: int, shelf: Shelf = MEMORY) -> Signals:
     """Signals that never come: for positions whose entry and exit are given."""
-    marks = np.full((4, bars), bars, dtype=np.int64)
-    return Signals(marks, np.zeros((1, bars)))
+    marks, series = shelf.array((4, bars), np.int64), shelf.array((1, bars), np.float64)
+    for first, last in shelf.windows(bars):
+        for row in range(4):
+            shelf.write(marks, (row, first), np.full(last - first, bars))
+    return Signals(marks, series)
 
 
 def signal_arrays(
@@ -257,25 +287,31 @@ def signal_arrays(
     signals: Mapping[str, npt.NDArray[np.bool_]],
     windows: Sequence[int],
     columns: Sequence[Floats],
+    shelf: Shelf = MEMORY,
 ) -> Signals:
     """A strategy's signals on one symbol, with what its policies' levels read: average true ranges, then columns.
 
-    Long and short entry at the same close contradict each other: neither is taken.
+    Long and short entry at the same close contradict each other: neither is taken. The arrays are the shelf's.
     """
     bars = frame.height
     never = np.zeros(bars, dtype=bool)
-    long_entry = signals.get("long_entry", never)
-    short_entry = signals.get("short_entry", never)
-    side = (long_entry & ~short_entry).astype(np.int64) - (short_entry & ~long_entry)
-    series = [*(average_true_range(frame, window) for window in windows), *columns]
-    return Signals(
-        marks=np.array(
-            [
-                next_true(side != 0),
-                side,
-                next_true(signals.get("long_exit", never)),
-                next_true(signals.get("short_exit", never)),
-            ]
-        ),
-        series=np.array(series) if series else np.zeros((1, bars)),
-    )
+    marks = shelf.array((4, bars), np.int64)
+    after = [bars] * 3
+    for first, last in reversed(list(shelf.windows(bars))):
+        wanted = {key: values[first:last] for key, values in signals.items()}
+        long_entry, short_entry, long_exit, short_exit = (
+            wanted.get(key, never[first:last])
+            for key in ("long_entry", "short_entry", "long_exit", "short_exit")
+        )
+        side = (long_entry & ~short_entry).astype(np.int64) - (short_entry & ~long_entry)
+        shelf.write(marks, (ENTRY_SIDE, first), side)
+        rows = (NEXT_ENTRY, NEXT_LONG_EXIT, NEXT_SHORT_EXIT)
+        for k, (row, mask) in enumerate(zip(rows, (side != 0, long_exit, short_exit), strict=True)):
+            found = next_true(mask, first, after[k])
+            shelf.write(marks, (row, first), found)
+            after[k] = int(found[0])
+    series = shelf.array((max(1, len(windows) + len(columns)), bars), np.float64)
+    ranges = (average_true_range(frame, window) for window in windows)
+    for row, values in enumerate(chain(ranges, columns)):
+        shelf.write(series, (row, 0), values)
+    return Signals(marks, series)

@@ -18,7 +18,7 @@ import polars as pl
 
 from perpbt import venue_tables
 from perpbt.book import Spool
-from perpbt.budget import Budget
+from perpbt.budget import A_KNOWN, A_MARGIN, A_SIGNAL, A_TURNOVER, Budget
 from perpbt.config import Duration, DynamicMargin, FundSpec, Rules, TurnoverInterest
 from perpbt.config.fields import Spec
 from perpbt.config.memory import parse_memory
@@ -28,6 +28,8 @@ from perpbt.errors import InputError
 from perpbt.kernels.tables import Market
 from perpbt.load import Bars, SymbolBars, load_bars
 from perpbt.load.columns import TIMES_ALLOWED, number_expression, symbol_expression, time_expression
+from perpbt.load.windows import collect_in_windows
+from perpbt.mapped import MEMORY, Files, Shelf, pieces
 from perpbt.prepare import contract_for
 from perpbt.procedures import Asked, Liquidation, Procedures, chosen, refuse_coupling
 from perpbt.settle import FundTerms
@@ -70,6 +72,11 @@ class Setting:
     def spool(self) -> Spool:
         """Where finished rows are kept."""
         return Spool() if self.budget is None else self.budget.spool
+
+    @property
+    def shelf(self) -> Shelf:
+        """Where the arrays of a symbol are kept."""
+        return MEMORY if self.budget is None else self.budget.shelf
 
     def contract(self, symbol: str) -> Contract:
         """What the venue says a symbol is, noted."""
@@ -290,10 +297,45 @@ def open_bars(bars: Bars | Any) -> Bars:
     return bars if isinstance(bars, Bars) else load_bars(bars)
 
 
-def longest(bars: Bars) -> int:
-    """Rows of the symbol that has most."""
-    counts = bars.frame.group_by("symbol").len().collect(engine="streaming")
-    return int(counts["len"].max() or 0)  # type: ignore[arg-type]
+def bar_counts(bars: Bars) -> tuple[int, int]:
+    """Rows of the symbol that has most, and of all symbols."""
+    counts = bars.frame.group_by("symbol").len().collect(engine="streaming")["len"]
+    return int(counts.max() or 0), int(counts.sum())  # type: ignore[arg-type]
+
+
+def plan_memory(setting: Setting, bars: int, every: int, kept: int, *, signals: bool = False) -> None:
+    """Settle what is held and what waits in files. `bars` are those of the longest symbol, `every` those of all, `kept` bytes held to
+    the end. Signals, margins that change with the market, and open interest that goes with turnover, are read from whole columns.
+
+    Raises InputError where even the least does not fit.
+    """
+    assert setting.budget is not None
+    known = 0
+    if isinstance(setting.open_interest, TurnoverInterest):
+        known = every * A_TURNOVER
+    elif isinstance(setting.open_interest, pl.DataFrame):
+        known = every * A_KNOWN
+    if setting.dynamic is not None or (
+        setting.open_interest is not None and "maintenance" in setting.venue.tables
+    ):
+        known += bars * A_MARGIN
+    setting.budget.plan(
+        bars,
+        kept,
+        setting.threads,
+        at_once=bars * A_SIGNAL * signals + known,
+        whole=setting.engine == "oracle",
+    )
+
+
+def collect_bars(setting: Setting, bars: Bars, symbol: str) -> SymbolBars:
+    """One symbol read and checked; window by window into files where it would not fit into memory."""
+    shelf, budget = setting.shelf, setting.budget
+    if budget is None or not isinstance(shelf, Files):
+        return bars.collect(symbol)
+    progress, label = setting.progress, f"{symbol}, bars"
+    told = None if progress is None else lambda done, rows: progress(label, done, rows)
+    return collect_in_windows(bars, symbol, shelf, budget.hold, told)
 
 
 def sources_of(bars: SymbolBars, told: Mapping[str, str] | None) -> dict[str, str]:
@@ -343,9 +385,19 @@ def describe_symbol(setting: Setting, bars: SymbolBars, told: Mapping[str, str] 
         "volume": bars.has_volume,
         "sources": sources_of(bars, told),
     }
-    step = max(1, -(-count // PRICE_POINTS))
-    setting.prices.append(
-        bars.frame.with_row_index("_bar")
+    setting.prices.append(thinned(bars.frame, setting.shelf))
+    setting.digests.append((name, bars.digest()))
+    if isinstance(setting.open_interest, TurnoverInterest):
+        setting.interest.append(turnover_interest(bars, setting.open_interest))
+
+
+def thinned(frame: pl.DataFrame, shelf: Shelf) -> pl.DataFrame:
+    """Prices for pictures: some bars together as one, at most PRICE_POINTS of these."""
+    step = max(1, -(-frame.height // PRICE_POINTS))
+    size = max(step, (shelf.step or frame.height) // step * step)
+    return pl.concat(
+        frame.slice(first, last - first)
+        .with_row_index("_bar")
         .group_by(pl.col("_bar") // step, maintain_order=True)
         .agg(
             pl.col("ts").first(),
@@ -356,7 +408,5 @@ def describe_symbol(setting: Setting, bars: SymbolBars, told: Mapping[str, str] 
             pl.col("close").last(),
         )
         .drop("_bar")
+        for first, last in pieces(frame.height, size)
     )
-    setting.digests.append((name, bars.digest()))
-    if isinstance(setting.open_interest, TurnoverInterest):
-        setting.interest.append(turnover_interest(bars, setting.open_interest))

@@ -42,7 +42,15 @@ from perpbt.prepare import market_arrays, no_signals, procedure_for
 from perpbt.procedures import Asked
 from perpbt.result import Result
 from perpbt.scheduled import scheduled_rates
-from perpbt.setting import Setting, describe_symbol, longest, make_setting, open_bars
+from perpbt.setting import (
+    Setting,
+    bar_counts,
+    collect_bars,
+    describe_symbol,
+    make_setting,
+    open_bars,
+    plan_memory,
+)
 from perpbt.terms import terms_of
 from perpbt.venue import Venue
 from perpbt.weights import OpenInterest
@@ -56,14 +64,14 @@ def run_given(setting: Setting, loaded: Bars, order: GivenOrder, index: int) -> 
     """The positions of one symbol through the engine."""
     since = time.perf_counter()
     symbol = order.symbols[index]
-    collected = loaded.collect(symbol)
+    collected = collect_bars(setting, loaded, symbol)
     describe_symbol(setting, collected, loaded.provenance.get(collected.symbol))
     since = setting.timed("load", since)
     contract = setting.contract(symbol)
     check_contract(setting, contract, symbol)
-    market = market_arrays(collected, setting.rules, setting.engine, contract)
+    market = market_arrays(collected, setting.rules, setting.engine, contract, setting.shelf)
     rates = scheduled_rates(setting, collected, market, contract)
-    signals = no_signals(market.time.size)
+    signals = no_signals(market.time.size, setting.shelf)
     rows = order.of_symbol(index)
     note_early_entries(setting, order.wishes.entry[rows], market, symbol, collected.bar_ms)
     since = setting.timed("prepare", since)
@@ -186,7 +194,9 @@ def simulate(
         progress: called with a label, the accounts done and their number.
         memory: bytes, or text such as "4GiB", that the process may hold; None: as many as it takes. What does
             not fit is written to files in the folder `scratch` (default: the system's for temporary files),
-            the accounts table among them. Changes no result; see `Result.scan`.
+            the accounts table among them. Where the bars of one symbol do not fit, they are read window by
+            window and their arrays are mapped from such files: about 250 bytes a bar on disk, 2 in memory.
+            Changes no result; see `Result.scan`.
         margin: "isolated": each row has its own margin. "cross": rows of one `account` (and world) share a wallet, to which each
             brings its collateral as it opens. See `perpbt.crossing` for the rules; `result.extra["wallets"]` has a row an account.
         coupling: None: nobody's deficit changes anybody else's position. "fund": the same, said so. "adl": what the fund
@@ -214,7 +224,7 @@ def simulate(
         order = GivenOrder(table, Wishes(table), setting.spool)
         setting.timed("accounts", since)
         parts = [run_given(setting, loaded, order, index) for index in range(len(order.symbols))]
-        book = Book(order.symbols, order.worlds, parts, order)
+        book = Book(order.symbols, order.worlds, parts, order, setting.shelf)
         coupled = together(setting, book, order)
         return conclude(
             setting,
@@ -298,21 +308,21 @@ def given_table(
     budget = setting.budget
     if budget is None:
         return read_accounts(accounts, loaded.symbols)
-    bars = longest(loaded)
+    bars, every = bar_counts(loaded)
     if not isinstance(accounts, pl.LazyFrame) and not (
         isinstance(accounts, (str, Path)) and Path(accounts).is_file()
     ):
         table = read_accounts(accounts, loaded.symbols)
-        budget.plan(bars, table.height * A_WISH, setting.threads)
+        plan_memory(setting, bars, every, table.height * A_WISH)
         return table
-    budget.plan(bars, 0, setting.threads)
+    plan_memory(setting, bars, every, 0)
     path, source = (
         (budget.stored(accounts), "accounts")
         if isinstance(accounts, pl.LazyFrame)
         else (Path(accounts), str(accounts))
     )
     table = read_in_slices(path, source, loaded.symbols)
-    budget.plan(bars, table.height * A_WISH, setting.threads)
+    plan_memory(setting, bars, every, table.height * A_WISH)
     return table
 
 

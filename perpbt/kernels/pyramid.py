@@ -6,6 +6,8 @@ of reach of every bar in it: rounding is monotone, so this needs no tolerance.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from .compile import kernel, part
@@ -77,10 +79,12 @@ def layout(bars: int) -> Integers:
     return np.array(starts, dtype=np.int64)
 
 
-def pyramid_over(series: Floats, near: int) -> Pyramid:
-    """The pyramid over a symbol's bars."""
+def pyramid_over(
+    series: Floats, near: int, empty: Callable[[tuple[int, int], type], Floats] = np.empty
+) -> Pyramid:
+    """The pyramid over a symbol's bars; `empty` makes the array of its nodes."""
     starts = layout(series.shape[1])
-    nodes = np.empty((starts[-1], COLUMNS))
+    nodes = empty((int(starts[-1]), COLUMNS), np.float64)
     build(series, nodes, starts)
     return Pyramid(nodes, starts, starts.size - 1, near)
 

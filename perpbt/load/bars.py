@@ -21,6 +21,9 @@ from perpbt.load.checks import Place, bar_rules, check
 from perpbt.load.columns import INDEX, MARK, PRICES, parse_time, stamp
 from perpbt.load.datasets import find_dataset
 from perpbt.load.sources import BARS, FUNDING, Part, Source, collect, gather, locate, open_source
+from perpbt.mapped import pieces
+
+SLICE = 1 << 20  # rows digested at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +72,10 @@ class SymbolBars:
                 values = column.dt.epoch("ms") if column.name == "ts" else column
                 digest.update(f"{column.name} {len(column)}\n".encode())
                 # Null becomes NaN, which the checks keep out of the values themselves; fixed byte order for
-                # any machine.
-                array = values.to_numpy()
-                digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+                # any machine; slice by slice, so that no column is copied as a whole.
+                for first, last in pieces(len(values), SLICE):
+                    array = values[first:last].to_numpy()
+                    digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
         return digest.hexdigest()
 
 
@@ -267,16 +271,8 @@ def _listed(names: Sequence[str], most: int = 20) -> str:
 def _symbol_bars(symbol: str, rows: pl.DataFrame, funding: pl.DataFrame, source: str) -> SymbolBars:
     frame = rows.filter(pl.col("open").is_not_null()) if rows["open"].null_count() else rows
     if frame.is_empty():
-        raise InputError(f"{source}: {symbol} has no bars in the period; allowed: at least one")
-    if MARK[0] in frame.columns:
-        mark_missing = frame[MARK[0]].null_count()
-        if mark_missing:
-            frame = frame.with_columns(
-                pl.col(m).fill_null(pl.col(p)) for m, p in zip(MARK, PRICES, strict=True)
-            )
-    else:
-        mark_missing = frame.height
-        frame = frame.with_columns(pl.col(p).alias(m) for m, p in zip(MARK, PRICES, strict=True))
+        raise no_bars(source, symbol)
+    frame, mark_missing = with_marks(frame)
     frame = frame.with_columns(events.charged_rates(frame, funding).alias("funding_rate"))
     optional = (name for name in ("volume", *MARK, *INDEX, "funding_rate") if name in frame.columns)
     frame = frame.select("ts", "symbol", *PRICES, *optional).rechunk()
@@ -284,12 +280,30 @@ def _symbol_bars(symbol: str, rows: pl.DataFrame, funding: pl.DataFrame, source:
     return SymbolBars(symbol, frame, funding, mark_missing, rows.height - frame.height, bar_ms, missing)
 
 
+def no_bars(source: str, symbol: str) -> InputError:
+    """The error for a symbol of which no row has prices."""
+    return InputError(f"{source}: {symbol} has no bars in the period; allowed: at least one")
+
+
+def with_marks(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """Bars with a mark on each, and how many had none: mark = last there."""
+    if MARK[0] not in frame.columns:
+        return frame.with_columns(pl.col(p).alias(m) for m, p in zip(MARK, PRICES, strict=True)), frame.height
+    missing = frame[MARK[0]].null_count()
+    if missing:
+        frame = frame.with_columns(pl.col(m).fill_null(pl.col(p)) for m, p in zip(MARK, PRICES, strict=True))
+    return frame, missing
+
+
 def _gaps(ts: pl.Series) -> tuple[int, pl.DataFrame]:
     """The commonest spacing (the shorter of equals), and the gaps wide enough to have lost whole bars."""
     spacing = ts.diff().dt.total_milliseconds()
     bar_ms = int(spacing.drop_nulls().mode().min() or 0) if len(ts) > 1 else 0  # type: ignore[arg-type]
-    table = pl.DataFrame({"after": ts.shift(1), "before": ts, "bars": spacing})
-    if not bar_ms:
-        return 0, table.clear()
-    lost = pl.col("bars") // bar_ms - 1
-    return bar_ms, table.filter(pl.col("bars") >= 2 * bar_ms).with_columns(bars=lost)
+    wide = (spacing >= 2 * bar_ms).fill_null(False)
+    return bar_ms, lost_bars(ts.shift(1).filter(wide), ts.filter(wide), bar_ms)
+
+
+def lost_bars(after: pl.Series, before: pl.Series, bar_ms: int) -> pl.DataFrame:
+    """A row a gap, between the bars `after` and `before` it."""
+    spacing = (before - after).dt.total_milliseconds()
+    return pl.DataFrame({"after": after, "before": before, "bars": spacing // max(bar_ms, 1) - 1})

@@ -1,15 +1,16 @@
 """The rules a bar and a funding event must keep, as vectorised expressions, and the sentence that tells a
 break of one.
 
-In: a canonical frame in file order. Out: nothing, or an `InputError` naming file, row, column, value and what
+In: a canonical frame in file order, whole or window by window. Out: nothing, or an `InputError` naming file, row, column, value and what
 is allowed. All rules are tested in one pass; the place is looked up only when one is broken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -139,25 +140,62 @@ def _rate_rule() -> Rule:
     )
 
 
+@dataclass
+class Broken:
+    """How often a rule is broken, and its first break: the row's number and values, and the time of the row before."""
+
+    rows: int
+    position: int
+    values: dict[str, Any]
+    before: datetime | None
+
+
+class Faults:
+    """Breaks of rules, met table after table of one series."""
+
+    def __init__(self, rules: list[Rule]) -> None:
+        self.rules = rules
+        self._broken: dict[int, Broken] = {}
+        self._rows = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._broken)
+
+    def meet(self, table: pl.DataFrame, known: int = 0) -> None:
+        """Test the rows of `table`, of which the first `known` were the last ones of the table before."""
+        hits = table.select(rule.broken.slice(known).any().alias(str(i)) for i, rule in enumerate(self.rules))
+        for i in (i for i, hit in enumerate(hits.row(0)) if hit):
+            rows = table.select(self.rules[i].broken.fill_null(False).slice(known).arg_true()).to_series()
+            at = int(rows[0]) + known
+            values, before = table.row(at, named=True), table["ts"][max(at - 1, 0)]
+            found = self._broken.setdefault(i, Broken(0, self._rows + at - known, values, before))
+            found.rows += len(rows)
+        self._rows += table.height - known
+
+    def tell(self, symbol: str, place: Place) -> None:
+        """Raise `InputError` for the first rule that a row breaks, at the first such row."""
+        if not self._broken:
+            return
+        number = min(self._broken)
+        rule, found = self.rules[number], self._broken[number]
+        file, row, as_found = place(found.position, rule.column)
+        values = found.values
+        shown = ", ".join(f"{name} = {_show(values[name])}" for name in rule.shown)
+        if rule.column == "ts" and values["ts"] is None:
+            shown = f"ts = {as_found!r}"
+        joint = ": " if len(rule.shown) > 1 else " "
+        problem = rule.problem.replace("{before}", stamp(found.before))
+        at = f", {stamp(values['ts'])} UTC" if values["ts"] is not None else ""
+        more = f" ({found.rows:,} rows of {symbol} break this rule)" if found.rows > 1 else ""
+        place_told = f"{file}: row {row}, column {rule.column!r} ({symbol}{at})"
+        raise InputError(f"{place_told}: {shown}{joint}{problem}; allowed: {rule.allowed}{more}")
+
+
 def check(table: pl.DataFrame, rules: list[Rule], symbol: str, place: Place) -> None:
     """Raise `InputError` for the first rule that a row of `table` breaks, at the first such row."""
-    hits = table.select(rule.broken.any().alias(str(i)) for i, rule in enumerate(rules)).row(0)
-    if True not in hits:
-        return
-    rule = rules[hits.index(True)]
-    rows = table.select(rule.broken.fill_null(False).arg_true()).to_series()
-    position = int(rows[0])
-    file, row, as_found = place(position, rule.column)
-    values = table.row(position, named=True)
-    shown = ", ".join(f"{name} = {_show(values[name])}" for name in rule.shown)
-    if rule.column == "ts" and values["ts"] is None:
-        shown = f"ts = {as_found!r}"
-    joint = ": " if len(rule.shown) > 1 else " "
-    problem = rule.problem.replace("{before}", stamp(table["ts"][max(position - 1, 0)]))
-    at = f", {stamp(values['ts'])} UTC" if values["ts"] is not None else ""
-    more = f" ({len(rows):,} rows of {symbol} break this rule)" if len(rows) > 1 else ""
-    place_told = f"{file}: row {row}, column {rule.column!r} ({symbol}{at})"
-    raise InputError(f"{place_told}: {shown}{joint}{problem}; allowed: {rule.allowed}{more}")
+    faults = Faults(rules)
+    faults.meet(table)
+    faults.tell(symbol, place)
 
 
 def _show(value: object) -> str:

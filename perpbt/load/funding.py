@@ -35,9 +35,17 @@ def events_in_bars(bars: pl.DataFrame, symbol: str, place: Place) -> pl.DataFram
     """Events from a checked bars frame: a rate that is not null is an event at that row's time."""
     if "funding_rate" not in bars.columns:
         return pl.DataFrame(schema=EVENTS)
-    rows = (
-        bars.select("ts", "funding_rate").with_row_index("row").filter(pl.col("funding_rate").is_not_null())
-    )
+    return events_of(charged_rows(bars), symbol, place)
+
+
+def charged_rows(bars: pl.DataFrame, first: int = 0) -> pl.DataFrame:
+    """The rows of bars that have a rate: `row` (the first row of `bars` is number `first`), `ts` and `funding_rate`."""
+    rows = bars.select("ts", "funding_rate").with_row_index("row", offset=first)
+    return rows.filter(pl.col("funding_rate").is_not_null())
+
+
+def events_of(rows: pl.DataFrame, symbol: str, place: Place) -> pl.DataFrame:
+    """Events from all `charged_rows` of a symbol."""
     return _snapped(rows, symbol, lambda position, column: place(int(rows["row"][position]), column))
 
 

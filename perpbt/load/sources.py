@@ -43,7 +43,7 @@ FUNDING = Kind(names.FUNDING_COLUMNS, names.FUNDING_REQUIRED, names.FUNDING_ALIA
 @dataclass(frozen=True, eq=False)
 class Part:
     """One file or frame: raw rows plus how to read them. `symbol` is set where the rows carry none
-    themselves, `packing` where the numbers are ticks.
+    themselves, `packing` where the numbers are ticks; `sliced` if a slice of the rows reads no others.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Part:
     symbol: str | None
     text: bool
     packing: Packing | None = None
+    sliced: bool = True
 
     def may_hold(self, symbols: Collection[str] | None) -> bool:
         if self.packing is not None:
@@ -125,7 +126,7 @@ def open_source(source: Source, kind: Kind, only_symbol: str | None = None) -> l
     if isinstance(source, pl.DataFrame):
         return [_part("the DataFrame given", source.lazy(), kind, None, only_symbol)]
     if isinstance(source, pl.LazyFrame):
-        return [_part("the LazyFrame given", source, kind, None, only_symbol)]
+        return [_part("the LazyFrame given", source, kind, None, only_symbol, sliced=False)]
     if not isinstance(source, (str, Path)):
         raise InputError(
             f"source is of type {type(source).__name__}; "
@@ -192,8 +193,9 @@ def _part(
     *,
     text: bool = False,
     stored: bool = False,
+    sliced: bool = True,
 ) -> Part:
-    """`text` for CSV; `stored` for a Parquet file, which may be packed."""
+    """`text` for CSV; `stored` for a Parquet file, which may be packed; `sliced` as in `Part`."""
     try:
         schema = dict(raw.collect_schema())
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -203,7 +205,7 @@ def _part(
     resolved = names.resolve(meant, kind.wanted, kind.required, kind.aliases, name)
     columns = {canonical: meant[found] for canonical, found in resolved.items()}
     symbol = None if "symbol" in columns else hive or only_symbol
-    part = Part(name, raw, schema, columns, symbol, text, packing)
+    part = Part(name, raw, schema, columns, symbol, text, packing, sliced and not text)
     part.expressions()  # a wrong type is told here, before anything is read
     return part
 
