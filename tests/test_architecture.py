@@ -78,7 +78,16 @@ WALLS: Mapping[str, set[str]] = {
     "witness": {"engine", "errors", "kernels", "mirror", "oracle"},
     "book": {"engine", "errors", "kernels", "mapped"},
     "settle": {"book", "errors", "kernels"},
-    "studies": {"config", "engine", "errors", "load", "result", "report", "statistics"},  # and public names
+    "studies": {
+        "adl",
+        "config",
+        "engine",
+        "errors",
+        "load",
+        "result",
+        "report",
+        "statistics",
+    },  # and public names
     "bench": set(),  # public names only: what is timed is what a user calls
 }
 # Rooms that never meet a simulation, however many imports one follows.
