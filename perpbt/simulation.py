@@ -23,7 +23,7 @@ from perpbt.conclude import Coupled, conclude, equity_table
 from perpbt.config import AdlSpec, CouplingSpec, Duration, DynamicMargin, FundSpec, Rules, TurnoverInterest
 from perpbt.contracts import Contract
 from perpbt.coupling import couple
-from perpbt.crossing import Margin, read_margin, run_shared
+from perpbt.crossing import Collateral, Margin, read_collateral, read_margin, run_shared
 from perpbt.engine import (
     Counted,
     Outcome,
@@ -165,6 +165,7 @@ def simulate(
     margin: str | Mapping[str, Any] | Margin = "isolated",
     coupling: str | CouplingSpec | Mapping[str, Any] | None = None,
     adl: AdlSpec | Mapping[str, Any] | None = None,
+    collateral: pl.DataFrame | Mapping[str, pl.DataFrame] | Collateral | None = None,
 ) -> Result:
     """Run a table of linear positions against price history.
 
@@ -198,7 +199,10 @@ def simulate(
             window and their arrays are mapped from such files: about 250 bytes a bar on disk, 2 in memory.
             Changes no result; see `Result.scan`.
         margin: "isolated": each row has its own margin. "cross": rows of one `account` (and world) share a wallet, to which each
-            brings its collateral as it opens. See `perpbt.crossing` for the rules; `result.extra["wallets"]` has a row an account.
+            brings its collateral as it opens. "portfolio": the same against the worst of the venue's scenarios. A table with mode,
+            legs ("hedge" or "one_way") and test ("close" or "extremes") says more. See `perpbt.crossing` for the rules; `result.extra["wallets"]` has a row an account.
+        collateral: assets that back shared wallets besides cash: a frame with account, asset, amount, or {"holdings": that, "prices":
+            a frame with ts, asset, price}. See `perpbt.crossing.collateral`; `result.extra["collateral"]` tells what is left.
         coupling: None: nobody's deficit changes anybody else's position. "fund": the same, said so. "adl": what the fund
             cannot pay is closed against opposing winners of the same world and symbol, who live on with what
             is left. A `CouplingSpec` or a mapping of its keys says more: socialised losses, a fund that stops before it is empty. See `result.extra["adl"]` and the columns adl, outside and socialised of `result.fund`.
@@ -217,7 +221,9 @@ def simulate(
     )  # fmt: skip
     loaded = open_bars(bars)
     if kept.mode != "isolated":
-        return simulate_shared(setting, loaded, accounts, kept, started)
+        return simulate_shared(setting, loaded, accounts, kept, read_collateral(collateral), started)
+    if collateral is not None:
+        raise InputError("collateral; allowed: with margin = 'cross' or 'portfolio'")
     with cleared(setting.budget):
         table = given_table(setting, loaded, accounts)
         refuse_reserve(table)
@@ -244,6 +250,7 @@ def simulate_shared(
     loaded: Bars,
     accounts: pl.DataFrame | pl.LazyFrame | str | Path,
     margin: Margin,
+    collateral: Collateral | None,
     started: float,
 ) -> Result:
     """The same for accounts whose positions share a wallet."""
@@ -251,7 +258,7 @@ def simulate_shared(
     table = read_accounts(accounts, loaded.symbols)
     refuse(setting, margin, table["symbol"].unique().to_list())
     setting.timed("accounts", since)
-    shared = run_shared(setting, loaded, table, margin)
+    shared = run_shared(setting, loaded, table, margin, collateral)
     order = shared.order
     result = conclude(
         setting,
@@ -264,6 +271,8 @@ def simulate_shared(
         started=started,
     )
     result.extra["wallets"] = shared.wallets
+    if shared.collateral is not None:
+        result.extra["collateral"] = shared.collateral
     result.metadata["margin"] = asdict(margin)
     return result
 

@@ -32,7 +32,8 @@ Not yet with a shared wallet, and refused: trailing stops, crowding, equity curv
 
 from __future__ import annotations
 
+from perpbt.crossing.collateral import Collateral, read_collateral
 from perpbt.crossing.door import Shared, run_shared
 from perpbt.crossing.terms import Margin, read_margin
 
-__all__ = ["Margin", "Shared", "read_margin", "run_shared"]
+__all__ = ["Collateral", "Margin", "Shared", "read_collateral", "read_margin", "run_shared"]

@@ -15,6 +15,7 @@ import polars as pl
 
 from perpbt.book import Book, SymbolPart
 from perpbt.crossing.charges import make_charges
+from perpbt.crossing.collateral import Collateral, Holdings, make_holdings
 from perpbt.crossing.grid import Timeline, on_grid, stacked, timeline_of
 from perpbt.crossing.legs import Legs, make_legs
 from perpbt.crossing.terms import Margin
@@ -23,7 +24,7 @@ from perpbt.engine import Counted, Outcome, choose_threads, in_threads
 from perpbt.errors import InputError
 from perpbt.given import GivenOrder, Wishes
 from perpbt.kernels.crossing.blocks import grid_over
-from perpbt.kernels.crossing.tables import SIGMA_, TURNOVER_, WALLET, Assets, Charges, Grid
+from perpbt.kernels.crossing.tables import HOLDING, SIGMA_, TURNOVER_, WALLET, Charges, Grid
 from perpbt.kernels.crossing.walking import run_wallets
 from perpbt.kernels.tables import ACCEPTED, CALL, LIQUIDATION, ROW, Market, Rates, Table
 from perpbt.load import Bars
@@ -41,6 +42,7 @@ class Shared:
     book: Book
     order: GivenOrder
     wallets: pl.DataFrame
+    collateral: pl.DataFrame | None  # None: nobody holds anything but cash
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,14 @@ class Prepared:
     line: Timeline
     grid: Grid
     charges: Charges
-    assets: Assets
+    holdings: Holdings
     rates: Sequence[Rates]
+    names: Sequence[str]  # of the grid: symbols, then assets with a price of their own
 
 
-def run_shared(setting: Setting, loaded: Bars, table: pl.DataFrame, margin: Margin) -> Shared:
+def run_shared(
+    setting: Setting, loaded: Bars, table: pl.DataFrame, margin: Margin, collateral: Collateral | None
+) -> Shared:
     """All accounts to their end."""
     order = GivenOrder(table, Wishes(table), setting.spool)
     line, markets, closes = load_symbols(setting, loaded, order.symbols)
@@ -66,12 +71,12 @@ def run_shared(setting: Setting, loaded: Bars, table: pl.DataFrame, margin: Marg
             setting.notes.append(
                 f"{symbol}: {early:,} entries lie before the first bar and are filled at its open"
             )
-    prepared = prepare(setting, line, order.symbols, markets, closes, margin, legs)
+    prepared = prepare(setting, line, order.symbols, markets, closes, margin, legs, collateral)
     since = setting.timed("prepare", since)
     rows, wallets = np.zeros(table.height, dtype=ROW), np.zeros(legs.size, dtype=WALLET)
     counted = Counted(setting.progress, LABEL, legs.size)
     if setting.engine == "oracle":
-        run_wallets_naively(prepared, order.symbols, order.symbols, margin, legs, rows, wallets, counted)
+        run_wallets_naively(prepared, order.symbols, margin, legs, rows, wallets, counted)
     else:
         run_in_chunks(setting, prepared, legs, rows, wallets, counted)
     since = setting.timed("kernels", since)
@@ -80,7 +85,14 @@ def run_shared(setting: Setting, loaded: Bars, table: pl.DataFrame, margin: Marg
         order.put(k, Outcome(rows[mine], np.empty(0, dtype=CALL)), mine)
     parts = [symbol_part(prepared, k, rows[order.of_symbol(k)]) for k in range(len(order.symbols))]
     book = Book(order.symbols, order.worlds, parts, order)
-    return Shared(book, order, wallet_table(line, legs, wallets))
+    left = prepared.holdings.assets.amount
+    told = prepared.holdings.table
+    return Shared(
+        book,
+        order,
+        wallet_table(line, legs, wallets),
+        None if collateral is None else told.with_columns(pl.Series("left", left)),
+    )
 
 
 def load_symbols(
@@ -114,24 +126,18 @@ def check_rule(setting: Setting, symbol: str) -> None:
 
 def prepare(
     setting: Setting, line: Timeline, symbols: Sequence[str], markets: Sequence[Market], closes: Sequence[np.ndarray],
-    margin: Margin, legs: Legs,
+    margin: Margin, legs: Legs, collateral: Collateral | None,
 ) -> Prepared:  # fmt: skip
     """Grid, charges and collateral."""
     for symbol in symbols:
         check_rule(setting, symbol)
     series = {k: on_grid(line, k, markets[k], closes[k]) for k in range(len(symbols))}
     rates = [rates_for(setting.venue, symbol, setting.rules) for symbol in symbols]
+    charges = make_charges(setting.venue, rates, symbols, margin)
+    holdings = make_holdings(collateral, setting.venue, legs, line, symbols, charges.unit.tolist())
+    series |= {len(symbols) + k: one for k, one in enumerate(holdings.series)}
     grid = grid_over(stacked(series), setting.engine == "skip")
-    nothing = np.zeros(0)
-    assets = Assets(
-        np.zeros(legs.size + 1, np.int64),
-        np.zeros(0, np.int64),
-        np.zeros(0, np.int64),
-        nothing,
-        nothing.copy(),
-        nothing.copy(),
-    )
-    return Prepared(line, grid, make_charges(setting.venue, rates, symbols, margin), assets, rates)
+    return Prepared(line, grid, charges, holdings, rates, (*symbols, *holdings.names))
 
 
 def run_in_chunks(
@@ -139,10 +145,22 @@ def run_in_chunks(
 ) -> None:
     """The compiled engines."""
 
+    most = int(np.diff(prepared.holdings.assets.first).max(initial=0))
+
     def work(begin: int) -> int:
         end = min(begin + CHUNK, legs.size)
+        held = np.zeros(prepared.grid.series.shape[0] + most, dtype=HOLDING)
         run_wallets(
-            prepared.grid, prepared.charges, prepared.assets, legs.legs, legs.first, begin, end, wallets, rows
+            prepared.grid,
+            prepared.charges,
+            prepared.holdings.assets,
+            legs.legs,
+            legs.first,
+            begin,
+            end,
+            wallets,
+            rows,
+            held,
         )
         return end - begin
 

@@ -133,9 +133,9 @@ def terms_of(prepared: Prepared, margin: Margin, symbols: Sequence[str]) -> dict
     }
 
 
-def assets_of(prepared: Prepared, names: Sequence[str], account: int) -> list[dict[str, Any]]:
+def assets_of(prepared: Prepared, account: int) -> list[dict[str, Any]]:
     """What an account holds besides cash."""
-    held = prepared.assets
+    held, names = prepared.holdings.assets, prepared.names
     return [
         {
             "name": names[held.symbol[k]], "amount": float(held.amount[k]), "counted": float(held.counted[k]),
@@ -146,25 +146,31 @@ def assets_of(prepared: Prepared, names: Sequence[str], account: int) -> list[di
 
 
 def run_wallets_naively(
-    prepared: Prepared, names: Sequence[str], symbols: Sequence[str], margin: Margin, legs: Legs, rows: Table, wallets: Table,
+    prepared: Prepared, symbols: Sequence[str], margin: Margin, legs: Legs, rows: Table, wallets: Table,
     counted: Counted,
 ) -> None:  # fmt: skip
-    """All accounts to their end, on one thread. `names` are those of the grid: symbols, then assets with a price of their own."""
+    """All accounts to their end, on one thread."""
     count = prepared.line.time.size
     if legs.legs.size * count > MOST:
         raise InputError(
             f"engine = 'oracle': {legs.legs.size:,} positions x {count:,} bars = {legs.legs.size * count:,}; allowed: at most "
             f"{MOST:,}, for plain Python looks at each; the engines skip and dense give the same result"
         )
-    bars = {name: bars_of(prepared.grid.series[k], prepared.line.time) for k, name in enumerate(names)}
+    bars = {
+        name: bars_of(prepared.grid.series[k], prepared.line.time) for k, name in enumerate(prepared.names)
+    }
     venues = {name: venue_of(rates) for name, rates in zip(symbols, prepared.rates, strict=True)}
     rules, terms = rules_of(prepared.rates[0]), terms_of(prepared, margin, symbols)
     for account in range(legs.size):
         mine = [
             leg_of(leg, symbols, count) for leg in legs.legs[legs.first[account] : legs.first[account + 1]]
         ]
-        done = run_wallet(bars, mine, venues, rules, {**terms, "assets": assets_of(prepared, names, account)})
+        done = run_wallet(bars, mine, venues, rules, {**terms, "assets": assets_of(prepared, account)})
         for leg in done["legs"]:
             write_row(rows[leg["place"]], leg, done["wallet"])
         write_wallet(wallets[account], done["wallet"])
+        left = [asset["amount"] for asset in done["wallet"]["assets"]]
+        if left:
+            first = prepared.holdings.assets.first[account]
+            prepared.holdings.assets.amount[first : first + len(left)] = left
         counted.add(1)

@@ -232,17 +232,16 @@ def deepest(
     account: int,
     first: int,
     until: int,
-    ranged: bool,
 ) -> None:
     """Take in the closes of bars [first, until): the peak of equity and the deepest fall from a peak to what comes after."""
     acc = wallet[account]
     peak, drawdown = acc["peak"], acc["drawdown"]
-    lowest, at = greatest(grid, charges, legs, held, wallet, account, first, until, ranged, LOWEST, -np.inf)
-    before = greatest(grid, charges, legs, held, wallet, account, first, at, ranged, HIGHEST, peak)[0]
+    lowest, at = greatest(grid, charges, legs, held, wallet, account, first, until, False, LOWEST, -np.inf)
+    before = greatest(grid, charges, legs, held, wallet, account, first, at, False, HIGHEST, peak)[0]
     drawdown = max(drawdown, fall(before, -lowest))
-    highest, at = greatest(grid, charges, legs, held, wallet, account, first, until, ranged, HIGHEST, peak)
+    highest, at = greatest(grid, charges, legs, held, wallet, account, first, until, False, HIGHEST, peak)
     if at != -1:
-        lowest = greatest(grid, charges, legs, held, wallet, account, at, until, ranged, LOWEST, -highest)[0]
+        lowest = greatest(grid, charges, legs, held, wallet, account, at, until, False, LOWEST, -highest)[0]
         drawdown = max(drawdown, fall(highest, -lowest))
     t, seen, top = (
         first,
@@ -256,22 +255,24 @@ def deepest(
                 low = value_at(grid, held, acc, t)
                 high = low
             else:
-                stand_over(grid, held, acc, level, t, ranged)
+                stand_over(grid, held, acc, level, t, False)
                 low, high = equity(held, acc), equity_at_most(held, acc)
             most = max(top, high)
             deep = fall(most, low) if low >= 0.0 else fall(peak, low)
             quiet = most <= low or deep * (1.0 + SLACK) + SLACK <= drawdown
-            if quiet or level == 0 or low == high:
+            if not quiet and seen < t:  # perhaps only for want of the exact peak
+                peak = greatest(grid, charges, legs, held, wallet, account, seen, t, False, HIGHEST, peak)[0]
+                seen, top = t, peak
+            elif quiet or level == 0 or low == high:
                 break
-            level -= 1
+            else:
+                level -= 1
         size = 1 << (SHIFT * level)
-        if not quiet:  # one value, at a bar or all over a block
-            if seen < t:
-                peak = greatest(grid, charges, legs, held, wallet, account, seen, t, ranged, HIGHEST, peak)[0]
-            peak, seen = max(peak, low), t + size
-            drawdown, top = max(drawdown, fall(peak, low)), peak
-        else:
+        if quiet:
             top = most
+        else:  # one value, at a bar or all over a block
+            peak = max(peak, low)
+            drawdown, seen, top = max(drawdown, fall(peak, low)), t + size, peak
         t += size
     acc["peak"], acc["drawdown"] = max(acc["peak"], highest), drawdown
 
@@ -288,5 +289,5 @@ def leap(
         acc["worst"] = greatest(
             grid, charges, legs, held, wallet, account, t, end, ranged, RATIO, acc["worst"]
         )[0]
-        deepest(grid, charges, legs, held, wallet, account, t, end, ranged)
+        deepest(grid, charges, legs, held, wallet, account, t, end)
     return end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perpbt.kernels.compile import kernel, part
+from perpbt.kernels.compile import bare, kernel, part
 from perpbt.kernels.crossing.accounts import (
     book_wallet,
     falls_to,
@@ -22,7 +22,6 @@ from perpbt.kernels.crossing.tables import (
     CLOSED,
     HELD,
     HIGH_,
-    HOLDING,
     LOW_,
     MARK_CLOSE_,
     MARK_HIGH_,
@@ -264,17 +263,43 @@ def run_open(
                 )
 
 
+@part
+def bare_grid(grid: Grid) -> Grid:
+    """The same, handed on without counting references."""
+    return Grid(bare(grid.series), bare(grid.highest), bare(grid.nodes), bare(grid.starts), grid.levels)
+
+
+@part
+def bare_charges(of: Charges) -> Charges:
+    """The same, handed on without counting references."""
+    return Charges(
+        bare(of.numbers), bare(of.tiers), bare(of.tier_count), bare(of.unit), bare(of.minimum), bare(of.units),
+        bare(of.multipliers), of.portfolio, of.one_way, of.extremes, of.entry_maintenance, of.optimistic, of.target_at_open,
+        of.clip,
+    )  # fmt: skip
+
+
+@part
+def bare_assets(of: Assets) -> Assets:
+    """The same, handed on without counting references."""
+    return Assets(
+        bare(of.first), bare(of.symbol), bare(of.unit), bare(of.amount), bare(of.counted), bare(of.fee)
+    )
+
+
 @kernel
 def run_wallets(
-    grid: Grid, charges: Charges, assets: Assets, legs: Table, first_leg: Integers, begin: int, end: int, wallet: Table,
-    rows: Table,
+    whole_grid: Grid, all_charges: Charges, all_assets: Assets, all_legs: Table, first_leg: Integers, begin: int, end: int,
+    wallets: Table, all_rows: Table, holdings: Table,
 ) -> None:  # fmt: skip
     """Accounts [begin, end) to their end: legs [first_leg[a], first_leg[a + 1]) in their order are those of account a.
 
-    `rows` begin as zeros; every leg writes its own. With a pyramid quiet bars are passed over, without one every bar is looked at.
+    `all_rows` begin as zeros; every leg writes its own. `holdings` is room for what one account holds. With a pyramid quiet bars are
+    passed over, without one every bar is looked at.
     """
+    grid, charges, assets = bare_grid(whole_grid), bare_charges(all_charges), bare_assets(all_assets)
+    legs, wallet, rows, held = bare(all_legs), bare(wallets), bare(all_rows), bare(holdings)
     count = grid.series.shape[2]
-    held = np.zeros(grid.series.shape[0] + 8, dtype=HOLDING)
     for account in range(begin, end):
         acc, first, last = wallet[account], first_leg[account], first_leg[account + 1]
         acc["carrier"], acc["liquidated_at"], acc["next_entry"] = -1, -1, count
