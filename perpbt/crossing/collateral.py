@@ -107,6 +107,7 @@ def make_holdings(
     if given is None:
         return no_holdings(legs.size)
     check_frame(given.holdings, "collateral", HOLDINGS, "amount")
+    mine = numbered(given.holdings, legs)
     terms = {asset: terms_of(venue, str(asset), symbols) for asset in given.holdings["asset"].unique().sort()}
     own = sorted(asset for asset, one in terms.items() if not one.price)
     series = [priced(given.prices, asset, line) for asset in own]
@@ -121,9 +122,7 @@ def make_holdings(
         }
         for asset, one in terms.items()
     ]  # fmt: skip
-    table = (
-        numbered(given.holdings, legs).join(pl.DataFrame(told), on="asset").sort("number", "order", "asset")
-    )
+    table = mine.join(pl.DataFrame(told), on="asset").sort("number", "order", "asset")
     counted = [terms[asset].counted(amount) for asset, amount in table.select("asset", "amount").rows()]
     first = np.searchsorted(table["number"].to_numpy(), np.arange(legs.size + 1)).astype(np.int64)
     assets = Assets(

@@ -96,10 +96,13 @@ def run_bar(a: Record, t: int) -> None:
     for leg in a["legs"]:
         if leg["entry"] == t and leg["status"] == "waiting":
             open_leg(a, leg, t)
-    for leg in held(a):
-        if leg["entry"] == t:
-            inside = a["bars"][leg["symbol"]][t]["mark_open"]
-            leg["liquidation_price"] = liquidation_price(a, t, leg["symbol"], inside, None)
+    fresh = [leg for leg in held(a) if leg["entry"] == t]
+    if fresh:
+        left, kept = look(a, t, AT_OPEN)
+        a["worst"] = max(a["worst"], ratio(kept, left))
+    for leg in fresh:
+        inside = a["bars"][leg["symbol"]][t]["mark_open"]
+        leg["liquidation_price"] = liquidation_price(a, t, leg["symbol"], inside, None)
     if held(a):
         run_range(a, t)
     if held(a):
@@ -216,7 +219,6 @@ def open_leg(a: Record, leg: Record, t: int) -> None:
         brought = brought + worth
         leg["top_up"] = leg["top_up"] + worth
     a["brought"], a["peak"] = a["brought"] + brought, a["peak"] + brought
-    a["worst"] = max(a["worst"], ratio(kept, left))
     return None
 
 

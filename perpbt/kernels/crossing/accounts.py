@@ -13,7 +13,6 @@ from perpbt.kernels.crossing.margin import (
     equity,
     hold,
     kept_of,
-    ratio_of,
     reach,
     required,
     stand_at,
@@ -191,7 +190,6 @@ def open_leg(
                 acc["assets_from"] = worth
                 brought = brought + worth
             acc["brought"], acc["peak"] = acc["brought"] + brought, acc["peak"] + brought
-            acc["worst"] = max(acc["worst"], ratio_of(kept, left))
             row["collateral"], row["top_up"] = collateral, leg["reserve"] + worth
             row["entry"], row["quantity"], row["margin"], row["notional"] = (
                 entry,

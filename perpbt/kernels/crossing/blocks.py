@@ -8,6 +8,7 @@ from perpbt.kernels.compile import kernel, part
 from perpbt.kernels.crossing.tables import (
     BODY_MARK,
     BODY_WORTH,
+    CHARGED,
     FUNDING_,
     HIGH_,
     LAST,
@@ -50,6 +51,7 @@ def build_blocks(series: Floats, nodes: Floats, starts: Integers) -> None:
                 stretch(node, RANGE_WORTH, low - funding, high - funding)
                 stretch(node, RANGE_MARK, low, high)
                 opened = bars[OPEN_, i]
+                stretch(node, CHARGED, funding, funding)
                 stretch(node, LAST, min(opened, bars[LOW_, i]), max(opened, bars[HIGH_, i]))
         for level in range(1, starts.size - 1):
             below, at = starts[level - 1], starts[level]

@@ -11,10 +11,19 @@ from __future__ import annotations
 import numpy as np
 
 from perpbt.kernels.compile import kernel, part
-from perpbt.kernels.crossing.margin import equity, ratio_of, required, stand_at, stand_at_worse
+from perpbt.kernels.crossing.margin import (
+    equity,
+    ratio_of,
+    required,
+    stand_at,
+    stand_at_worse,
+    symbol_kept,
+    unit_kept,
+)
 from perpbt.kernels.crossing.tables import (
     BODY_MARK,
     BODY_WORTH,
+    CHARGED,
     HIGH_,
     LAST,
     LOW_,
@@ -31,6 +40,7 @@ from perpbt.kernels.crossing.tables import (
 from perpbt.kernels.pyramid import SHIFT, widest
 from perpbt.kernels.tables import Row, Table
 
+NARROW = 1e-11  # of what is added up: a block this near is looked into
 SLACK = 1e-15  # for the few roundings of a fall, which is not rounded in one step
 RATIO, HIGHEST, LOWEST = 0, 1, 2  # what is looked for: margin ratio, equity at the close, and its opposite
 
@@ -87,6 +97,8 @@ def stand_over(grid: Grid, held: Table, acc: Row, level: int, i: int, ranged: bo
         if one["asset"] == 0:
             low, high = grid.nodes[symbol, node, worth], grid.nodes[symbol, node, worth + 1]
         one["worth"], one["best"] = (low, high) if one["net"] > 0.0 else (high, low)
+        low, high = grid.nodes[symbol, node, CHARGED], grid.nodes[symbol, node, CHARGED + 1]
+        one["paid"] = max(one["net"] * low, one["net"] * high)
 
 
 @part
@@ -96,6 +108,59 @@ def equity_at_most(held: Table, acc: Row) -> float:
     for h in range(acc["held"]):
         total = total + held[h]["net"] * held[h]["best"]
     return total
+
+
+@part
+def of_unit(held: Table, count: int, unit: int) -> int:
+    """How many of the first `count` holdings are of a risk unit."""
+    found = 0
+    for h in range(count):
+        if held[h]["unit"] == unit:
+            found += 1
+    return found
+
+
+@part
+def kept_at(charges: Charges, legs: Table, held: Table, acc: Row, h: int, price: float) -> float:
+    """What a holding must keep at one mark; in portfolio margin its risk unit, of which it is the only one."""
+    if not charges.portfolio:
+        return symbol_kept(charges, legs, held, h, price)
+    one = held[h]
+    low, high = one["low"], one["high"]
+    one["low"], one["high"] = price, price
+    kept = unit_kept(charges, held, acc["held"], one["unit"])
+    one["low"], one["high"] = low, high
+    return kept
+
+
+@part
+def below(charges: Charges, legs: Table, held: Table, acc: Row, ratio: float) -> bool:
+    """Is every margin ratio of the block looked at below this one, requirement and equity moving with the same marks?
+
+    What a symbol must keep less `ratio` times what it is worth is convex in its mark: greatest at one of the block's ends.
+    """
+    total = 0.0 - ratio * acc["base"]
+    scale = abs(total)
+    for h in range(acc["held"]):
+        one = held[h]
+        low, high = one["low"], one["high"]
+        at_low, at_high = 0.0 - ratio * (one["net"] * low), 0.0 - ratio * (one["net"] * high)
+        scale = scale + ratio * (abs(one["net"]) * high)
+        if one["asset"] == 0:
+            scale = scale + ratio * abs(one["paid"])
+            total = total + ratio * one["paid"]
+        unit, by_itself = one["unit"], one["asset"] == 0
+        if charges.portfolio:
+            by_itself = unit >= 0 and of_unit(held, acc["held"], unit) == 1
+        if by_itself:
+            kept = kept_at(charges, legs, held, acc, h, high)
+            at_low, at_high = at_low + kept_at(charges, legs, held, acc, h, low), at_high + kept
+            scale = scale + kept
+        elif charges.portfolio and unit >= 0 and of_unit(held, h, unit) == 0:
+            kept = unit_kept(charges, held, acc["held"], unit)
+            total, scale = total + kept, scale + kept
+        total = total + max(at_low, at_high)
+    return total < 0.0 - NARROW * scale
 
 
 @part
@@ -151,17 +216,10 @@ def next_fall(
 
 @part
 def bound_of(
-    grid: Grid,
-    charges: Charges,
-    legs: Table,
-    held: Table,
-    acc: Row,
-    level: int,
-    t: int,
-    ranged: bool,
-    kind: int,
-) -> float:
-    """What no bar of a block exceeds, of what is looked for; of level 0 that of the bar."""
+    grid: Grid, charges: Charges, legs: Table, held: Table, acc: Row, level: int, t: int, ranged: bool, kind: int,
+    known: float,
+) -> float:  # fmt: skip
+    """What no bar of a block exceeds, of what is looked for, `known` if none exceeds that; of level 0 that of the bar."""
     if level == 0:
         if kind == RATIO:
             return tested(grid, charges, legs, held, acc, t, ranged)[0]
@@ -169,7 +227,8 @@ def bound_of(
         return value if kind == HIGHEST else -value
     stand_over(grid, held, acc, level, t, ranged)
     if kind == RATIO:
-        return ratio_of(required(charges, legs, held, acc), equity(held, acc))
+        bound = ratio_of(required(charges, legs, held, acc), equity(held, acc))
+        return known if bound > known and below(charges, legs, held, acc, known) else bound
     return equity_at_most(held, acc) if kind == HIGHEST else -equity(held, acc)
 
 
@@ -184,7 +243,7 @@ def greatest(
     t = first
     while t < until:  # down to the likeliest bar, for a start
         level = widest(t, until, grid.levels)
-        bound = bound_of(grid, charges, legs, held, acc, level, t, ranged, kind)
+        bound = bound_of(grid, charges, legs, held, acc, level, t, ranged, kind, known)
         if bound > most:
             likely, likely_level, most = t, level, bound
         t += 1 << (SHIFT * level)
@@ -195,18 +254,18 @@ def greatest(
         most, t = -np.inf, likely
         end = min(until, likely + (1 << (SHIFT * (likely_level + 1))))
         while t < end:
-            bound = bound_of(grid, charges, legs, held, acc, likely_level, t, ranged, kind)
+            bound = bound_of(grid, charges, legs, held, acc, likely_level, t, ranged, kind, known)
             if bound > most:
                 likely, most = t, bound
             t += 1 << (SHIFT * likely_level)
-    bound = bound_of(grid, charges, legs, held, acc, 0, likely, ranged, kind)
+    bound = bound_of(grid, charges, legs, held, acc, 0, likely, ranged, kind, known)
     if bound > known:
         known, at = bound, likely
     t = first
     while t < until:  # then wherever it could be exceeded
         level = widest(t, until, grid.levels)
         while True:
-            bound = bound_of(grid, charges, legs, held, acc, level, t, ranged, kind)
+            bound = bound_of(grid, charges, legs, held, acc, level, t, ranged, kind, known)
             if level == 0 or not bound > known:
                 break
             level -= 1

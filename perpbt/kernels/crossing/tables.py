@@ -17,9 +17,10 @@ OPEN_, LOW_, HIGH_, CLOSE_, MARK_OPEN_, MARK_LOW_, MARK_HIGH_, MARK_CLOSE_, FUND
     range(11)
 )
 GRID_SERIES = 11
-# columns of Grid.nodes, lows and highs in turn: worth = mark - CF and mark, of opens and closes; the same of the whole range; last price
-BODY_WORTH, BODY_MARK, RANGE_WORTH, RANGE_MARK, LAST = 0, 2, 4, 6, 8
-NODE = 10
+# columns of Grid.nodes, lows and highs in turn: worth = mark - CF and mark, of opens and closes; the same of the whole range; last price;
+# CF
+BODY_WORTH, BODY_MARK, RANGE_WORTH, RANGE_MARK, LAST, CHARGED = 0, 2, 4, 6, 8, 10
+NODE = 12
 # columns of Charges.numbers
 TAKER, MAKER, SLIPPAGE, PENALTY, CLOSE_OUT, HALF_SPREAD, IMPACT, MAX_SLIPPAGE, SURPLUS = range(9)
 # columns of Charges.units, before the shocks
@@ -144,6 +145,7 @@ HOLDING = np.dtype(
         ("high", np.float64),
         ("worth", np.float64),  # the least it can be worth a unit of net
         ("best", np.float64),  # and the most
+        ("paid", np.float64),  # net quantity * CF, at most over a block
         ("base", np.float64),  # last price before slippage
         ("fill", np.float64),
     ],

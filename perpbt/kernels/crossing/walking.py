@@ -256,8 +256,15 @@ def run_open(
                 else:
                     soonest = min(soonest, legs[j]["entry"])
         acc["next_entry"] = soonest
+        opened = False
         for j in range(first, last):
             if legs[j]["status"] == HELD and legs[j]["entry"] == t:  # all that open now are open
+                if not opened:
+                    stand_at(grid, held, acc, t, MARK_OPEN_)
+                    acc["worst"] = max(
+                        acc["worst"], ratio_of(required(charges, legs, held, acc), equity(held, acc))
+                    )
+                    opened = True
                 rows[legs[j]["place"]]["liquidation_price"] = price_at_entry(
                     grid, charges, legs, wallet, account, held, legs[j]["symbol"], t
                 )
