@@ -20,6 +20,9 @@ Rules, where a shared wallet differs from isolated positions:
   others of its wallet. Its fee at an exit of its own is cut to what is left only where it leaves the account flat; a deficit, too,
   arises only then. `max_drawdown` and `worst_margin_ratio` are the wallet's, over the whole life of the account; the ratio counts every
   tested point, that of a liquidation at the open or close included (one inside the range counts as 1).
+- Portfolio margin (`margin="portfolio"`): the same, but the requirement is the worst of the venue's scenarios on net values by risk unit
+  and its minimum charge (`perpbt.venue_tables.portfolio`), nothing for the close-out rate; adverse extremes by the sign of the net
+  quantity; surplus and deficit pro rata to notional. Assets as collateral: `perpbt.crossing.collateral`.
 - `liquidation_price`: the mark of the row's own symbol, the others at mark open of the entry bar, all that open in it open; 0 or infinity
   where there is none.
 - The data's end marks everything at the last mark close, without fee.
@@ -27,7 +30,8 @@ Rules, where a shared wallet differs from isolated positions:
 `result.extra["wallets"]`: a row per account, sorted by world and account: positions, brought, wallet (money at the end), peak,
 max_drawdown, worst_margin_ratio, liquidations, liquidation_time (of the first), surplus, deficit, collateral_pnl.
 
-Not yet with a shared wallet, and refused: trailing stops, crowding, equity curves, a bound on memory, contracts that are not linear.
+Not yet with a shared wallet, and refused: trailing stops, crowding, coupling, equity curves, a bound on memory, liquidation procedures but
+"full", dynamic margin, tiers that change in time, maintenance rules but brackets, contracts that are not linear.
 """
 
 from __future__ import annotations
