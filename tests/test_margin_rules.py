@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import made_markets
 import polars as pl
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_engine_equals_oracle import DATA
+from test_engine_equals_oracle import DATA, MADE, engine_bars
 from test_engines_agree import START, agree, all_agree, population, walk
 
 import perpbt
@@ -137,6 +138,45 @@ def test_engines_agree_on_followed_signals(rule: str) -> None:
     )
     assert (result.accounts["top_up"] > 0).any()
     assert "liquidation" in set(result.accounts["exit_reason"])
+
+
+@st.composite
+def ruled(draw: st.DrawFn) -> dict[str, Any]:
+    """A made venue with a rule of its own: steps, a rate that grows with size, tiers of several dates, or two of these."""
+    fields = draw(made_markets.venues())
+    names = ("floor", "cap", "rate", "max_leverage")
+    rows = tuple(tuple(tier[name] for name in names) for tier in fields.pop("tiers"))
+    rule = draw(st.sampled_from(("brackets", "whole", "size")))
+    if rule == "size":
+        rows = rows[:1]
+        fields["maintenance"] = {"rule": rule, "per_unit": draw(st.sampled_from((1 / 4096, 1 / 256, 0.0)))}
+    elif rule == "whole":
+        fields["maintenance"] = {"rule": rule}
+    hours = sorted(draw(st.sets(st.integers(1, 60), max_size=4)))
+    if not hours:
+        return fields | {"tiers": {"default": rows}}
+    begin = datetime.fromtimestamp(made_markets.START / 1000, UTC)
+    factors = draw(st.lists(st.sampled_from((0.5, 1.0, 2.0)), min_size=len(hours), max_size=len(hours)))
+    sets = [(begin, rows)]
+    for hour, factor in zip(hours, factors, strict=True):
+        changed = [
+            (floor, cap, rate * factor, most) for floor, cap, rate, most in rows[: 1 + hour % len(rows)]
+        ]
+        sets.append((begin + timedelta(hours=hour), changed))
+    return fields | {"tiers": {}, "dated": dict.fromkeys(("AAA", "BBB", "CCC"), sets)}
+
+
+@settings(MADE, max_examples=MADE.max_examples // 2)
+@given(made_markets.markets(), ruled(), made_markets.rules())
+def test_engines_agree_on_made_bars(
+    market: dict[str, Any], fields: dict[str, Any], rules: dict[str, str]
+) -> None:
+    """Prices on a grid, so that they tie with thresholds and with the ends of bands."""
+    bars, made = engine_bars(market), perpbt.Venue(name="made", **fields)
+    all_agree(
+        perpbt.simulate(bars, market["accounts_frame"], venue=made, rules=rules, engine=engine)
+        for engine in ("dense", "skip", "oracle")
+    )
 
 
 def test_tiers_that_change_nothing_change_no_bit() -> None:
