@@ -115,7 +115,7 @@ def read(position: Mapping[str, Any] | object) -> Asked:
     symbol = _text(said, "symbol", "default")
     working: list[Working] = []
     notes: list[str] = []
-    held = _position(said, contract, venue, tiers, working, notes)
+    held = _position(said, contract, venue, maintenance, tiers, working, notes)
     base, quote = currencies(symbol)
     settled = {"linear": quote or "quote currency", "inverse": base or "coin", "quanto": "coin"}
     currency = _text(said, "currency", settled[contract.kind])
@@ -161,11 +161,23 @@ def _said(position: Mapping[str, Any] | object) -> Said:
 
 
 def _contract(said: Said) -> Contract:
-    given = said.get("contract", "linear")
+    """The contract said, else what the venue says its symbol is, else a linear one."""
+    given = said.get("contract")
+    if given is None:
+        given = _listed(said) or "linear"
     steps: dict[str, Any] = {key: said.positive(key) for key in ("multiplier", "tick", "lot") if key in said}
     if isinstance(given, Contract):
         return dataclasses.replace(given, **steps)
     return Contract(said.word("contract", KINDS, "linear"), **steps)
+
+
+def _listed(said: Said) -> Contract | None:
+    """The venue's contract for the symbol, where it has a table of them."""
+    venue = _venue(said, default=None)
+    found: Contract | None = None
+    if venue is not None:
+        found = venue.terms("contract", _text(said, "symbol", "default"))
+    return found
 
 
 def _rules(said: Said, contract: Contract) -> tuple[Venue | None, Maintenance, tuple[Tier, ...], str]:
@@ -173,10 +185,11 @@ def _rules(said: Said, contract: Contract) -> tuple[Venue | None, Maintenance, t
     own = [key for key in ("maintenance", "tiers") if key in said]
     if len(own) > 1:
         raise InputError("maintenance, tiers: give one of them, not both")
-    if not own and contract.kind != "linear":
+    listed_contract = _listed(said)
+    if not own and contract.kind != (listed_contract.kind if listed_contract else "linear"):
         raise InputError(
-            f"contract = {contract.kind!r}: give maintenance or tiers, in coin: the tiers of venues are in quote"
-            " currency"
+            f"contract = {contract.kind!r}: give maintenance or tiers, in coin: those of the venue are for contracts of kind "
+            f"{listed_contract.kind if listed_contract else 'linear'!r}"
         )
     venue = _venue(said, default=None if own else "binance_um")
     symbol, tiers = _text(said, "symbol", "default"), tuple[Tier, ...]()
@@ -233,6 +246,7 @@ def _position(
     said: Said,
     contract: Contract,
     venue: Venue | None,
+    maintenance: Maintenance,
     tiers: tuple[Tier, ...],
     working: list[Working],
     notes: list[str],
@@ -263,7 +277,7 @@ def _position(
         working.append(Working(label, named, f"{count} {sign} {entry:,.10g}", notional))
     margin = _margin(said, backing, notional, buffer, working)
     if backing == "leverage":
-        _allowed_leverage(said, notional, tiers)
+        _allowed_leverage(said, notional, tiers, maintenance.per_size * contract.size(quantity, entry))
     elif tiers and notional > tiers[-1].cap:
         cap = f"{tiers[-1].cap:,.10g}"
         notes.append(f"the notional at entry is above the last cap, {cap}: the tiers open no such position")
@@ -320,8 +334,8 @@ def _margin(said: Said, backing: str, notional: float, buffer: float, working: l
     return margin
 
 
-def _allowed_leverage(said: Said, notional: float, tiers: tuple[Tier, ...]) -> None:
-    """What the tier at this size allows for opening, as the engines refuse it."""
+def _allowed_leverage(said: Said, notional: float, tiers: tuple[Tier, ...], grown: float) -> None:
+    """What the tier at this size allows for opening, as the engines refuse it; `grown` is added to the initial margin."""
     if not tiers:
         return
     leverage, last = said.positive("leverage"), tiers[-1].cap
@@ -329,6 +343,7 @@ def _allowed_leverage(said: Said, notional: float, tiers: tuple[Tier, ...]) -> N
         "notional at entry", notional, f"in (0, {last:,.10g}], the last cap of the tiers", notional <= last
     )
     most = next(tier.max_leverage for tier in tiers if notional <= tier.cap)
+    most = 1.0 / (1.0 / most + grown) if grown > 0.0 else most
     allowed = (
         f"at most {most:g} for a notional of {notional:,.10g}; for a position opened before, give margin"
     )

@@ -68,9 +68,10 @@ def maintenance(tiers: Sequence[Tier], notional: float) -> float:
     return max(notional * tier.rate - tier.deduction for tier in tiers)
 
 
-def table(tiers: Sequence[Tier]) -> list[str]:
-    """The brackets as aligned lines of text, a header first."""
+def table(tiers: Sequence[Tier], *, whole: bool = False) -> list[str]:
+    """The brackets as aligned lines of text, a header first; without deductions where a rate holds for the whole position."""
     head = ("notional above", "up to", "maintenance rate", "maximum leverage", "deduction")
+    columns = len(head) - whole
     body = [
         (
             f"{t.floor:,.10g}",
@@ -81,10 +82,9 @@ def table(tiers: Sequence[Tier]) -> list[str]:
         )
         for t in tiers
     ]
-    widths = [max(len(row[column]) for row in (head, *body)) for column in range(len(head))]
-    return [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *body)
-    ]
+    rows = [row[:columns] for row in (head, *body)]
+    widths = [max(len(row[column]) for row in rows) for column in range(columns)]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def _row_fault(index: int, row: Any) -> str | None:

@@ -105,7 +105,8 @@ class Venue(BaseModel):
         fields["tables"] = {name: values for name, values in tables.items() if values is not None}
         try:
             if fields.get("dated"):
-                last = {symbol: dated_ladders(sets)[-1].tiers for symbol, sets in fields["dated"].items()}
+                fields["dated"] = {symbol: dated_ladders(sets) for symbol, sets in fields["dated"].items()}
+                last = {symbol: sets[-1].tiers for symbol, sets in fields["dated"].items()}
                 fields["tiers"] = {**fields.get("tiers", {}), **last}
         except ValueError:
             fields.setdefault(

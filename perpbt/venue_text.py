@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from perpbt.brackets import Dated, table
-from perpbt.venue_tables import split
+from perpbt.venue_tables import split, values_for
 
 
 def shown(since: datetime | None) -> str:
@@ -38,7 +38,8 @@ def described(
         day = shown(since)
         title = f"  tiers of {symbol}" + (f" from {day}" if day else "")
         key = f"tiers.{symbol}" + (f"@{day}" if day else "")
-        lines += ["", title, *cited(sources, key), *(f"    {row}" for row in table(tiers))]
+        whole = (values_for(tables.get("maintenance", {}), symbol) or {}).get("rule") == "whole"
+        lines += ["", title, *cited(sources, key), *(f"    {row}" for row in table(tiers, whole=whole))]
     return "\n".join(line.rstrip() for line in lines)
 
 

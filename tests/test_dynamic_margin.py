@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from test_engines_agree import agree, all_agree, population, walk
 from test_margin_rules import BANDS, COSTS
 
 import perpbt
-from perpbt.config import DynamicMargin
+from perpbt.config import DynamicMargin, load_spec
 from perpbt.errors import InputError
 from perpbt.margining.dynamic import interest_share, scaled, volatility_scales
 from perpbt.margining.tools import buffered, floored, stressed
@@ -29,6 +30,7 @@ from perpbt.margining.volatility import (
     model_margin,
     two_sided,
 )
+from perpbt.running import run_spec
 from perpbt.statistics.coverage import christoffersen, kupiec
 
 DAY = 86_400_000
@@ -320,3 +322,53 @@ def test_tools_calm_margins_and_cover_more_on_real_hours() -> None:
             assert tool["worst_5_epoch_rise"] <= rule["EWMA"]["worst_5_epoch_rise"]
         assert tool["exceeded_share"] <= rule["EWMA"]["exceeded_share"]
         assert tool["cost"] >= rule["EWMA"]["cost"]
+
+
+# ------------------------------------------------------------------------------------------- specifications
+RUN = """
+[data]
+path = "bars.parquet"
+[venue]
+name = "binance_um"
+tiers = "tiers.parquet"
+[dynamic]
+model = "ewma"
+every = "1h"
+warm_up = 5
+[[strategy]]
+name = "hold"
+[policy]
+leverage = [5, 20]
+"""
+
+
+def test_a_run_file_names_tier_tables_and_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    frame = walk(900, seed=3)
+    frame.write_parquet("bars.parquet")
+    tiers = pl.DataFrame(
+        {
+            "snapshot": ["2023-01-01", "2024-01-01"],
+            "symbol": "AAA",
+            "min_notional": 0.0,
+            "max_notional": 1e9,
+            "mmr": [0.01, 0.02],
+            "max_leverage": [50.0, 25.0],
+        }
+    )
+    tiers.write_parquet("tiers.parquet")
+    Path("run.toml").write_text(RUN)
+    result = run_spec(load_spec("run.toml"))
+    assert result.metadata["dynamic"]["every"] == "1h"
+    assert result.extra["margins"]["scale"].n_unique() > 3
+    direct = perpbt.backtest(
+        frame, "hold", {"leverage": [5, 20]}, tiers="tiers.parquet", dynamic={"every": "1h", "warm_up": 5}
+    )
+    assert direct.accounts.drop("account").equals(result.accounts.drop("account"))
+    before = result.metadata["run_sha256"]
+    tiers.with_columns(pl.col("mmr") / 2).write_parquet("tiers.parquet")
+    changed = run_spec(load_spec("run.toml"))
+    assert changed.metadata["run_sha256"] != before
+    assert changed.metadata["tiers_sha256"] != result.metadata["tiers_sha256"]
+    with pytest.raises(InputError, match=r"dynamic\.modl: unknown key"):
+        load_spec("run.toml", ["dynamic.modl=ewma"])

@@ -83,10 +83,20 @@ def test_a_shipped_venue_is_described_with_all_its_numbers_and_sources(name: str
         assert key.rpartition(".")[2].partition("@")[0] in text
         assert " ".join(entry.source.split()) in joined
         assert str(entry.as_of) in text
-    for tier in (tier for tiers in venue.tiers.values() for tier in tiers):
-        assert f"{tier.cap:,.10g}" in text
-        assert f"{tier.deduction:,.10g}" in text
+    for symbol, tiers in venue.tiers.items():
+        rule = venue.terms("maintenance", symbol)
+        for tier in tiers:
+            assert f"{tier.cap:,.10g}" in text
+            assert f"{tier.deduction:,.10g}" in text or (rule is not None and rule.rule == "whole")
     assert max(map(len, text.splitlines())) <= 110
+
+
+def test_all_venues_ship() -> None:
+    assert set(list_venues()) >= {
+        "binance_um", "binance_cm", "bybit_linear", "bybit_inverse", "okx", "bitmex", "deribit", "kraken", "hyperliquid",
+        "dydx", "drift", "gate",
+    }  # fmt: skip
+    assert "deduction" not in load_venue("bitmex").describe()
 
 
 def test_both_venues_of_the_first_release_ship() -> None:
