@@ -14,7 +14,7 @@ import numpy.typing as npt
 from perpbt.config import DynamicMargin
 
 Floats = npt.NDArray[np.float64]
-LONG_RUN = 3652  # epochs of a day in ten years
+TEN_YEARS = 10 * 31_557_600_000  # ms
 GRID = 25
 
 
@@ -107,10 +107,10 @@ def quantile_margin(returns: Floats, spec: DynamicMargin) -> Floats:
 
 
 def floor_margin(returns: Floats, spec: DynamicMargin) -> Floats:
-    """The margin by the plain variance of all returns before each epoch, ten years of days at most."""
+    """The margin by the plain variance of all returns before each epoch, ten years of them at most."""
     squares = np.concatenate([np.zeros(1), np.cumsum(returns * returns)])
     ends = np.arange(returns.size + 1)
-    begins = np.maximum(ends - LONG_RUN, 0)
+    begins = np.maximum(ends - TEN_YEARS // int(spec.every), 0)
     count = np.maximum(ends - begins, 1)
     variance = (squares[ends] - squares[begins]) / count
     margin: Floats = two_sided(spec.confidence) * np.sqrt(spec.horizon * variance)
