@@ -164,7 +164,7 @@ def make_setting(
         )
     procedures = chosen(liquidation, found.name, procedures_of(found))
     refuse_coupling(procedures, crowding)
-    check_coupling(coupling, engine, memory)
+    check_coupling(coupling, engine, memory, equity_every)
     return Setting(
         coupling=coupling,
         venue=found,
@@ -193,12 +193,16 @@ def procedures_of(venue: Venue) -> Procedures | None:
     return Procedures(Liquidation() if general is None else general, own)
 
 
-def check_coupling(coupling: Terms | None, engine: str, memory: int | str | None) -> None:
+def check_coupling(
+    coupling: Terms | None, engine: str, memory: int | str | None, equity_every: object
+) -> None:
     """Refuse what a coupled run cannot be combined with."""
-    if coupling is None or not (coupling.changes_lives or coupling.spec.kind == "cascade"):
+    if coupling is None or not coupling.changes_lives:
         return
-    if coupling.spec.kind == "cascade":
-        raise InputError('coupling = "cascade" is not built yet; allowed: None, "fund" and "adl"')
+    if coupling.spec.kind == "cascade" and equity_every is not None:
+        raise InputError(
+            'equity_every with coupling = "cascade": prices are others for each world and side; allowed: one of the two'
+        )
     if engine == "oracle":
         raise InputError('engine = "oracle" with coupling; allowed: "auto", "skip" and "dense"')
     if memory is not None:

@@ -91,7 +91,7 @@ def run_given(setting: Setting, loaded: Bars, order: GivenOrder, index: int) -> 
 def check_contract(setting: Setting, contract: Contract, symbol: str) -> None:
     """Accounts meet in linear contracts that are liquidated at once only."""
     terms = setting.coupling
-    if terms is None or not (terms.changes_lives or terms.spec.kind == "cascade"):
+    if terms is None or not terms.changes_lives:
         return
     if contract.kind != "linear":
         raise InputError(
@@ -205,7 +205,8 @@ def simulate(
             a frame with ts, asset, price}. See `perpbt.crossing.collateral`; `result.extra["collateral"]` tells what is left.
         coupling: None: nobody's deficit changes anybody else's position. "fund": the same, said so. "adl": what the fund
             cannot pay is closed against opposing winners of the same world and symbol, who live on with what
-            is left. A `CouplingSpec` or a mapping of its keys says more: socialised losses, a fund that stops before it is empty. See `result.extra["adl"]` and the columns adl, outside and socialised of `result.fund`.
+            is left. "cascade": liquidations push the price of their world and symbol for everyone, until nobody
+            more falls. A `CouplingSpec` or a mapping of its keys says more: socialised losses, a fund that stops before it is empty. See `result.extra["adl"]` and the columns adl, outside and socialised of `result.fund`.
         adl: how: an `AdlSpec` or a mapping of its keys: policy (a name of `perpbt.adl`), price, lot, fee, outside.
 
     Raises:

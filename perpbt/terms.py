@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perpbt.adl import find_policy
-from perpbt.config import AdlSpec, CouplingSpec
+from perpbt.config import AdlSpec, CouplingSpec, PressureSpec
 from perpbt.errors import InputError
 
 KINDS = ("fund", "adl", "cascade")
@@ -25,8 +25,13 @@ class Terms:
 
     @property
     def changes_lives(self) -> bool:
-        """Whether a shortfall changes anybody's position."""
-        return self.adl is not None or self.spec.socialised != "none"
+        """Whether anybody's position depends on others'."""
+        return self.adl is not None or self.spec.socialised != "none" or self.spec.kind == "cascade"
+
+    @property
+    def pressure(self) -> PressureSpec | None:
+        """How liquidations push the price; None: they do not."""
+        return self.spec.pressure if self.spec.kind == "cascade" else None
 
 
 def terms_of(
@@ -42,25 +47,23 @@ def terms_of(
         return None
     if isinstance(coupling, str):
         if coupling not in KINDS:
-            raise InputError(
-                f"coupling = {coupling!r}; allowed: None, {', '.join(map(repr, KINDS))} or a CouplingSpec"
-            )
+            known = ", ".join(map(repr, KINDS))
+            raise InputError(f"coupling = {coupling!r}; allowed: None, {known} or a CouplingSpec")
         coupling = {"kind": coupling}
-    if isinstance(coupling, Mapping):
-        coupling = CouplingSpec(**coupling)
-    if not isinstance(coupling, CouplingSpec):
+    if not isinstance(coupling, (CouplingSpec, Mapping)):
         raise InputError(
             f"coupling is of type {type(coupling).__name__}; allowed: {', '.join(KINDS)}, a CouplingSpec or a mapping of its keys"
         )
+    keys = dict(coupling)
     if adl is not None:
         if not isinstance(adl, (AdlSpec, Mapping)):
             raise InputError(
                 f"adl is of type {type(adl).__name__}; allowed: an AdlSpec or a mapping of its keys"
             )
-        wanted = adl if isinstance(adl, AdlSpec) else AdlSpec(**adl)
-        if coupling.adl is not None and coupling.adl != wanted:
+        if keys.get("adl") is not None:
             raise InputError("adl is given twice, in coupling and beside it; allowed: one of the two")
-        coupling = CouplingSpec(**{**dict(coupling), "adl": wanted})
+        keys["adl"] = adl if isinstance(adl, AdlSpec) else AdlSpec(**adl)
+    coupling = CouplingSpec(**keys)
     chosen = coupling.adl or (AdlSpec() if coupling.kind == "adl" else None)
     if chosen is not None:
         check_policy(chosen)

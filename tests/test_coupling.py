@@ -160,6 +160,66 @@ def test_deleveraging_is_that_of_the_oracle(book, venue, rules, coupling, seed, 
             assert row[name] == other[name], (name, row, other)
 
 
+@st.composite
+def pressures(draw):
+    """PressureSpec's keys."""
+    return {
+        "law": draw(st.sampled_from(("square_root", "linear"))),
+        "strength": draw(st.sampled_from((0.0, 0.3, 1.0))),
+        "scale": draw(st.sampled_from(("volatility", "none"))),
+        "depth": draw(st.sampled_from((None, 1e4, 1e5))),
+        "most": draw(st.sampled_from((0.05, 0.3))),
+        "mark_share": draw(st.sampled_from((1.0, 0.5, 0.0))),
+        "decay": draw(st.sampled_from((0.25, 0.5, 1.0))),
+    }
+
+
+@MADE
+@given(
+    coupled.books(),
+    made.venues(),
+    made.rules(),
+    couplings(),
+    pressures(),
+    st.sampled_from((0.0, 200.0)),
+    st.booleans(),
+    st.booleans(),
+)
+def test_cascades_are_those_of_the_oracle(
+    book, venue, rules, coupling, pressure, seed, crowding, deleverages
+):
+    spec, adl = coupling
+    venue = seeded(venue, seed)
+    adl, spec = (adl, spec) if deleverages else (None, spec | {"trigger": None})
+    spec = spec | {"kind": "cascade", "pressure": pressure}
+    known = oracle_options(spec, adl or {"price": "bankruptcy", "fee": 0.0, "outside": 0.0}, crowding)
+    options = known | {"adl": deleverages, "pressure": pressure | {"share": pressure["mark_share"]}}
+    policy = coupled.policy(adl["policy"], lot=adl["lot"]) if adl else coupled.policy("bitmex")
+    expected = coupled.run_together(book, venue, rules, options, policy)
+    result = run(book, venue, rules, spec, adl, crowding=crowding)
+    same_rows(plain(result.accounts), expected["rows"])
+    same_ledger(plain(result.fund), expected["ledger"])
+    told = plain(result.extra["cascades"])
+    wanted = sorted(
+        expected["cascades"],
+        key=lambda row: (row["time"], row["world"], row["symbol"], "BC".index(row["phase"]), -row["side"]),
+    )
+    assert len(told) == len(wanted)
+    for row, other in zip(told, wanted, strict=True):
+        for name in (
+            "time",
+            "world",
+            "symbol",
+            "rounds",
+            "liquidations",
+            "first",
+            "volume",
+            "first_volume",
+            "displacement",
+        ):
+            assert row[name] == other[name], (name, row, other)
+
+
 # ------------------------------------------------------------------------------------------ small, by hand
 HOURS = [made.START + made.HOUR * k for k in range(8)]
 
@@ -408,6 +468,9 @@ def test_a_rich_fund_deleverages_nobody(book, venue, coupling):
         ({"coupling": {"kind": "fund", "trigger": {"drawdown": 0.3}}}, "trigger goes with"),
         ({"coupling": "adl", "engine": "oracle"}, 'allowed: "auto", "skip" and "dense"'),
         ({"coupling": "adl", "memory": "4GiB"}, "memory with coupling"),
+        ({"coupling": "cascade", "equity_every": "1h"}, "equity_every with coupling"),
+        ({"coupling": {"kind": "cascade", "pressure": {"decay": 0}}}, "decay = 0: must be a number above 0"),
+        ({"coupling": "adl", "margin": "cross"}, "coupling does not go with margin"),
     ],
 )
 def test_what_cannot_be_is_refused(options, told):
@@ -424,3 +487,70 @@ def test_tables_are_written_and_reported(tmp_path):
     assert "auto-deleveraged" in (folder / "report.html").read_text(encoding="utf-8")
     short = result.equity.filter(pl.col("account") == "short")["equity"].to_list()
     assert short == [100.0, 110.0, 110.0]
+
+
+# ---------------------------------------------------------------------------------------------- cascades
+def ladder_of_longs(density, deepest=0.4, step=2e-4):
+    """Longs liquidated at even distances below 1, notional `density` per unit of distance, no maintenance to speak of."""
+    distances = [step * (k + 0.5) for k in range(int(deepest / step))]
+    return accounts_of([(f"{k:05d}", "long", density * step * x, 1 / x) for k, x in enumerate(distances)])
+
+
+def pushed(shock, density, pressure):
+    """The push that a fall by `shock` inside a bar sets off."""
+    venue = engine_venue({**FREE, "tiers": [{**FREE["tiers"][0], "rate": 1e-9, "max_leverage": 1e6}]})
+    prices = [(1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0 - shock, 1.0)]
+    coupling = {"kind": "cascade", "pressure": {"scale": "none", "depth": 1.0, "most": 0.9, **pressure}}
+    result = perpbt.simulate(bars_of(prices), ladder_of_longs(density), venue=venue, coupling=coupling)
+    (row,) = result.extra["cascades"].to_dicts()
+    assert row["phase"] == "range"
+    assert row["side"] == "long"
+    return row, result
+
+
+@pytest.mark.parametrize(("n", "reached"), [(0.3, 0.0714286), (0.7, 0.1666667)])
+def test_linear_impact_amplifies_by_one_over_one_minus_n(n, reached):
+    row, result = pushed(0.05, 1.0, {"law": "linear", "strength": n})
+    assert 0.05 - row["displacement"] == pytest.approx(reached, abs=1e-3)
+    assert row["amplification"] == pytest.approx(1 / (1 - n), rel=1e-2)
+    assert row["branching_ratio"] == pytest.approx(n, abs=1e-2)
+    assert result.metadata["coupling"]["share_caused_by_feedback"] == pytest.approx(n, abs=1e-2)
+
+
+def test_square_root_impact_reaches_its_closed_form():
+    row, _ = pushed(0.05, 1.0, {"law": "square_root", "strength": 0.15})
+    assert 0.05 - row["displacement"] == pytest.approx(0.0966274292, abs=1e-3)
+
+
+def test_beyond_a_branching_ratio_of_one_all_fall():
+    row, _ = pushed(0.05, 1.0, {"law": "linear", "strength": 1.2})
+    assert row["liquidations"] == 2000
+    assert -row["displacement"] == pytest.approx(1.2 * 0.4)
+
+
+@MADE
+@given(coupled.books(), made.venues(), st.sampled_from(("skip", "dense")))
+def test_without_strength_nothing_is_pushed(book, venue, engine):
+    venue = seeded(venue, 100.0)
+    alone = run(book, venue, {}, None, None, engine=engine)
+    together = run(
+        book, venue, {}, {"kind": "cascade", "pressure": {"strength": 0.0, "depth": 1.0}}, None, engine=engine
+    )
+    assert alone.accounts.equals(together.accounts)
+    assert alone.statistics.equals(together.statistics)
+
+
+@MADE
+@given(coupled.books(), made.venues(), couplings(), pressures(), st.randoms(use_true_random=False))
+def test_the_order_of_rows_changes_no_cascade(book, venue, coupling, pressure, random):
+    spec, adl = coupling
+    spec, venue = spec | {"kind": "cascade", "pressure": pressure}, seeded(venue, 0.0)
+    first = run(book, venue, {}, spec, adl)
+    table = book["accounts_frame"]
+    order = list(range(table.height))
+    random.shuffle(order)
+    second = run({**book, "accounts_frame": table[order]}, venue, {}, spec, adl)
+    assert first.accounts.sort("account").equals(second.accounts.sort("account"))
+    for name in ("adl", "cascades"):
+        assert first.extra[name].equals(second.extra[name])
+    check_rows(first)

@@ -64,7 +64,7 @@ class PressureSpec(Spec):
     """Of one side in one bar."""
     mark_share: Part = 1.0
     """How much of it the mark takes part in; the index and funding do not move."""
-    decay: Part = 0.5
+    decay: Share = 0.5
     """Share of the displacement that is gone by the next bar."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -12,9 +13,12 @@ from perpbt.book import Block, Book, Fills
 from perpbt.conclude import Coupled, scaled
 from perpbt.coupling.groups import Group, SymbolRows
 from perpbt.coupling.ledger import coupled_ledger
+from perpbt.coupling.loop import Loop, LoopFund, liquidated_weight
+from perpbt.coupling.looped import Looped
+from perpbt.coupling.pressure import Views
 from perpbt.coupling.refilling import Crowding
-from perpbt.coupling.settlement import Settlement
-from perpbt.coupling.telling import deleveraged, told
+from perpbt.coupling.settlement import Fund, Settlement
+from perpbt.coupling.telling import cascades, deleveraged, told, told_of_feedback
 from perpbt.given import GivenOrder
 from perpbt.kernels.tables import Integers, Market
 from perpbt.prepare import no_signals
@@ -44,24 +48,24 @@ def couple(
     groups = [
         group for of in symbols for group in worlds_of(order, of, weight[of.table_rows], names[of.table_rows])
     ]
-    settlements = [
-        Settlement(
-            mine,
-            terms,
-            setting.terms.seed,
-            setting.terms.fee_share,
-            times,
-            Crowding() if setting.crowding else None,
-        )
-        for mine in funds(groups, setting.terms.pooled)
-    ]
-    for settlement in settlements:
-        settlement.run()
+    shared = funds(groups, setting.terms.pooled)
+    seed, share = setting.terms.seed, setting.terms.fee_share
+    settlements: list[Fund]
+    pushed: list[Looped] = []
+    before = liquidated_weight(groups)
+    if terms.spec.kind == "cascade" or setting.engine == "dense":
+        pushed, settlements = looped(setting, terms, symbols, groups, times)
+    else:
+        crowding = Crowding() if setting.crowding else None
+        settlements = [Settlement(mine, terms, seed, share, times, crowding) for mine in shared]
+        for settlement in settlements:
+            settlement.run()  # type: ignore[attr-defined]
+    groups = [group for settlement in settlements for group in settlement.groups]
     for placed, of in zip(order.placed, symbols, strict=True):
         placed.block = Block(of.index, of.rows, of.all_calls())
         note_again(book, of)
     adl = deleveraged(order, settlements, times)
-    return Coupled(
+    made = Coupled(
         weights=weights,
         transfers=transfers(groups),
         fund=coupled_ledger(book, setting.terms, symbols, groups, settlements, times, weight),
@@ -69,6 +73,30 @@ def couple(
         extra={"adl": adl},
         metadata={"coupling": told(terms, adl)},
     )
+    if terms.spec.kind == "cascade":
+        made.extra["cascades"] = cascades(book, pushed)
+        made.metadata["coupling"] |= told_of_feedback(
+            made.extra["cascades"], before, liquidated_weight(groups)
+        )
+    return made
+
+
+def looped(
+    setting: Setting, terms: Terms, symbols: list[SymbolRows], groups: list[Group], times: Integers
+) -> tuple[list[Looped], list[Fund]]:
+    """Everybody through all bars together, in rows of their own."""
+    made: list[Looped] = []
+    for of in symbols:
+        of.rows = of.rows.copy()
+        for group in (group for group in groups if group.of is of):
+            views = Views(of.market, terms.pressure, of.rates.slippage)
+            made.append(Looped(of, group.world, group.at, group.weight, group.identifier, views))
+    shared = [
+        LoopFund(mine, terms, setting.terms.seed, setting.terms.fee_share, times)
+        for mine in funds(made, setting.terms.pooled)
+    ]
+    Loop(made, shared, setting.crowding).run()
+    return made, list(shared)
 
 
 def note_again(book: Book, of: SymbolRows) -> None:
@@ -116,7 +144,10 @@ def worlds_of(order: GivenOrder, of: SymbolRows, weight: np.ndarray, names: Inte
     ]
 
 
-def funds(groups: list[Group], pooled: bool) -> list[list[Group]]:
+AGroup = TypeVar("AGroup", bound=Group)
+
+
+def funds(groups: list[AGroup], pooled: bool) -> list[list[AGroup]]:
     """The groups that share a fund, symbols in order."""
     if not pooled:
         return [[group] for group in groups]

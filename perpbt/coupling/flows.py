@@ -8,6 +8,7 @@ of adding everything up at the end.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,7 +44,7 @@ class Listed:
 class Flows:
     """Credits and draws of one fund."""
 
-    def __init__(self, groups: list[Group], fee_share: float) -> None:
+    def __init__(self, groups: Sequence[Group], fee_share: float) -> None:
         self.groups, self.fee_share = groups, fee_share
         self.starts = np.cumsum([0, *(group.at.size for group in groups)])
         self.late_credits: dict[int, dict[int, list[float]]] = {}  # by moment and owner

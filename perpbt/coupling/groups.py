@@ -55,7 +55,7 @@ class SymbolRows:
         calls = unused(CALL, at.size)
         change_positions(
             self.market, self.rates, self.wishes.plans(own), self.signals, self.wishes.lanes(own, self.market), kept, self.rows,
-            at, calls, bar, phase, change.shares, change.taken, change.prices, fee,
+            at, calls, bar, phase, change.shares, change.taken, change.prices, fee, True,
         )  # fmt: skip
         for k, place in enumerate(at.tolist()):
             self.kept[place] = kept[k : k + 1].copy()
@@ -103,6 +103,10 @@ class Group:
         """The other way round, for a time at which the symbol has a bar."""
         return int(np.searchsorted(self.of.when, key // 3)) * 3 + key % 3
 
+    def market(self, side: float) -> Market:
+        """The bars as a side sees them."""
+        return self.of.market
+
     def open_at(self, moment: int, side: float, price: float) -> Integers:
         """Who is open at a moment on that side and in profit at a price; with side 0 who is open."""
         found = find_winners(self.since, self.until, self.side, self.entry, moment, side, price, self._room)
@@ -113,7 +117,7 @@ class Group:
         moved = self.of.market.series[FUNDING, moment // 3] - self.funding[members]
         return moved, (self.side[members] * self.quantity[members]) * moved
 
-    def equity(self, members: Integers, moment: int, price: float) -> Floats:
+    def equity(self, members: Integers, moment: int, price: float | Floats) -> Floats:
         """E of MODEL §4."""
         signed = self.side[members] * self.quantity[members]
         _, paid = self.paid(members, moment)
@@ -124,9 +128,9 @@ class Group:
         """What a ranking may know: of all accounts a row stands for together."""
         weight, quantity, margin = self.weight[members], self.quantity[members], self.margin[members]
         moved, paid = self.paid(members, moment)
-        needed = np.empty(members.size)
+        needed, market = np.empty(members.size), self.market(float(self.side[members[0]]))
         requirements(
-            self.of.market, self.of.rates, self.side[members], quantity, self.entry[members], margin, self.funding[members],
+            market, self.of.rates, self.side[members], quantity, self.entry[members], margin, self.funding[members],
             moment // 3, mark, needed,
         )  # fmt: skip
         return Candidates(

@@ -10,14 +10,14 @@ import polars as pl
 
 from perpbt.book import Book
 from perpbt.coupling.groups import Group, SymbolRows
-from perpbt.coupling.settlement import Settlement
+from perpbt.coupling.settlement import Fund
 from perpbt.kernels.adding import EVENT, fund_events
 from perpbt.kernels.tables import Floats, Integers, Table
 from perpbt.settle import COVERS, LEDGER, FundTerms, ledger_frame
 
 
 def coupled_ledger(
-    book: Book, terms: FundTerms, symbols: Sequence[SymbolRows], groups: Sequence[Group], settlements: Sequence[Settlement],
+    book: Book, terms: FundTerms, symbols: Sequence[SymbolRows], groups: Sequence[Group], settlements: Sequence[Fund],
     times: Integers, weight: Floats,
 ) -> pl.DataFrame:  # fmt: skip
     """As `perpbt.settle.ledger`, with the columns adl, outside and socialised: money that covered deficits beside the fund's.
@@ -58,9 +58,7 @@ def events_of(book: Book, of: SymbolRows, world: Integers, weight: Floats, terms
     return events[:written]
 
 
-def balances_after(
-    events: Table, terms: FundTerms, settlements: Sequence[Settlement], times: Integers
-) -> Floats:
+def balances_after(events: Table, terms: FundTerms, settlements: Sequence[Fund], times: Integers) -> Floats:
     """The balance of each event's fund after the event's bar."""
     after = np.zeros(events.size)
     when = np.searchsorted(times, events["time"])
@@ -74,7 +72,7 @@ def balances_after(
 
 
 def covers_by_moment(
-    settlements: Sequence[Settlement], times: Integers
+    settlements: Sequence[Fund], times: Integers
 ) -> dict[tuple[int, int, int], dict[str, float]]:
     """Who covered what, by time, world and symbol; the phases of a bar together."""
     found: dict[tuple[int, int, int], dict[str, list[float]]] = {}

@@ -7,13 +7,14 @@ that were touched have changed. Between shortfalls nothing is looked at but sums
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from perpbt.config import TriggerSpec
-from perpbt.coupling.flows import Flows
+from perpbt.coupling.flows import Draw, Flows
 from perpbt.coupling.groups import Group
 from perpbt.coupling.refilling import Crowding
 from perpbt.coupling.shortfall import Bankrupt, Cover, Shortfall
@@ -65,26 +66,76 @@ class Covered:
     cover: Cover
 
 
-class Settlement:
-    """One fund on its way through time."""
+class Fund:
+    """One fund on its way through time: what every way of settling has in common."""
 
-    def __init__(
-        self,
-        groups: list[Group],
-        terms: Terms,
-        seed: float,
-        fee_share: float,
-        times: Integers,
-        crowding: Crowding | None,
-    ) -> None:
-        self.groups, self.terms, self.times, self.crowding = groups, terms, times, crowding
-        self.flows = Flows(groups, fee_share)
+    def __init__(self, groups: Sequence[Group], terms: Terms, seed: float, times: Integers) -> None:
+        self.groups, self.terms, self.times = groups, terms, times
         self.balance = seed
         self.floor = None if terms.spec.trigger is None else Floor(terms.spec.trigger, seed)
         self.keys: list[Integers] = []
         self.balances: list[Floats] = []
         self.covered: list[Covered] = []
         self.events: list[tuple[int, Group, list[dict[str, Any]]]] = []
+
+    def after(self, key: int, balance: float) -> None:
+        """Note the balance after a moment."""
+        self.balance = balance
+        self.keys.append(np.array([key]))
+        self.balances.append(np.array([balance]))
+        if self.floor is not None:
+            self.floor.see(int(self.times[key // 3]), balance)
+
+    def meet(self, key: int, credit: float, drawn: float, draws: Sequence[Draw]) -> None:
+        """A moment with its flows: credits, then draws, then whoever covers what the fund cannot or may not pay."""
+        balance = self.balance + credit
+        may = balance if self.floor is None else self.floor.allowed(int(self.times[key // 3]), balance, drawn)
+        paid = min(may, drawn)
+        balance = balance - paid
+        covers = self.cover(key, drawn, drawn - paid, draws) if drawn > paid else []
+        still = math.fsum(one.cover.uncovered for one in covers)
+        more = min(balance, still)
+        if more > 0.0:  # what a trigger held back
+            for one in covers:
+                one.cover.uncovered = one.cover.uncovered - more * (one.cover.uncovered / still)
+        self.covered += covers
+        self.after(key, balance - more)
+
+    def cover(self, key: int, drawn: float, short: float, draws: Sequence[Draw]) -> list[Covered]:
+        """Symbol by symbol, in order."""
+        covers = []
+        for number in sorted({draw.group for draw in draws}):
+            group, mine = self.groups[number], [draw for draw in draws if draw.group == number]
+            members = np.array([draw.member for draw in mine], dtype=np.int64)
+            deficits = np.array([draw.deficit for draw in mine])
+            sides = [side for side in (1.0, -1.0) if (group.side[members] == side).any()]
+            event = Shortfall(group, self.terms, group.moment(key))
+            bankrupt = [Bankrupt.of(group, members, deficits, side) for side in sides]
+            covers.append(Covered(key, group, event.meet(bankrupt, drawn, short)))
+            if event.rows:
+                self.change(number, event, key)
+                self.events.append((key, group, event.rows))
+        return covers
+
+    def change(self, number: int, event: Shortfall, key: int) -> None:
+        """Change the positions a shortfall has touched."""
+        raise NotImplementedError
+
+
+class Settlement(Fund):
+    """A fund of positions that are finished already: it leaps from shortfall to shortfall, and the touched live on."""
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        terms: Terms,
+        seed: float,
+        fee_share: float,
+        times: Integers,
+        crowding: Crowding | None,
+    ) -> None:
+        super().__init__(groups, terms, seed, times)
+        self.flows, self.crowding = Flows(groups, fee_share), crowding
 
     def run(self) -> None:
         """To the end of the data."""
@@ -125,46 +176,10 @@ class Settlement:
             at += 1
         return at
 
-    def after(self, key: int, balance: float) -> None:
-        """Note the balance after a moment."""
-        self.balance = balance
-        self.keys.append(np.array([key]))
-        self.balances.append(np.array([balance]))
-        if self.floor is not None:
-            self.floor.see(int(self.times[key // 3]), balance)
-
     def short(self, at: int) -> None:
         """A moment the fund cannot or may not pay for alone."""
-        key, drawn = int(self.flows.keys[at]), float(self.flows.draw[at])
-        balance = self.balance + float(self.flows.credit[at])
-        may = balance if self.floor is None else self.floor.allowed(int(self.times[key // 3]), balance, drawn)
-        paid = min(may, drawn)
-        balance = balance - paid
-        covers = self.cover(key, drawn, drawn - paid)
-        still = math.fsum(one.cover.uncovered for one in covers)
-        more = min(balance, still)
-        if more > 0.0:  # what a trigger held back
-            for one in covers:
-                one.cover.uncovered = one.cover.uncovered - more * (one.cover.uncovered / still)
-        self.covered += covers
-        self.after(key, balance - more)
-
-    def cover(self, key: int, drawn: float, short: float) -> list[Covered]:
-        """Symbol by symbol, in order."""
-        draws = self.flows.drawn(key)
-        covers = []
-        for number in sorted({draw.group for draw in draws}):
-            group, mine = self.groups[number], [draw for draw in draws if draw.group == number]
-            members = np.array([draw.member for draw in mine], dtype=np.int64)
-            deficits = np.array([draw.deficit for draw in mine])
-            sides = [side for side in (1.0, -1.0) if (group.side[members] == side).any()]
-            event = Shortfall(group, self.terms, group.moment(key))
-            bankrupt = [Bankrupt.of(group, members, deficits, side) for side in sides]
-            covers.append(Covered(key, group, event.meet(bankrupt, drawn, short)))
-            if event.rows:
-                self.change(number, event, key)
-                self.events.append((key, group, event.rows))
-        return covers
+        key = int(self.flows.keys[at])
+        self.meet(key, float(self.flows.credit[at]), float(self.flows.draw[at]), self.flows.drawn(key))
 
     def change(self, number: int, event: Shortfall, key: int) -> None:
         """Let those who were touched live on, and bring their new flows into the order of time."""

@@ -91,7 +91,7 @@ class Shortfall:
 
     def marks(self, side: float) -> tuple[float, float]:
         """The mark of the moment and the one before it: in the range, the extreme the bankrupt side was tested at."""
-        series, bar = self.group.of.market.series, self.moment // 3
+        series, bar = self.group.market(side).series, self.moment // 3
         if self.phase == RANGE:
             return float(series[MARK_LOW if side > 0.0 else MARK_HIGH, bar]), float(series[MARK_OPEN, bar])
         return float(series[MARK_OPEN, bar]), float(
@@ -163,9 +163,11 @@ class Shortfall:
 
     def socialise(self, loss: float) -> float:
         """Take a loss out of margins; returns how much of it was taken."""
-        group, series, bar = self.group, self.group.of.market.series, self.moment // 3
-        mark = float(series[MARK_OPEN if self.phase == OPEN else MARK_CLOSE, bar])
-        members = group.open_at(self.moment, 0.0, mark)
+        group, bar = self.group, self.moment // 3
+        row = MARK_OPEN if self.phase == OPEN else MARK_CLOSE
+        members = group.open_at(self.moment, 0.0, 0.0)
+        seen = [float(group.market(side).series[row, bar]) for side in (1.0, -1.0)]
+        mark = np.where(group.side[members] > 0.0, *seen)
         weight = group.weight[members]
         left = np.maximum(group.equity(members, self.moment, mark), 0.0)
         signed = group.side[members] * group.quantity[members]

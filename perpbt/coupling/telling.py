@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from perpbt.coupling.settlement import Settlement
+from perpbt.book import Book
+from perpbt.coupling.looped import Looped, Push
+from perpbt.coupling.settlement import Fund
 from perpbt.frames import times as moments_of
 from perpbt.given import GivenOrder
-from perpbt.kernels.tables import Integers
+from perpbt.kernels.tables import HIGH, LAST_OPEN, LOW, MARK_CLOSE, MARK_OPEN, Integers
 from perpbt.terms import Terms
 
 PHASES = ("open", "range")
 NUMBERS = ("quantity", "fraction", "price", "given_up")
 
 
-def deleveraged(order: GivenOrder, settlements: Sequence[Settlement], times: Integers) -> pl.DataFrame:
+def deleveraged(order: GivenOrder, settlements: Sequence[Fund], times: Integers) -> pl.DataFrame:
     """A row for each position that was closed in part or whole for others, or paid for them, and moment.
 
     Columns: time, world, symbol, phase ("open" or "range" of the bar), kind ("adl", or "socialised": money out of
@@ -83,4 +86,55 @@ def told(terms: Terms, adl: pl.DataFrame) -> dict[str, Any]:
         "deleveraged": closed.height,
         "deleveraged_accounts": closed["account"].n_unique(),
         "deleveraging_moments": closed.select("time", "world", "symbol", "phase").n_unique(),
+    }
+
+
+def cascades(book: Book, groups: Sequence[Looped]) -> pl.DataFrame:
+    """A row for each push of a price: a moment, world, symbol and side liquidated.
+
+    Columns: time, world, symbol, phase ("open" or "range" of the bar), side (that fell), rounds (times everybody was looked at again),
+    liquidations (rows) and of these first (before any push of this phase), volume and first_volume (quote currency at the bar's open, times weight), displacement (of that side's prices, a fraction of the bar's open), shock (adverse move of the bar itself, a fraction:
+    in the range from the last open to the extreme, at the open from the mark close before to the mark open), amplification
+    ((shock + |displacement|) / shock, null without a shock), branching_ratio (1 - first_volume / volume: of what fell, the share that others' falling
+    brought down). In the order of time.
+    """
+    rows = [push_told(book, group, push) for group in groups for push in group.pushes]
+    schema: dict[str, Any] = {
+        "time": pl.Int64, "world": pl.String, "symbol": pl.String, "phase": pl.String, "side": pl.String, "rounds": pl.Int64,
+        "liquidations": pl.Int64, "first": pl.Int64, **dict.fromkeys(
+            ("volume", "first_volume", "displacement", "shock", "amplification", "branching_ratio"), pl.Float64
+        ),
+    }  # fmt: skip
+    made = pl.DataFrame(rows, schema=schema).sort("time", "world", "symbol", "phase", "side")
+    return made.with_columns(pl.col("time").cast(pl.Datetime("ms")).dt.replace_time_zone("UTC"))
+
+
+def push_told(book: Book, group: Looped, push: Push) -> dict[str, Any]:
+    """One push by name."""
+    bar, phase = divmod(push.moment, 3)
+    series, shock = group.of.market.series, 0.0
+    if phase == 1:
+        opened = series[LAST_OPEN, bar]
+        shock = push.side * (opened - series[LOW if push.side > 0 else HIGH, bar]) / opened
+    elif bar > 0:
+        before = series[MARK_CLOSE, bar - 1]
+        shock = max(push.side * (before - series[MARK_OPEN, bar]) / before, 0.0)
+    volume, first = math.fsum(push.volume), math.fsum(push.first_volume)
+    return {
+        "time": int(group.of.market.time[bar]), "world": book.worlds[group.world], "symbol": book.symbols[group.of.index],
+        "phase": PHASES[phase], "side": "long" if push.side > 0 else "short", "rounds": push.rounds,
+        "liquidations": push.liquidations, "first": push.first, "volume": volume, "first_volume": first,
+        "displacement": push.displacement, "shock": float(shock),
+        "amplification": float((shock + abs(push.displacement)) / shock) if shock > 0.0 else None,
+        "branching_ratio": 1.0 - first / volume,
+    }  # fmt: skip
+
+
+def told_of_feedback(pushes: pl.DataFrame, before: float, after: float) -> dict[str, Any]:
+    """Liquidations with and without feedback, accounts by weight, and the share that feedback caused."""
+    return {
+        "pushes": pushes.height,
+        "liquidated_without_feedback": before,
+        "liquidated_with_feedback": after,
+        "share_caused_by_feedback": 1.0 - before / after if after > 0.0 else 0.0,
     }

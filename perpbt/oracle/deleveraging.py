@@ -129,7 +129,7 @@ def marks(m: Record, symbol: str, i: int, step: str, side: int, view: Record) ->
     bar = view["sides"][side]
     if step == "C":
         return bar["mark_low" if side > 0 else "mark_high"], bar["mark_open"]
-    return bar["mark_open"], m["bars"][symbol][i - 1]["mark_close"] if i > 0 else bar["mark_open"]
+    return bar["mark_open"], m["mark_before"].get((view["world"], symbol), bar["mark_open"])
 
 
 def deleverage(

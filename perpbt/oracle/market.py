@@ -47,7 +47,7 @@ def run_market(
     m: Record = {
         "bars": bars, "cf": cf, "venue": venue, "rules": rules, "options": options, "allocate": allocate,
         "people": [{**one, "p": None, "row": None, "given_up": 0.0, "socialised": 0.0} for one in people],
-        "displaced": {}, "funds": {}, "adl": [], "cascades": [], "outside": {},
+        "displaced": {}, "mark_before": {}, "funds": {}, "adl": [], "cascades": [], "outside": {},
     }  # fmt: skip
     for one in m["people"]:
         if one["entry_bar"] is None:
@@ -108,18 +108,18 @@ def run_phase(m: Record, world: str, symbol: str, i: int, phase: str, view: Reco
     """Who leaves in this phase: with pressure, looked at again until nobody more falls. Then all fills at once."""
     bar_before = {one["identifier"]: one for one in there(m, world, symbol)}
     alive = [one for one in bar_before.values() if phase == "C" or one["entry_bar"] < i]
-    fallen: dict[int, Leaving] = {}
+    fallen: set[int] = set()
     rounds: list[list[Record]] = []
     while True:
-        decided = {}
-        for one in alive:
-            if one["identifier"] not in fallen:
-                decided[one["identifier"]] = decide(m, one, i, phase, view["sides"][one["p"]["side"]])
-        new = [one for one in alive if is_liquidation(decided.get(one["identifier"]))]
+        decided = {
+            one["identifier"]: decide(m, one, i, phase, view["sides"][one["p"]["side"]]) for one in alive
+        }
+        falling = [one for one in alive if is_liquidation(decided[one["identifier"]])]
+        new = [one for one in falling if one["identifier"] not in fallen]
         if not new:
             break
         rounds.append(new)
-        fallen |= {one["identifier"]: decided[one["identifier"]] for one in new}
+        fallen |= {one["identifier"] for one in new}
         if not pressure.push(m, view, phase, new):
             break
     pressure.record(m, world, symbol, i, phase, view, rounds)
@@ -130,8 +130,6 @@ def run_phase(m: Record, world: str, symbol: str, i: int, phase: str, view: Reco
             one["at_open"] = margin_ratio(
                 one["p"], bar["mark_open"], m["cf"][symbol][i], in_force(m["venue"], i)
             )
-        if one["identifier"] in fallen:  # it stays fallen, and is filled where the price ends up
-            decided[one["identifier"]] = refilled(m, one, i, phase, bar, fallen[one["identifier"]])
     leavers = [one for one in alive if decided[one["identifier"]]]
     crowds = [crowd_of(m, one, leavers, decided) for one in leavers]
     for one, crowd in zip(leavers, crowds, strict=True):
@@ -152,16 +150,6 @@ def decide(m: Record, one: Record, i: int, phase: str, bar: Record) -> Leaving |
         return exit_in_range(p, bar, cf, venue, m["rules"])
     due = order.get("exit_due") is not None and bar["ts"] >= order["exit_due"]
     return exit_at_open(p, bar, cf, venue, m["rules"], due, False)
-
-
-def refilled(m: Record, one: Record, i: int, phase: str, bar: Record, left: Leaving) -> Leaving:
-    """§5 for a liquidation, at the prices where the phase ended up."""
-    if phase == "B":
-        return left[0], bar["open"], False
-    p, cf, venue = one["p"], m["cf"][one["symbol"]][i], in_force(m["venue"], i)
-    price = liquidation_price(p, cf, venue, bar["mark_low"], bar["mark_high"])
-    base = min(price, bar["open"]) if p["side"] > 0 else max(price, bar["open"])
-    return left[0], min(max(base, bar["low"]), bar["high"]), False
 
 
 def crowd_of(

@@ -13,6 +13,7 @@ import math
 from .shapes import Record
 
 LEAST = 0.01  # of a price is left whatever pushes it
+NOTHING = 1e-9  # a displacement below this is none
 LAST = ("open", "high", "low", "close")
 
 
@@ -36,7 +37,7 @@ def quoted(m: Record, world: str, symbol: str, i: int) -> Record:
     """The bar before anybody moves: what earlier bars' pressure has left."""
     bar, options = m["bars"][symbol][i], m["options"].get("pressure")
     start = m["displaced"].get((world, symbol), 0.0)
-    view = {"bar": bar, "start": start, "volume": {+1: 0.0, -1: 0.0}, "terms": {+1: [], -1: []},
+    view = {"world": world, "bar": bar, "start": start, "volume": {+1: 0.0, -1: 0.0}, "terms": {+1: [], -1: []},
             "at_open": {+1: start, -1: start}, "now": {+1: start, -1: start}}  # fmt: skip
     if options is None:
         return {**view, "quoted": bar, "sides": {+1: bar, -1: bar}}
@@ -90,7 +91,9 @@ def remember(m: Record, world: str, symbol: str, view: Record) -> None:
     """What is left of the bar's pressure at the next."""
     options = m["options"].get("pressure")
     if options is not None:
-        m["displaced"][world, symbol] = (1 - options["decay"]) * net(view)
+        left = (1 - options["decay"]) * net(view)
+        m["displaced"][world, symbol] = left if abs(left) >= NOTHING else 0.0
+    m["mark_before"][world, symbol] = view["sides"][+1]["mark_close"]
 
 
 def record(
@@ -104,11 +107,10 @@ def record(
         if not any(by_round):
             continue
         sold = [
-            math.fsum(one["weight"] * (one["p"]["quantity"] * view["bar"]["open"]) for one in new)
-            for new in by_round
+            [one["weight"] * (one["p"]["quantity"] * view["bar"]["open"]) for one in new] for new in by_round
         ]
         m["cascades"].append({
             "time": view["bar"]["ts"], "world": world, "symbol": symbol, "phase": phase, "side": side,
             "rounds": len(rounds), "liquidations": sum(len(new) for new in by_round), "first": len(by_round[0]),
-            "volume": math.fsum(sold), "first_volume": sold[0], "displacement": view["now"][side] - view["start"],
+            "volume": math.fsum(value for new in sold for value in new), "first_volume": math.fsum(sold[0]), "displacement": view["now"][side] - view["start"],
         })  # fmt: skip

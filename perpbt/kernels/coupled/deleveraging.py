@@ -128,7 +128,7 @@ def alter(
 @part
 def change(
     market: Market, rates: Rates, plan: Plan, signals: Signals, lane: Lane, kept: Plan, rows: Table, at: int, call: Row,
-    calls: Table, trace: Table, bar: int, phase: int, share: float, taken: float, price: float, fee_rate: float,
+    calls: Table, trace: Table, bar: int, phase: int, share: float, taken: float, price: float, fee_rate: float, to_the_end: bool,
 ) -> None:  # fmt: skip
     """Bring a position to `bar`, in which it is known not to end before the moment, change it there, and let what is left live on."""
     row = rows[at]
@@ -136,6 +136,10 @@ def change(
         begin(market, rates, plan, signals, lane, kept, rows, row["lane"], at)
     watch = watch_for(float(row["side"]), plan["stop_on_mark"], plan["target_on_mark"], plan["trail_on_mark"])
     for leg in range(2):  # one walk in the code: it is long, and compiled where it stands
+        if leg == 0 and bar < 0:
+            continue
+        if leg == 1 and not to_the_end:
+            return
         pause = bar if leg == 0 else market.time.size
         if leg == 1 or kept["bar"] < bar:
             term = Term(kept["entry_bar"], kept["time_bar"], kept["signal_bar"])
@@ -156,22 +160,23 @@ def change(
 @part
 def change_each(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, places: Integers,
-    calls: Table, trace: Table, bar: int, phase: int, shares: Floats, taken: Floats, prices: Floats, fee_rate: float,
+    calls: Table, trace: Table, bar: int, phase: int, shares: Floats, taken: Floats, prices: Floats, fee_rate: float, to_the_end: bool,
 ) -> None:  # fmt: skip
     """`change_positions`, with bare arrays."""
     for k in range(places.size):
         change(
             market, rates, plans[k], signals, lanes[k], kept[k], rows, places[k], calls[k], calls, trace, bar, phase,
-            shares[k], taken[k], prices[k], fee_rate,
+            shares[k], taken[k], prices[k], fee_rate, to_the_end,
         )  # fmt: skip
 
 
 @kernel
 def change_positions(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, places: Integers,
-    calls: Table, bar: int, phase: int, shares: Floats, taken: Floats, prices: Floats, fee_rate: float,
+    calls: Table, bar: int, phase: int, shares: Floats, taken: Floats, prices: Floats, fee_rate: float, to_the_end: bool,
 ) -> None:  # fmt: skip
-    """Change the position of each row places[k], which is that of lane k by plan k, and let it live on.
+    """Change the position of each row places[k], which is that of lane k by plan k, in a bar (below 0: not at all), and let it live on:
+    `to_the_end`, or as kept.
 
     `shares` is the fraction closed at prices[k], 1 the whole; `taken` money taken from the margin of the rest. `kept` is how each was kept at its last change, state AHEAD for one that was never changed; it is brought up to date. calls[k], with
     row -1, becomes the part closed; money taken is a negative deficit in it.
@@ -180,7 +185,7 @@ def change_positions(
     change_each(
         bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
         bare(lanes), bare(kept), bare(rows), bare(places), bare(calls), bare(held), bar, phase, bare(shares), bare(taken),
-        bare(prices), fee_rate,
+        bare(prices), fee_rate, to_the_end,
     )  # fmt: skip
     held[0]["at"] = 0  # still here
 
