@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from perpbt import adl, clearing
     from perpbt.backtesting import backtest
     from perpbt.clearing import clear
-    from perpbt.config import FundSpec, Policy, PolicyGrid, Rules, load_spec
+    from perpbt.config import FundSpec, Liquidation, Policy, PolicyGrid, Rules, load_spec
     from perpbt.errors import InputError, PerpbtError, RunError
     from perpbt.explanation import Explanation, explain
     from perpbt.load import Bars, describe, load_bars
@@ -34,6 +34,7 @@ _HOMES = {
     "Findings": "studies",
     "FundSpec": "config",
     "InputError": "errors",
+    "Liquidation": "config",
     "PerpbtError": "errors",
     "Policy": "config",
     "PolicyGrid": "config",
@@ -69,6 +70,7 @@ __all__ = [
     "Findings",
     "FundSpec",
     "InputError",
+    "Liquidation",
     "PerpbtError",
     "Policy",
     "PolicyGrid",

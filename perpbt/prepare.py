@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from perpbt.config import Rules
+from perpbt.config import Liquidation, Rules
 from perpbt.contracts import Contract, ratio
 from perpbt.errors import InputError
 from perpbt.kernels.pyramid import no_pyramid, pyramid_over
@@ -48,7 +48,6 @@ from perpbt.load import SymbolBars
 from perpbt.mapped import MEMORY, Shelf
 from perpbt.margining.epochs import Epochs, one_epoch
 from perpbt.mirror import reciprocal_bars
-from perpbt.procedures import Liquidation
 from perpbt.venue import Venue
 from perpbt.venue_tables.maintenance import MaintenanceTerms
 
@@ -243,7 +242,7 @@ def procedure_for(wanted: Liquidation, rates: Rates, symbol: str) -> Procedure |
             f"liquidation = {wanted.procedure!r} (close = {wanted.close!r}) with {what} ({symbol}); allowed there: 'full' on the market"
         )
     given = wanted.numbers()
-    whole = {"most_steps", "cool_down", "slices"}
+    whole = {"most_steps", "cool_down", "lowest_tiers", "slices"}
     numbers: dict[str, Any] = {
         name: int(given[name]) if name in whole else float(given[name])
         for name in Procedure._fields

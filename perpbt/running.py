@@ -73,6 +73,7 @@ def run_spec(spec: RunSpec, *, progress: Progress | None = None, scratch: Path |
         tiers_as={symbol: other for symbol, other in spec.venue.tiers_as.items() if symbol in bars.symbols},
         tiers=None if spec.venue.tiers is None else spec.resolve(spec.venue.tiers),
         dynamic=spec.dynamic,
+        liquidation=spec.liquidation,
         fund=spec.fund,
         open_interest=read_open_interest(spec),
         crowding=spec.world.crowding,

@@ -19,7 +19,7 @@ import polars as pl
 from perpbt import venue_tables
 from perpbt.book import Spool
 from perpbt.budget import A_KNOWN, A_MARGIN, A_SIGNAL, A_TURNOVER, Budget
-from perpbt.config import Duration, DynamicMargin, FundSpec, Rules, TurnoverInterest
+from perpbt.config import Duration, DynamicMargin, FundSpec, Liquidation, Rules, TurnoverInterest
 from perpbt.config.fields import Spec
 from perpbt.config.memory import parse_memory
 from perpbt.contracts import Contract
@@ -31,7 +31,7 @@ from perpbt.load.columns import TIMES_ALLOWED, number_expression, symbol_express
 from perpbt.load.windows import collect_in_windows
 from perpbt.mapped import MEMORY, Files, Shelf, pieces
 from perpbt.prepare import contract_for
-from perpbt.procedures import Asked, Liquidation, Procedures, chosen, refuse_coupling
+from perpbt.procedures import Asked, Procedures, chosen, refuse_coupling
 from perpbt.settle import FundTerms
 from perpbt.terms import Terms
 from perpbt.venue import Venue, load_venue

@@ -186,7 +186,7 @@ def simulate(
             {"days_of_turnover": x}, which goes with the market.
         crowding: fill liquidations of the same world, symbol, side and moment against their total.
         liquidation: how positions below maintenance are closed: None or "full" (the whole at once), "venue" (as
-            the venue's file says), another name or the numbers of a `perpbt.procedures.Liquidation`. Whose steps close
+            the venue's file says), another name or the numbers of a `perpbt.Liquidation`. Whose steps close
             less than all are in `result.extra["liquidations"]`; not with crowding.
         rules: intrabar, take_profit_fill, oversize, funding_price.
         engine: "auto", "skip", "dense" or "oracle" (plain Python, for small runs). threads: default all cores.

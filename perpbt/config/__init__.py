@@ -18,6 +18,7 @@ from perpbt.config.forms import (
     RiskSizing,
     TopUp,
 )
+from perpbt.config.liquidation import Liquidation
 from perpbt.config.margin import DynamicMargin
 from perpbt.config.policy import Policy, PolicyGrid, as_policies
 from perpbt.config.run import (
@@ -47,6 +48,7 @@ __all__ = [
     "DynamicMargin",
     "EquitySizing",
     "FundSpec",
+    "Liquidation",
     "MarginDistance",
     "Offsets",
     "OutputSpec",

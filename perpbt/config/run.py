@@ -21,6 +21,7 @@ from pydantic import BeforeValidator, Discriminator, Field, PlainValidator, Priv
 
 from perpbt.config.fields import Duration, Listed, OrNone, Range, Spec, fault
 from perpbt.config.forms import Positive, Span
+from perpbt.config.liquidation import Chosen, Liquidation
 from perpbt.config.margin import DynamicMargin
 from perpbt.config.memory import Memory
 from perpbt.config.policy import PolicyGrid
@@ -252,6 +253,8 @@ class RunSpec(Spec):
     fund: FundSpec = FundSpec()
     world: WorldSpec = WorldSpec()
     rules: Rules = Rules()
+    liquidation: Chosen = Liquidation()
+    """How positions below maintenance are closed: a procedure by name, "venue", or a table of its numbers."""
     strategy: Annotated[tuple[StrategySpec, ...], Listed()]
     policy: PolicyGrid = PolicyGrid()
     offsets: Starts = Offsets(count=1)

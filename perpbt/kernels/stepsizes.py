@@ -182,7 +182,7 @@ def reducing(
 
 @part
 def down_the_ladder(rates: Rates, rule: Procedure, position: Position, at: Moment, spell: Spell) -> Step:
-    """BitMEX, Bybit: down to the cap of the next lower tier; from the lowest, the whole.
+    """BitMEX, Bybit: down to the cap of the next lower tier; from the lowest ones, the whole.
 
     Where a tier's rate holds for the whole position, down to where it stays in the lower tier at the highest mark of the phase.
     """
@@ -190,7 +190,7 @@ def down_the_ladder(rates: Rates, rule: Procedure, position: Position, at: Momen
     if rates.entry_maintenance:
         price = position.entry
     k = tier_of(rates, position.quantity * price)
-    if k == 0:
+    if k < rule.lowest_tiers:
         return Step(position.quantity, 0.0, at_last(rates, rule, at.base), spell)
     kept = (rates.tiers[k - 1, CAP] / price) * LOWER
     return Step(position.quantity - kept, kept, on_market(rates, at.base), spell)

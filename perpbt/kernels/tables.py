@@ -147,7 +147,7 @@ class Rates(NamedTuple):
 
 
 class Procedure(NamedTuple):
-    """How a venue liquidates: `perpbt.procedures.Liquidation` in numbers, 0 for what its kind does not read."""
+    """How a venue liquidates: `perpbt.config.Liquidation` in numbers, 0 for what its kind does not read."""
 
     kind: int
     takeover: bool  # of the last step
@@ -167,6 +167,7 @@ class Procedure(NamedTuple):
     fee_growth: float
     grace_slots: float
     slot_ms: float
+    lowest_tiers: int
     slices: int
     risk_aversion: float
 

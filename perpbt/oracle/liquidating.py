@@ -199,7 +199,7 @@ def size_to_cover(p: Record, fill: float, cost: float, share: float, at: Record,
 
 
 def ladder(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> Step:
-    """BitMEX, Bybit: down to the cap of the next lower tier; from the lowest, the whole.
+    """BitMEX, Bybit: down to the cap of the next lower tier; from the lowest ones, the whole.
 
     Where a tier's rate holds for the whole position, down to where it stays in the lower tier at the highest mark of the phase.
     """
@@ -210,7 +210,7 @@ def ladder(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> Ste
     k = 0
     while k < len(tiers) and p["quantity"] * price > tiers[k]["cap"]:
         k += 1
-    if k == 0:
+    if k < venue["liquidation"]["lowest_tiers"]:
         return p["quantity"], 0.0, last(base, venue)
     kept = (tiers[k - 1]["cap"] / price) * LOWER
     return p["quantity"] - kept, kept, market(base, venue)
