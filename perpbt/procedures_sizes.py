@@ -1,7 +1,6 @@
 """How much a liquidation closes, as formulas of plain numbers: what the procedures of `perpbt.procedures` do, for one position.
 
-In: numbers (quote currency, base units, fractions). Out: numbers. Nothing here knows bars or accounts. Each formula names its
-source. How much puts a position back above maintenance: `perpbt.adl.partial_size`.
+In: numbers (quote currency, base units, fractions). Out: numbers. Nothing here knows bars or accounts. Each formula names its source.
 """
 
 from __future__ import annotations
@@ -10,6 +9,44 @@ import math
 from collections.abc import Sequence
 
 from perpbt.errors import InputError
+
+
+def reduction_size(
+    *, equity: float, quantity: float, side: str, price: float, fill: float, rate: float, fee: float = 0.0, cost: float = 0.0
+) -> float:  # fmt: skip
+    """Smallest quantity whose sale at `fill` leaves equity = rate x price x what is left: (rate p Q - e + cost) / (s (F - p) - fee p + rate p).
+
+    `equity` is that at mark `price`, `rate` the maintenance rate, `fee` a fraction of price x quantity sold, `cost` a fixed cost. 0 where
+    nothing has to be sold, infinite where no sale helps. More than `quantity` means the whole: nothing is left to be above maintenance.
+    Source: Chitra, Autodeleveraging (arXiv 2512.01112), rearranged. Raises InputError for a side that is neither "long" nor "short".
+    """
+    short = rate * price * quantity - equity + cost
+    if short <= 0:
+        return 0.0
+    gain = (_sign(side) * (fill - price) - fee * price) + rate * price
+    return short / gain if gain > 0 else math.inf
+
+
+def reduction_size_with_impact(
+    *, equity: float, quantity: float, price: float, rate: float, impact: float, cost: float = 0.0
+) -> float:
+    """As `reduction_size` where selling x moves the fill by (impact / 2) x against the seller: the smaller root of
+    (impact / 2) x^2 - rate p x + (rate p Q - e + cost) = 0; infinite where there is none: reducing is self-defeating.
+    """
+    short = rate * price * quantity - equity + cost
+    if short <= 0:
+        return 0.0
+    if is_self_defeating(equity=equity, quantity=quantity, price=price, rate=rate, impact=impact, cost=cost):
+        return math.inf
+    slope = rate * price
+    return 2 * short / (slope + math.sqrt(max(slope * slope - 2 * impact * short, 0.0)))
+
+
+def is_self_defeating(
+    *, equity: float, quantity: float, price: float, rate: float, impact: float, cost: float = 0.0
+) -> bool:
+    """Whether no partial sale can restore maintenance under linear impact: 2 impact (rate p Q - e + cost) > (rate p)^2."""
+    return 2 * impact * (rate * price * quantity - equity + cost) > (rate * price) ** 2
 
 
 def size_to_cover(

@@ -1,7 +1,7 @@
 """Liquidation in steps: three engines to the bit, the defining property of each procedure, money, order, closed forms and worked examples.
 
 Examples by their number in the worked examples of `tests/test_worked_examples.py`: G41 dYdX's fund, G42 and G44 Drift's sizes and fees;
-the size of a reducing order is that of `perpbt.adl.partial_size` (tests/test_adl_losses.py).
+partial size and the bound beyond which it is self-defeating: Chitra, Autodeleveraging (arXiv 2512.01112).
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from test_engine_equals_oracle import (
 from test_engines_agree import LANES, population, same_tables, walk
 
 import perpbt
-from perpbt import adl
 from perpbt import procedures_sizes as sizes
 from perpbt.config.liquidation import PROCEDURES, Liquidation
 from perpbt.errors import InputError
@@ -229,9 +228,14 @@ def test_a_reducing_order_restores_maintenance_at_the_worst_mark(target: float, 
         assert need / row["equity_after"] == pytest.approx(target, rel=1e-6)
         if target == 1.0 and venue == "free" and row["before"] * row["worst"] <= 1e3:  # the lowest tier
             have = row["margin_before"] + row["sign"] * row["before"] * (row["worst"] - row["entry_price"])
-            size = adl.partial_size(
-                side=int(row["sign"]), quantity=row["before"], equity=have, mark=row["worst"], maintenance=0.004, fill=row["price"]
-            )  # fmt: skip
+            size = sizes.reduction_size(
+                equity=have,
+                quantity=row["before"],
+                side=row["side"],
+                price=row["worst"],
+                fill=row["price"],
+                rate=0.004,
+            )
             assert row["quantity"] == pytest.approx(size, rel=1e-6)
 
 
@@ -602,6 +606,47 @@ def test_dydx_fund_delta_is_what_a_portion_pays_g41() -> None:
         out = waterfall(1, 100.0, 0.1, 52_000.0, 0.0, fill, "liquidation", 0.0, venue)  # bankrupt at 51,000
         assert out["liquidation_fee"] == pytest.approx(fee, abs=1e-9)
         assert out["deficit"] == pytest.approx(deficit, abs=1e-9)
+
+
+def test_partial_size() -> None:
+    size = sizes.reduction_size(
+        equity=-4.399, quantity=1.0, side="short", price=5.5, fill=5.55, rate=0.1, fee=0.003
+    )
+    assert f"{size:.3f}" == "10.236"
+    assert min(size, 1.0) == 1.0
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.floats(-5, 9.9), st.floats(0.5, 50), st.sampled_from(("long", "short")), st.floats(0.9, 1.1), st.floats(0, 0.01), st.floats(0, 1)
+)  # fmt: skip
+def test_partial_size_solves_its_equation(
+    equity: float, quantity: float, side: str, slip: float, fee: float, cost: float
+) -> None:
+    price, rate = 100.0, 0.1
+    given = {"equity": equity * quantity, "quantity": quantity, "price": price, "rate": rate, "cost": cost}
+    sold = sizes.reduction_size(**given, side=side, fill=price * slip, fee=fee)
+    s = 1 if side == "long" else -1
+    if math.isfinite(sold) and sold > 0:
+        left = given["equity"] + s * sold * (price * slip - price) - fee * price * sold - cost
+        assert left == pytest.approx(rate * price * (quantity - sold), abs=1e-8 * (1 + abs(sold) * price))
+
+
+def test_beyond_a_bound_reducing_is_self_defeating() -> None:
+    """2 a (rate p Q - e + cost) = (rate p)^2 divides the plane; at the bound the root is double."""
+    given = {"quantity": 10.0, "price": 100.0, "rate": 0.05, "equity": 20.0}
+    bound = 25.0 / (2 * 30.0)
+    assert not sizes.is_self_defeating(**given, impact=bound)
+    assert sizes.is_self_defeating(**given, impact=bound * (1 + 1e-12))
+    assert sizes.reduction_size_with_impact(**given, impact=bound * 1.001) == math.inf
+    at = sizes.reduction_size_with_impact(**given, impact=bound)
+    assert at == pytest.approx(5.0 / bound, rel=1e-6)
+    for impact in (1e-9, 0.1, 0.3, bound):
+        sold = sizes.reduction_size_with_impact(**given, impact=impact)
+        assert impact / 2 * sold * sold - 5.0 * sold + 30.0 == pytest.approx(0.0, abs=1e-9)
+        assert sold <= 5.0 / impact * (1 + 1e-9)  # the smaller root
+    tiny = sizes.reduction_size_with_impact(**given, impact=1e-12)
+    assert tiny == pytest.approx(sizes.reduction_size(**given, side="long", fill=100.0), rel=1e-9)
 
 
 def test_best_slices_are_best_and_follow_the_closed_form() -> None:
