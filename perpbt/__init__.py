@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from perpbt import adl, clearing
     from perpbt.backtesting import backtest
     from perpbt.clearing import clear
-    from perpbt.config import FundSpec, Liquidation, Policy, PolicyGrid, Rules, load_spec
+    from perpbt.config import DynamicMargin, FundSpec, Liquidation, Policy, PolicyGrid, Rules, load_spec
     from perpbt.errors import InputError, PerpbtError, RunError
     from perpbt.explanation import Explanation, explain
     from perpbt.load import Bars, describe, load_bars
@@ -30,6 +30,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Bars": "load",
     "DerivedBars": "pricing",
+    "DynamicMargin": "config",
     "Explanation": "explanation",
     "Findings": "studies",
     "FundSpec": "config",
@@ -66,6 +67,7 @@ _ROOMS = ("adl", "clearing")  # modules that are used by their own names
 __all__ = [
     "Bars",
     "DerivedBars",
+    "DynamicMargin",
     "Explanation",
     "Findings",
     "FundSpec",
