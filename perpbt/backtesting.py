@@ -71,6 +71,7 @@ from perpbt.setting import (
     open_bars,
     plan_memory,
 )
+from perpbt.settlement import CoinPrice
 from perpbt.strategy import as_strategies, check_look_ahead, evaluate, evaluate_columns
 from perpbt.venue import Venue
 from perpbt.weights import OpenInterest
@@ -188,6 +189,7 @@ def backtest(
     progress: Progress | None = None,
     memory: int | str | None = None,
     scratch: str | Path | None = None,
+    conversion: Mapping[str, CoinPrice] | None = None,
     strategy_folder: Path | None = None,
 ) -> Result:
     """Trade strategies under a grid of policies.
@@ -221,12 +223,13 @@ def backtest(
         venue=venue, tiers_as=tiers_as, fund=fund, open_interest=open_interest, crowding=crowding, rules=rules,
         liquidation=liquidation,
         engine=engine, threads=threads, equity_every=equity_every, progress=progress,
-        memory=memory, scratch=scratch, tiers=tiers, dynamic=dynamic,
+        memory=memory, scratch=scratch, tiers=tiers, dynamic=dynamic, conversion=conversion,
     )  # fmt: skip
     chosen = as_policies(policies if policies is not None else Policy())
     bound = as_strategies(strategy, folder=strategy_folder)
     refuse_coupled(setting, chosen)
     loaded, starting = open_bars(bars), read_offsets(offsets)
+    setting.settle_in(loaded.symbols)
     order = FollowingOrder(
         tuple(one.label for one in bound),
         tuple(policy.label for policy in chosen),
@@ -289,6 +292,8 @@ def follow_symbol(
         setting.timed("kernels", since)
     if setting.equity_every is not None:
         setting.markets[index] = market
+    if setting.settlement is not None:
+        setting.settlement.note(collected.symbol, market.time, collected.frame)
     return fills.part(rates)
 
 

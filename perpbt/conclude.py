@@ -9,7 +9,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -24,10 +24,11 @@ from perpbt.frames import accounts_table, step_table, times
 from perpbt.kernels.curves import equity_curves
 from perpbt.kernels.tables import REJECTIONS, Floats, Integers, Table
 from perpbt.mirror import in_contracts, restored
-from perpbt.result import Result
+from perpbt.result import OF_FUND, Result, in_quote
 from perpbt.setting import Setting
 from perpbt.settle import CROWD, Crowds, check_run, ledger, make_crowds, sold_by
 from perpbt.settled import Columns, Settled, Settling, Transfers
+from perpbt.settlement import Settlement
 from perpbt.statistics import TOTAL
 from perpbt.stored import AccountsFile, Writer
 from perpbt.weights import Scaling, Weights
@@ -149,7 +150,8 @@ def accounts_frame(setting: Setting, columns: Columns, labels: Labels, first: in
     frame = accounts_table(columns, whose)
     if all(contract.plain for contract in setting.contracts.values()):
         return frame
-    return restored(frame, setting.contracts, sides="side" not in whose)
+    frame = restored(frame, setting.contracts, sides="side" not in whose)
+    return frame if setting.settlement is None else setting.settlement.accounts(frame)
 
 
 def settle_to_file(
@@ -205,7 +207,11 @@ def conclude(
     in_order = setting.budget is not None or setting.equity_every is not None
     tasks = list(spans(book.size, step) if in_order else book.order.tasks())
     weights, crowds = scaled(setting, book, tasks, threads, None if coupled is None else coupled.weights)
-    settling = Settling(book, weights, crowds, setting.terms, groups, not setting.procedures.plain)
+    terms, settlement = setting.terms, setting.settlement
+    if settlement is not None and settlement.mixed:
+        terms = replace(terms, seeds=settlement.seeds(terms.seed, book.first_time))
+    in_steps = not setting.procedures.plain
+    settling = Settling(book, weights, crowds, terms, groups, in_steps, settlement)
     settling.transfers = None if coupled is None else coupled.transfers
     if setting.budget is None:
         columns, curves = settle_in_memory(setting, book, tasks, settling, threads, equity)
@@ -220,14 +226,20 @@ def conclude(
     found = settling.found()
     sums = found.totals
     if coupled is None:
-        fund = ledger(book, found.all_events(), setting.terms)
+        fund = ledger(book, found.all_events(), terms)
     else:
         fund, sums["pnl"] = coupled.fund, sums["pnl"] + coupled.given_up
-    totals = check_run(sums, found.gross, fund, setting.terms)
+    totals = check_run(sums, found.gross, fund, terms)
     since = setting.timed("settle", since)
     statistics = found.tally.table(fund, population)
-    setting.timed("statistics", since)
     extra = {"margins": pl.concat(setting.margins)} if setting.margins else {}
+    if settlement is not None:
+        fund, statistics = settlement.columns(fund, "time"), settlement.statistics(statistics)
+        if found.converted is not None:
+            turned = fund.with_columns(in_quote(fund, OF_FUND))
+            extra["converted"] = found.converted.table(turned, population)
+        note_settlement(setting, settlement)
+    setting.timed("statistics", since)
     if not setting.procedures.plain:
         lazy = accounts.lazy() if isinstance(accounts, pl.DataFrame) else accounts.scan()
         steps = step_table(found.steps, lazy)
@@ -246,6 +258,24 @@ def conclude(
         equity=curves,
         extra=extra | ({} if coupled is None else coupled.extra),
     )
+
+
+def note_settlement(setting: Setting, settlement: Settlement) -> None:
+    """Say what currency money is in, and how it is converted."""
+    coins = ", ".join(f"{symbol} {coin}" for symbol, coin in settlement.currencies.items())
+    setting.notes.append(
+        f"money is in settlement currency: {coins}; a fill worse by a share is a share of the price"
+    )
+    if not settlement.known:
+        lacking = [symbol for symbol in settlement.contracts if settlement.source(symbol) is None]
+        setting.notes.append(
+            f"{', '.join(lacking)}: no price of its coin is given (conversion), so nothing is converted"
+        )
+    elif settlement.mixed:
+        setting.notes.append(
+            "totals over symbols of different settlement currencies are in the table `converted` alone, at the last price of the bar "
+            "of each exit and payment; seeds of funds are in quote currency, turned into coin at the first bar"
+        )
 
 
 def note_scaling(setting: Setting, scaling: Scaling) -> None:
@@ -308,7 +338,8 @@ def metadata(setting: Setting, book: Book, totals: dict[str, float], crowd: int)
         "symbols": setting.symbols,
         "positions": book.size,
         "worlds": len(book.worlds),
-        "money": totals,
+        "money": None if setting.settlement is not None and setting.settlement.mixed else totals,
+        **({} if setting.settlement is None else {"contracts": setting.settlement.words()}),
         "data_sha256": hashlib.sha256(digest.encode()).hexdigest(),
         "versions": {
             "python": platform.python_version(),

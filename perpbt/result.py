@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,12 +23,26 @@ from perpbt.errors import InputError, RunError
 from perpbt.stored import AccountsFile, LazyTable
 
 # names of Result.extra
-EXTRA = ["adl", "calls", "cascades", "collateral", "layers", "liquidations", "margins", "measures", "wallets"]
+EXTRA = [
+    *("adl", "calls", "cascades", "collateral", "converted", "layers", "liquidations", "margins", "measures"),
+    "wallets",
+]
+# money in tables of a run in settlement currency
+OF_ACCOUNTS = (
+    *("collateral", "margin", "pnl", "funding", "fees", "liquidation_fee", "surplus", "deficit", "top_up"),
+    *("cash_change", "exit_notional"),
+)
+OF_FUND = ("liquidation_fees", "surplus", "fee_share", "deficit", "uncovered", "balance")
 WRITTEN = (
     *("accounts.parquet", "fund.parquet", "statistics.parquet", "policies.parquet", "equity.parquet"),
     *(f"{name}.parquet" for name in EXTRA),
     *("run.json", "report.html"),
 )
+
+
+def in_quote(table: Any, names: Sequence[str]) -> list[pl.Expr]:
+    """Columns of money of a table in settlement currency, converted."""
+    return [pl.col(name) * pl.col("conversion") for name in names if name in table.columns]
 
 
 @dataclass
@@ -49,6 +64,13 @@ class Result:
     `fund`: the ledger: time world symbol liquidation_fees surplus fee_share deficit uncovered balance.
     `statistics`: a row per strategy, policy and symbol, and totals named "all". `policies`: what each policy
     label stands for. `equity`: time account equity, if asked for. `prices`: a thinned price path per symbol.
+    In a run with inverse or quanto contracts (venue table `[contract]`) money is in settlement currency, which the column
+    `settlement` of accounts, fund and statistics names; prices stay in quote currency, `quantity` counts contracts. `conversion`
+    is the price of one unit of it in quote currency, the last of the bar in which money moved; accounts also have
+    `exit_notional`, the value closed, and `cash_change_quote`. `extra["converted"]` is `statistics` in quote currency, every
+    amount converted when it moved. Totals over symbols of different settlement currencies stand there alone; in `statistics`
+    they are null.
+
     `extra`: tables that only some kinds of run make, by name (`result.extra["adl"]`); the kind says what is in them.
 
     With a bound on memory `accounts` are in a file that goes with the result, unless `write` has put them elsewhere; `scan()` reads of
@@ -82,12 +104,23 @@ class Result:
         """The accounts as statistics take them: a frame, or what answers like one a few columns at a time."""
         return self.held if isinstance(self.held, pl.DataFrame) else LazyTable(self.scan())
 
+    def in_one_currency(self) -> Any:
+        """What a page or a terminal shows: the tables of this result, its accounts also as `table`; where they are of several
+        settlement currencies, all money in quote currency.
+        """
+        shown = SimpleNamespace(**{**vars(self), "accounts": self.table})
+        if "converted" in self.extra and self.metadata.get("money") is None:
+            shown.accounts = shown.accounts.with_columns(in_quote(shown.accounts, OF_ACCOUNTS))
+            shown.fund = self.fund.with_columns(in_quote(self.fund, OF_FUND))
+            shown.statistics = self.extra["converted"]
+        shown.table = shown.accounts
+        return shown
+
     def report(self, path: str | Path, *, title: str | None = None) -> Path:
         """Write a self-contained HTML report; returns its path."""
         from perpbt.report import write_report  # pictures are slow to import and not always wanted
 
-        seen = SimpleNamespace(**{**vars(self), "accounts": self.table})
-        write_report(seen, path, title=title)
+        write_report(self.in_one_currency(), path, title=title)
         return Path(path)
 
     def write(self, directory: str | Path, *, report: bool = True, accounts: bool = True) -> Path:

@@ -7,7 +7,7 @@ In: the options of `simulate` and `backtest`. Out: a `Setting` that goes with th
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -33,6 +33,7 @@ from perpbt.mapped import MEMORY, Files, Shelf, pieces
 from perpbt.prepare import contract_for
 from perpbt.procedures import Asked, Procedures, chosen, refuse_coupling
 from perpbt.settle import FundTerms
+from perpbt.settlement import CoinPrice, Settlement, settlement_of
 from perpbt.terms import Terms
 from perpbt.venue import Venue, load_venue
 from perpbt.weights import OpenInterest
@@ -62,6 +63,8 @@ class Setting:
     prices: list[pl.DataFrame] = field(default_factory=list)
     markets: dict[int, Market] = field(default_factory=dict)  # kept where equity curves are wanted
     digests: list[tuple[str, str]] = field(default_factory=list)
+    conversion: Mapping[str, CoinPrice] | None = None
+    settlement: Settlement | None = None  # where money is not all in quote currency
     timings: dict[str, float] = field(default_factory=dict)
     dynamic: DynamicMargin | None = None
     margins: list[pl.DataFrame] = field(default_factory=list)  # of each symbol, where rates follow the market
@@ -81,6 +84,15 @@ class Setting:
     def contract(self, symbol: str) -> Contract:
         """What the venue says a symbol is, noted."""
         return self.contracts.setdefault(symbol, contract_for(self.venue, symbol))
+
+    def settle_in(self, symbols: Sequence[str]) -> None:
+        """Find out what currency the money of the run's symbols is in."""
+        wanted = self.open_interest
+        whole = isinstance(wanted, (int, float)) or (
+            isinstance(wanted, pl.DataFrame) and "symbol" not in wanted.columns
+        )
+        contracts = {symbol: self.contract(symbol) for symbol in symbols}
+        self.settlement = settlement_of(contracts, self.conversion, self.terms.pooled, not whole)
 
     def timed(self, stage: str, since: float) -> float:
         """Add the seconds since `since` to a stage; returns now."""
@@ -106,8 +118,8 @@ class Setting:
         return dict(wanted) if isinstance(wanted, Mapping) else wanted
 
 
-def turnover_interest(bars: SymbolBars, wanted: TurnoverInterest) -> pl.DataFrame:
-    """Open interest of one symbol that goes with its turnover; at each bar from bars before and with it."""
+def turnover_interest(bars: SymbolBars, wanted: TurnoverInterest, contract: Contract) -> pl.DataFrame:
+    """Open interest of one symbol that goes with its turnover, in settlement currency; at each bar from bars before and with it."""
     if not bars.has_volume:
         raise InputError(
             f"open_interest.days_of_turnover needs volume; {bars.symbol} has none. Allowed: bars with volume, a number, "
@@ -118,9 +130,13 @@ def turnover_interest(bars: SymbolBars, wanted: TurnoverInterest) -> pl.DataFram
             f"open_interest.days_of_turnover needs more than one bar of {bars.symbol} to know a day's turnover"
         )
     a_day = wanted.days_of_turnover * 86_400_000 / bars.bar_ms
-    turnover = (pl.col("volume").fill_null(0.0) * pl.col("close")).rolling_mean_by(
-        "ts", f"{int(wanted.window)}ms"
-    )
+    price = 1.0 / pl.col("close") if contract.kind == "inverse" else pl.col("close")
+    traded = pl.col("volume").fill_null(0.0)
+    if contract.counts_contracts():
+        traded = traded * contract.multiplier * price
+    elif contract.kind != "inverse":
+        traded = traded * price
+    turnover = traded.rolling_mean_by("ts", f"{int(wanted.window)}ms")
     series = bars.frame.select("ts", "symbol", (turnover * a_day).alias("open_interest"))
     return series.filter(pl.col("open_interest") > 0)
 
@@ -143,12 +159,14 @@ def make_setting(
     tiers: str | Path | None = None,
     dynamic: DynamicMargin | Mapping[str, Any] | None = None,
     coupling: Terms | None = None,
+    conversion: Mapping[str, CoinPrice] | None = None,
 ) -> Setting:
     """Check the options of a run."""
     of_type("venue", venue, (str, Path, Venue), "a name, a path or a Venue")
     of_type("tiers_as", tiers_as, (Mapping, NoneType), "a mapping from symbol to symbol")
     of_type("crowding", crowding, (bool,), "True or False")
     of_type("threads", threads, (int, NoneType), "a whole number, or None for all cores")
+    of_type("conversion", conversion, (Mapping, NoneType), "a mapping from coin to its price")
     found = load_venue(venue, tiers_as, tiers)
     wanted = checked(FundSpec, fund, "fund")
     terms = FundTerms(
@@ -180,6 +198,7 @@ def make_setting(
         progress=progress,
         budget=None if memory is None else make_budget(memory, scratch),
         dynamic=None if dynamic is None else checked(DynamicMargin, dynamic, "dynamic"),
+        conversion=conversion,
     )
 
 

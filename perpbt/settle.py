@@ -29,6 +29,7 @@ class FundTerms:
     seed: float
     fee_share: float
     pooled: bool
+    seeds: tuple[float, ...] = ()  # of each symbol's fund, where they differ
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def ledger(book: Book, events: Table, terms: FundTerms) -> pl.DataFrame:
     first = steps.first
     owner, moment = fund[first], events["time"][first]
     draws = steps.sums(events["deficit"])
-    seeds = np.full(len(book.worlds) * (1 if terms.pooled else symbols), float(terms.seed))
+    seeds = np.tile(seeds_of(terms, symbols), len(book.worlds))
     balances, short = fund_balances(owner, credits_of(events, steps), draws, seeds)
     # the last step of a bar in its fund gives the balance after that bar
     last = np.append((np.diff(owner) != 0) | (np.diff(moment) != 0), True)[: first.size]
@@ -190,6 +191,13 @@ def ledger(book: Book, events: Table, terms: FundTerms) -> pl.DataFrame:
         np.divide(events["deficit"], draws[member], out=uncovered, where=draws[member] > 0.0)
         uncovered *= short[member]
     return ledger_frame(book, terms, events, uncovered, after, member)
+
+
+def seeds_of(terms: FundTerms, symbols: int) -> Floats:
+    """Opening balances of one world's funds."""
+    if terms.seeds and not terms.pooled:
+        return np.array(terms.seeds)
+    return np.full(1 if terms.pooled else symbols, float(terms.seed))
 
 
 def credits_of(events: Table, steps: Groups) -> Floats:
@@ -224,7 +232,7 @@ def ledger_frame(
         "label": np.concatenate([np.tile(np.arange(opened), worlds) + shift, events["symbol"][first]]),
         **{name: np.concatenate([zeros, groups.sums(events[name])]) for name in LEDGER},
         "uncovered": np.concatenate([zeros, groups.sums(uncovered)]),
-        "balance": np.concatenate([zeros + terms.seed, after[member[first]]]),
+        "balance": np.concatenate([np.tile(seeds_of(terms, shift), worlds), after[member[first]]]),
     }
     order = np.lexsort((columns["rank"], columns["time"]))  # stable: openings first
     code = {name: pl.Series(columns[name][order], dtype=pl.UInt32) for name in ("rank", "label")}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,7 @@ from perpbt.kernels.adding import EVENT, MOMENTS, NUMBERS, TOTALS, WORDS, fund_e
 from perpbt.kernels.sums import merge_sums, no_sums, rounded_sums
 from perpbt.kernels.tables import REASONS, REJECTIONS, Codes, Floats, Integers, Table
 from perpbt.settle import Crowds, FundTerms, condensed
+from perpbt.settlement import Settlement
 from perpbt.statistics.tally import Tally
 from perpbt.steps import as_counted, placed, steps_of
 from perpbt.weights import Weights
@@ -82,8 +84,9 @@ class Transfers:
 class Settled:
     """What settling has found so far; each thread has its own, and they are merged."""
 
-    def __init__(self, tally: Tally, symbols: int) -> None:
+    def __init__(self, tally: Tally, symbols: int, converted: Tally | None = None) -> None:
         self.tally = tally
+        self.converted = converted  # the same in quote currency, of a run whose money is not
         self.sums = no_sums(len(TOTALS))
         self.gross = 0.0
         self.refused = np.zeros((len(REJECTIONS), symbols), dtype=np.int64)
@@ -97,6 +100,8 @@ class Settled:
     def merge(self, other: Settled) -> None:
         """Take in what another thread has found."""
         self.tally.merge(other.tally)
+        if self.converted is not None and other.converted is not None:
+            self.converted.merge(other.converted)
         merge_sums(self.sums, other.sums, np.arange(len(TOTALS)))
         self.gross += other.gross
         self.refused += other.refused
@@ -150,17 +155,21 @@ class Settling:
         terms: FundTerms,
         groups: pl.DataFrame,
         in_steps: bool = False,
+        settlement: Settlement | None = None,
     ) -> None:
         self.book, self.weights, self.crowds, self.terms = book, weights, crowds, terms
         self.groups, self.in_steps = groups, in_steps
         self.transfers: Transfers | None = None  # of a coupled run
+        self.settlement = settlement if settlement is not None and settlement.known else None
         self._own = threading.local()
         self._all: list[Settled] = []
 
     def _here(self) -> Settled:
         """What this thread has found."""
         if not hasattr(self._own, "found"):
-            self._own.found = Settled(Tally(self.groups, self.book.worlds, REASONS), len(self.book.symbols))
+            tally, symbols = Tally(self.groups, self.book.worlds, REASONS), len(self.book.symbols)
+            converted = None if self.settlement is None else Tally(self.groups, self.book.worlds, REASONS)
+            self._own.found = Settled(tally, symbols, converted)
             self._all.append(self._own.found)
         own: Settled = self._own.found
         return own
@@ -216,11 +225,16 @@ class Settling:
                 self.book, chunk, reason, entry_time, exit_time, quantity
             )
             found.steps.append(placed(self.book, chunk, steps_of(chunk)))
-        found.tally.add(
-            group=chunk.of.group, weight=columns.weight[here], reason=reason, world=chunk.world, account=chunk.of.account,
-            entry_time=entry_time, exit_time=exit_time, quantity=quantity,
-            **{name: columns.number(name)[here] for name in names},
-        )  # fmt: skip
+        whose: dict[str, Any] = {
+            "group": chunk.of.group, "weight": columns.weight[here], "reason": reason, "world": chunk.world,
+            "account": chunk.of.account, "entry_time": entry_time, "exit_time": exit_time, "quantity": quantity,
+        }  # fmt: skip
+        numbers = {name: columns.number(name)[here] for name in names}
+        found.tally.add(**whose, **numbers)
+        if self.settlement is not None and found.converted is not None:
+            rates = self.settlement.of_rows(self.book.symbols, chunk.symbol, exit_time)
+            turned = {name: numbers[name] * rates for name in names[:5]}  # a price is money too, in kernels
+            found.converted.add(**whose, **numbers | turned)
 
     def found(self) -> Settled:
         """What all threads have found together. Raises `RunError` if the money of a position is not conserved."""

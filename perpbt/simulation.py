@@ -6,7 +6,7 @@ In: bars, accounts, a venue. Out: a `Result`.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -51,6 +51,7 @@ from perpbt.setting import (
     open_bars,
     plan_memory,
 )
+from perpbt.settlement import CoinPrice
 from perpbt.terms import terms_of
 from perpbt.venue import Venue
 from perpbt.weights import OpenInterest
@@ -72,6 +73,8 @@ def run_given(setting: Setting, loaded: Bars, order: GivenOrder, index: int) -> 
     market = market_arrays(collected, setting.rules, setting.engine, contract, setting.shelf)
     rates = scheduled_rates(setting, collected, market, contract)
     signals = no_signals(market.time.size, setting.shelf)
+    if setting.settlement is not None:
+        setting.settlement.note(symbol, market.time, collected.frame)
     rows = order.of_symbol(index)
     note_early_entries(setting, order.wishes.entry[rows], market, symbol, collected.bar_ms)
     since = setting.timed("prepare", since)
@@ -166,8 +169,12 @@ def simulate(
     coupling: str | CouplingSpec | Mapping[str, Any] | None = None,
     adl: AdlSpec | Mapping[str, Any] | None = None,
     collateral: pl.DataFrame | Mapping[str, pl.DataFrame] | Collateral | None = None,
+    conversion: Mapping[str, CoinPrice] | None = None,
 ) -> Result:
-    """Run a table of linear positions against price history.
+    """Run a table of positions against price history.
+
+    What a symbol's contract is says the venue's table [contract] (`perpbt.venue_tables.contract`); without one it is linear. Of an
+    inverse or quanto contract all money (collateral, tiers, fund, open interest, results) is in its settlement coin.
 
     Args:
         bars: what `load_bars` returns or reads.
@@ -188,7 +195,8 @@ def simulate(
         liquidation: how positions below maintenance are closed: None or "full" (the whole at once), "venue" (as
             the venue's file says), another name or the numbers of a `perpbt.Liquidation`. Whose steps close
             less than all are in `result.extra["liquidations"]`; not with crowding.
-        rules: intrabar, take_profit_fill, oversize, funding_price.
+        rules: intrabar, take_profit_fill, oversize, funding_price, rounding ("lot", "tick" or "both": to the
+            steps of the venue's contracts).
         engine: "auto", "skip", "dense" or "oracle" (plain Python, for small runs). threads: default all cores.
             Neither changes a result.
         equity_every: also return equity curves, sampled at this duration, such as "1d".
@@ -198,6 +206,9 @@ def simulate(
             the accounts table among them. Where the bars of one symbol do not fit, they are read window by
             window and their arrays are mapped from such files: about 250 bytes a bar on disk, 2 in memory.
             Changes no result; see `Result.scan`.
+        conversion: what coins are worth in quote currency, for the columns and statistics that convert: by coin a
+            number, a symbol of the run, or a frame with ts and price. Default: the price of an inverse symbol
+            settled in it.
         margin: "isolated": each row has its own margin. "cross": rows of one `account` (and world) share a wallet, to which each
             brings its collateral as it opens. "portfolio": the same against the worst of the venue's scenarios. A table with mode,
             legs ("hedge" or "one_way") and test ("close" or "extremes") says more. See `perpbt.crossing` for the rules; `result.extra["wallets"]` has a row an account.
@@ -219,6 +230,7 @@ def simulate(
         liquidation=liquidation,
         engine=engine, threads=threads, equity_every=equity_every, progress=progress,
         memory=memory, scratch=scratch, tiers=tiers, dynamic=dynamic, coupling=terms_of(coupling, adl),
+        conversion=conversion,
     )  # fmt: skip
     loaded = open_bars(bars)
     if kept.mode != "isolated":
@@ -229,6 +241,7 @@ def simulate(
         table = given_table(setting, loaded, accounts)
         refuse_reserve(table)
         order = GivenOrder(table, Wishes(table), setting.spool)
+        settle_in(setting, order.symbols)
         setting.timed("accounts", since)
         parts = [run_given(setting, loaded, order, index) for index in range(len(order.symbols))]
         book = Book(order.symbols, order.worlds, parts, order, setting.shelf)
@@ -243,6 +256,22 @@ def simulate(
             equity=lambda chunk: given_equity(setting, chunk, table),
             started=started,
             coupled=coupled,
+        )
+
+
+def settle_in(setting: Setting, symbols: Sequence[str]) -> None:
+    """Find out what currency money is in, and refuse what would add one coin to another or does not know of coins."""
+    setting.settle_in(symbols)
+    settlement = setting.settlement
+    if settlement is not None and settlement.mixed and setting.equity_every is not None:
+        raise InputError(
+            "equity_every adds up an account's symbols, which are settled in different currencies here; allowed: symbols of one "
+            "settlement currency, or no equity curves"
+        )
+    odd = [symbol for symbol in symbols if not setting.contract(symbol).plain]
+    if odd and setting.coupling is not None and setting.coupling.changes_lives:
+        raise InputError(
+            f"coupling with a contract of kind {setting.contract(odd[0]).kind!r} ({odd[0]}); allowed there: plain linear contracts"
         )
 
 

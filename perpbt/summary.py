@@ -77,6 +77,7 @@ def short(value: object) -> str:
 
 def render(result: Result) -> str:
     """What was run, how positions ended, the leverage x stop grids, and when the fund was drawn on."""
+    result = result.in_one_currency()
     if not result.metadata["positions"]:
         return "\n\n".join(block for block in (no_positions(result), notes(result)) if block)
     blocks = [headline(result), reasons(result)]

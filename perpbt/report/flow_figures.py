@@ -69,4 +69,5 @@ def _flow_axis(ax: Axes, shown: pl.DataFrame, measure: str) -> None:
         FuncFormatter(lambda value, _: text(value) if leads(value, *between) else "")
     )
     ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel("of notional at the exit" if measure == "fraction" else "quote currency, of one position")
+    money = f"{words.CURRENCY.get()}, of one position"
+    ax.set_xlabel("of notional at the exit" if measure == "fraction" else money)

@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from perpbt.report import figures, pictures, prose, tables
+from perpbt.report import figures, pictures, prose, tables, words
 from perpbt.report.embed import Picture
 from perpbt.report.grouping import grouping
 from perpbt.report.tables import Table
@@ -75,6 +75,8 @@ def write_report(result: Any, path: str | os.PathLike[str], *, title: str | None
 def render(result: Any, *, title: str | None = None) -> str:
     """The page as text."""
     metadata = result.metadata
+    coins = {str(one["settlement"]) for one in prose.part(metadata, "contracts").values()}
+    words.CURRENCY.set(coins.pop() if len(coins) == 1 else "quote currency")
     with figures.style():
         sections = [section for section in _sections(result) if _filled(section)]
     return page(
@@ -148,7 +150,7 @@ def _grids(result: Any) -> Section:
 def _defaults(result: Any) -> Section:
     sentences = [
         "PD: defaults over opened positions. EAD: mean notional at the exit of a default. LGD: deficit over "
-        "that notional. Expected loss = PD × EAD × LGD, in quote currency a position. These four weigh "
+        f"that notional. Expected loss = PD × EAD × LGD, in {words.CURRENCY.get()} a position. These four weigh "
         "positions where open interest is stated; liquidated counts them. Income of the fund: liquidation "
         "fees, surplus and the share of trading fees; less the deficit it is the net flow. Rows of "
         "many worlds add their sums and average their shares by positions; statistics.parquet has every "

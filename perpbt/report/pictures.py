@@ -53,7 +53,7 @@ def grid_pictures(result: Any) -> list[Picture]:
         (
             "net_fund_flow",
             "money",
-            "Net flow into the fund, quote currency",
+            f"Net flow into the fund, {words.CURRENCY.get()}",
             "fees and surplus less deficits",
         ),
         ("mean_return", "return", "Mean return, % of collateral", "mean total return of positions"),
@@ -228,7 +228,7 @@ def flow_pictures(accounts: pl.DataFrame) -> list[Picture]:
     pictures = []
     for measure, of in (
         ("fraction", "as a share of the notional at the exit"),
-        ("money", "in quote currency"),
+        ("money", f"in {words.CURRENCY.get()}"),
     ):
         if table.is_empty():
             continue

@@ -2,7 +2,7 @@
 
 Metadata is read by these keys, each optional, at its top or else under "spec": `title`, `description`, `data`
 (path), `symbols` (by symbol: first, last, bar_seconds, …), `venue` (a name, or its fields with `provenance`),
-`rules` (intrabar, take_profit_fill, oversize, funding_price), `open_interest`, `crowding`, `fund` (seed,
+`rules` (intrabar, take_profit_fill, oversize, funding_price, rounding), `open_interest`, `crowding`, `fund` (seed,
 scope, fee_share), `notes` (sentences). What is not stated is not claimed.
 """
 
@@ -26,6 +26,10 @@ ONE_PATH = (
     "run, and the number of accounts says nothing about their accuracy. For an interval run other histories "
     "or resample blocks of time."
 )
+_LOTS = "Positions are whole lots of the venue's contracts"
+_TICKS = (
+    "Stops, take-profits and liquidation prices stand on the venue's ticks: up for a long, down for a short"
+)
 _CHARGED = "at the first open at or after its time."
 RULES = {
     (
@@ -42,6 +46,9 @@ RULES = {
     ("oversize", "clip"): "A position above the last tier of the venue is cut to it.",
     ("funding_price", "mark"): f"Funding is charged on the mark price, {_CHARGED}",
     ("funding_price", "index"): f"Funding is charged on the index price, {_CHARGED}",
+    ("rounding", "lot"): f"{_LOTS}.",
+    ("rounding", "tick"): f"{_TICKS}.",
+    ("rounding", "both"): f"{_LOTS}; {_TICKS[0].lower()}{_TICKS[1:]}.",
 }
 SLIGHT = 0.01
 """A surplus below this share of the liquidation fees is called little."""
@@ -129,7 +136,7 @@ def assumptions(result: Any) -> list[str]:
         )
     if interest is not None:
         sentences.append(
-            f"Every world is scaled to a mean open interest of {words.money(interest)} (quote currency)."
+            f"Every world is scaled to a mean open interest of {words.money(interest)} ({words.CURRENCY.get()})."
             if isinstance(interest, int | float)
             else f"Every world is scaled to an open interest: {words.plain(interest)}."
         )

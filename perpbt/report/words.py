@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 
 MISSING = "–"
+CURRENCY: ContextVar[str] = ContextVar("currency", default="quote currency")
+"""What the money of the page that is being written is in."""
 _STEPS = ((1e12, " T"), (1e9, " bn"), (1e6, " M"), (1e3, " k"))
 REASON_NAMES = {
     "liquidation": "liquidation",

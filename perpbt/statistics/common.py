@@ -31,7 +31,13 @@ IS_REJECTED = pl.col("exit_reason") == "rejected"
 IS_LIQUIDATED = pl.col("exit_reason") == "liquidation"
 IS_DEFAULTED = pl.col("deficit") > 0
 HELD = pl.col("exit_time") - pl.col("entry_time")
-EXIT_NOTIONAL = pl.col("quantity") * pl.col("exit_price")
+
+
+def exit_notional(accounts: pl.DataFrame) -> pl.Expr:
+    """What each position was worth at its exit fill: quantity·exit_price, unless the table says it, as it does of inverse contracts."""
+    if "exit_notional" in accounts.columns:
+        return pl.col("exit_notional")
+    return pl.col("quantity") * pl.col("exit_price")
 
 
 def opened(accounts: pl.DataFrame) -> pl.DataFrame:

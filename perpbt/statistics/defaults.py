@@ -89,6 +89,8 @@ def summarise(
     counted = None if population is not None else accounts["account"].rank("dense").fill_null(0).to_numpy()
     reason = codes_in(pl.Series(TOLD_APART), accounts["exit_reason"]) + 1
     numbers = {name: _numbers(accounts[name]) for name in NUMBERS}
+    if "exit_notional" in accounts.columns:  # of contracts whose value is not quantity·exit_price
+        numbers |= {"quantity": _numbers(accounts["exit_notional"]), "exit_price": np.ones(accounts.height)}
     tally.add(group=group, world=codes["world"], reason=reason, account=counted, **numbers)
     return tally.table(fund, population)
 

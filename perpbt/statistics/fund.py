@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from perpbt.errors import InputError
-from perpbt.statistics.common import EXIT_NOTIONAL, IS_DEFAULTED, IS_LIQUIDATED, exact_sums, ratio, require
+from perpbt.statistics.common import IS_DEFAULTED, IS_LIQUIDATED, exact_sums, exit_notional, ratio, require
 
 FLOWS = ("liquidation_fees", "surplus", "fee_share", "deficit", "uncovered")
 
@@ -101,7 +101,7 @@ def draws_in_time(
     ended = accounts.filter(IS_LIQUIDATED | IS_DEFAULTED).select(
         "world",
         time=pl.col("exit_time").cast(fund.schema["time"]).dt.truncate(every),
-        notional=pl.col("weight") * EXIT_NOTIONAL,
+        notional=pl.col("weight") * exit_notional(accounts),
     )
     closed = exact_sums(ended, ("world", "time"), ("notional",))
     joined = table.join(closed, on=("world", "time"), how="left", nulls_equal=True, maintain_order="left")

@@ -9,11 +9,11 @@ import polars as pl
 
 from perpbt.errors import InputError
 from perpbt.statistics.common import (
-    EXIT_NOTIONAL,
     EXIT_REASONS,
     IS_DEFAULTED,
     IS_LIQUIDATED,
     exact_sums,
+    exit_notional,
     names,
     opened,
 )
@@ -94,7 +94,7 @@ def flow_histogram(accounts: pl.DataFrame, *, bins: int = 40, decades: float = 6
             pl.lit(flow).alias("flow"), pl.lit(measure).alias("measure"), pl.all()
         )
         for flow, value in FLOWS.items()
-        for measure, scale in (("fraction", ended.select(EXIT_NOTIONAL).to_series()), ("money", 1.0))
+        for measure, scale in (("fraction", ended.select(exit_notional(ended)).to_series()), ("money", 1.0))
     ]
     return pl.concat(tables)
 
