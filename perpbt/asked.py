@@ -31,10 +31,12 @@ from perpbt.venue import Venue, load_venue
 
 SIZES = ("quantity", "notional", "collateral")
 BACKINGS = ("leverage", "margin", "wallet")
+OWN_RULES = ("maintenance", "tiers")
+ROUNDINGS = ("none", "lot", "tick", "both")
 KEYS = (
     "venue", "symbol", "contract", "multiplier", "tick", "lot", "currency", "side", "entry_price", *SIZES,
     *BACKINGS, "margin_buffer", "other_maintenance", "other_unrealised", "mark", "funding_paid", "maintenance",
-    "tiers", "maintenance_on", "close_out_rate",
+    "tiers", "maintenance_on", "close_out_rate", "rounding",
 )  # fmt: skip
 ONLY_WITH = {"margin_buffer": "leverage", "other_maintenance": "wallet", "other_unrealised": "wallet"}
 
@@ -110,15 +112,17 @@ class Said(dict[str, Any]):
 def read(position: Mapping[str, Any] | object) -> Asked:
     """Check what was said and make a position of it. Raises InputError."""
     said = _said(position)
-    contract = _contract(said)
-    venue, maintenance, tiers, rule = _rules(said, contract)
-    symbol = _text(said, "symbol", "default")
+    own = [key for key in OWN_RULES if key in said]
+    venue, symbol = _venue(said, default=None if own else "binance_um"), _text(said, "symbol", "default")
+    stated = venue.terms("contract", symbol) if venue is not None else None
+    contract = _contract(said, stated)
+    venue, maintenance, tiers, rule = _rules(said, contract, venue, stated)
     working: list[Working] = []
     notes: list[str] = []
     held = _position(said, contract, venue, maintenance, tiers, working, notes)
     base, quote = currencies(symbol)
     settled = {"linear": quote or "quote currency", "inverse": base or "coin", "quanto": "coin"}
-    currency = _text(said, "currency", settled[contract.kind])
+    currency = _text(said, "currency", contract.settlement or settled[contract.kind])
     whole = contract.kind == "linear" and contract.multiplier == 1.0
     counted = (base or "base units") if whole else "contracts"
     mark = said.positive("mark", held.entry_price)
@@ -160,38 +164,33 @@ def _said(position: Mapping[str, Any] | object) -> Said:
     return said
 
 
-def _contract(said: Said) -> Contract:
-    """The contract said, else what the venue says its symbol is, else a linear one."""
-    given = said.get("contract")
-    if given is None:
-        given = _listed(said) or "linear"
+def _contract(said: Said, stated: Contract | None) -> Contract:
+    """The contract given, else what the venue says of the symbol; its tick and lot only where rounding is asked for."""
+    given, rounding = said.get("contract"), said.word("rounding", ROUNDINGS, "none")
     steps: dict[str, Any] = {key: said.positive(key) for key in ("multiplier", "tick", "lot") if key in said}
     if isinstance(given, Contract):
         return dataclasses.replace(given, **steps)
-    return Contract(said.word("contract", KINDS, "linear"), **steps)
+    kind = said.word("contract", KINDS, stated.kind if stated else "linear")
+    if stated is None or stated.kind != kind:
+        return Contract(kind, **steps)
+    off = {name: None for name in ("tick", "lot") if rounding not in (name, "both")}
+    return dataclasses.replace(stated, **{**off, **steps})
 
 
-def _listed(said: Said) -> Contract | None:
-    """The venue's contract for the symbol, where it has a table of them."""
-    venue = _venue(said, default=None)
-    found: Contract | None = None
-    if venue is not None:
-        found = venue.terms("contract", _text(said, "symbol", "default"))
-    return found
-
-
-def _rules(said: Said, contract: Contract) -> tuple[Venue | None, Maintenance, tuple[Tier, ...], str]:
+def _rules(
+    said: Said, contract: Contract, venue: Venue | None, stated: Contract | None
+) -> tuple[Venue | None, Maintenance, tuple[Tier, ...], str]:
     """The venue, if any; the maintenance rule; its tiers where it has some; and words for where it is from."""
-    own = [key for key in ("maintenance", "tiers") if key in said]
+    own = [key for key in OWN_RULES if key in said]
     if len(own) > 1:
         raise InputError("maintenance, tiers: give one of them, not both")
-    listed_contract = _listed(said)
-    if not own and contract.kind != (listed_contract.kind if listed_contract else "linear"):
+    listed_as = stated.kind if stated else "linear"
+    if not own and contract.kind != listed_as:
+        name = venue.name if venue is not None else ""
         raise InputError(
-            f"contract = {contract.kind!r}: give maintenance or tiers, in coin: those of the venue are for contracts of kind "
-            f"{listed_contract.kind if listed_contract else 'linear'!r}"
+            f"contract = {contract.kind!r}: give maintenance or tiers, in its settlement currency: the tiers of venue {name} are"
+            f" those of {listed_as} contracts"
         )
-    venue = _venue(said, default=None if own else "binance_um")
     symbol, tiers = _text(said, "symbol", "default"), tuple[Tier, ...]()
     if "maintenance" in said:
         maintenance = _given_rule(said)

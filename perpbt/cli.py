@@ -291,11 +291,17 @@ def liquidation(
         float | None, typer.Option(help="Since entry, in settlement currency; received is below 0.")
     ] = None,
     contract: Annotated[
-        str | None, typer.Option(help="linear (default), inverse (coin-margined) or quanto.")
+        str | None,
+        typer.Option(
+            help="linear, inverse (coin-margined) or quanto; default as the venue says, else linear."
+        ),
     ] = None,
     multiplier: Annotated[float | None, typer.Option(help="Contract size; default 1.")] = None,
     tick: Annotated[float | None, typer.Option(help="Step of prices; default none.")] = None,
     lot: Annotated[float | None, typer.Option(help="Step of quantities; default none.")] = None,
+    rounding: Annotated[
+        str | None, typer.Option(help="none, or to the venue's steps: lot, tick or both.")
+    ] = None,
     maintenance_rate: Annotated[
         float | None, typer.Option(help="One maintenance rate in place of the venue's tiers.")
     ] = None,
@@ -310,7 +316,7 @@ def liquidation(
 
     Give the size in one way (--quantity, --notional or --collateral) and what backs it in one way (--leverage,
     --margin or --wallet). Amounts are in the settlement currency: the coin of an inverse or quanto contract,
-    which needs --maintenance-rate, as the venues' tiers are in quote currency.
+    which needs --maintenance-rate where the venue's tiers are in quote currency.
 
     Examples:
 
@@ -327,6 +333,7 @@ def liquidation(
         "other_maintenance": other_maintenance, "other_unrealised": other_unrealised, "mark": mark,
         "funding_paid": funding_paid, "contract": contract, "multiplier": multiplier, "tick": tick, "lot": lot,
         "maintenance": maintenance_rate, "maintenance_on": maintenance_on, "close_out_rate": close_out_rate,
+        "rounding": rounding,
     }  # fmt: skip
     typer.echo(explain(given).render())
 

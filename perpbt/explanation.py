@@ -98,7 +98,9 @@ def explain(position: Mapping[str, Any] | object) -> Explanation:
 
     - venue: name, path or Venue (default binance_um for a linear contract without a rule of its own);
       symbol: whose tiers hold.
-    - contract: linear (default), inverse, quanto or a `Contract`; multiplier, tick, lot; currency: its name.
+    - contract: linear, inverse, quanto or a `Contract`, by default what the venue's table [contract] says of the
+      symbol, else linear; multiplier, tick, lot; currency: its name. rounding: none (default), lot, tick or both,
+      to the venue's steps.
     - side: long or short; entry_price; mark (default: the entry price).
     - How large, one of: quantity, in contracts; notional at entry, in settlement currency; collateral, out of
       which the opening fee is paid first, as in a backtest (needs leverage).
@@ -106,8 +108,8 @@ def explain(position: Mapping[str, Any] | object) -> Explanation:
       other_maintenance and other_unrealised of its other positions at their marks.
     - funding_paid since entry; received is below 0.
     - The rule, if not the venue's: maintenance, a flat rate or a `Maintenance`; or tiers, rows of floor, cap,
-      rate, max_leverage[, deduction] in settlement currency (one of these is needed for inverse and quanto
-      contracts: the venues' tiers are in quote currency); maintenance_on, mark or entry; close_out_rate.
+      rate, max_leverage[, deduction] in settlement currency (one of these is needed where the venue's tiers are of
+      another kind of contract); maintenance_on, mark or entry; close_out_rate.
 
     Raises InputError for a key that is unknown, missing or at odds with another, and for a value out of range.
 

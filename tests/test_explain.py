@@ -209,7 +209,7 @@ def test_dataclasses_are_read_by_their_fields() -> None:
         ({"lot": 1}, "quantity = 0.5: less than one lot of 1"),
         ({"tick": 0}, "tick = 0: must be a number in (0, inf)"),
         ({"contract": "spot"}, "contract = 'spot': must be one of linear, inverse, quanto"),
-        ({"contract": "inverse"}, "contract = 'inverse': give maintenance or tiers, in coin"),
+        ({"contract": "inverse"}, "contract = 'inverse': give maintenance or tiers, in its settlement currency"),
         ({"maintenance": 1.0}, "maintenance = 1.0: must be in [0, 1)"),
         ({"maintenance": 0.5, "close_out_rate": 0.5}, "bands[0].rate = 0.5: must be in [0, 0.5)"),
         ({"maintenance": 0.5, "tiers": []}, "maintenance, tiers: give one of them, not both"),
@@ -283,3 +283,45 @@ def test_mistakes_exit_with_2(
     out, err = capsys.readouterr()
     assert out == ""
     assert told in err
+
+
+def test_the_venue_says_what_the_contract_is() -> None:
+    """Kind, multiplier and coin by its table [contract], steps where rounding is asked for; prices as the engines find them."""
+    import polars as pl
+
+    import perpbt
+    from perpbt.venue import Venue
+
+    table = {"BTCUSD": {"kind": "inverse", "multiplier": 100.0, "settlement": "XBT", "tick": 0.5, "lot": 1.0}}
+    venue = Venue(
+        name="made", tiers={"default": [(0.0, 1e6, 0.005, 100.0)]}, contract=table, taker_fee=0.0005
+    )
+    asked = {
+        "venue": venue,
+        "symbol": "BTCUSD",
+        "side": "long",
+        "entry_price": 8_000.0,
+        "collateral": 0.1,
+        "leverage": 20.0,
+    }
+    bars = pl.DataFrame(
+        {"ts": [0, 60_000], "symbol": "BTCUSD", **dict.fromkeys(("open", "high", "low", "close"), 8_000.0)}
+    )
+    row = {
+        "account": "a",
+        "strategy": "s",
+        "symbol": "BTCUSD",
+        "side": "long",
+        "entry_time": 0,
+        "collateral": 0.1,
+        "leverage": 20.0,
+    }
+    bars = bars.with_columns(pl.col("ts").cast(pl.Datetime("ms", "UTC")))
+    accounts = pl.DataFrame([row]).with_columns(pl.col("entry_time").cast(pl.Datetime("ms", "UTC")))
+    for rounding in ("none", "both"):
+        answer = explain({**asked, "rounding": rounding})
+        run = perpbt.simulate(bars, accounts, venue=venue, rules={"rounding": rounding}).accounts
+        assert answer.liquidation_price == pytest.approx(run["liquidation_price"][0], rel=1e-12)
+        assert "XBT" in answer.render()
+        assert "inverse contract" in answer.render()
+    assert explain({**asked, "rounding": "both"}).liquidation_price % 0.5 == 0.0
