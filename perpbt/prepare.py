@@ -183,6 +183,7 @@ def rates_for(
         )
     terms = venue.terms("maintenance", symbol) or MaintenanceTerms()
     check_rule(terms, symbol, contract or PLAIN, rules)
+    check_steps(venue, symbol, contract or PLAIN, rules)
     ladders, since = epochs or one_epoch(venue, symbol)
     return Rates(
         taker_fee=float(venue.taker_fee),
@@ -205,6 +206,16 @@ def rates_for(
         since=since,
         terms=terms_of(contract or PLAIN, rules),
     )
+
+
+def check_steps(venue: Venue, symbol: str, contract: Contract, rules: Rules) -> None:
+    """Refuse to round to steps that are not stated."""
+    for name, step in (("lot", contract.lot), ("tick", contract.tick)):
+        if rules.rounding in (name, "both") and step is None:
+            raise InputError(
+                f"rules.rounding = {rules.rounding!r}: venue {venue.name} states no contract.{symbol}.{name}; allowed: a venue with it "
+                "(Venue.replace(contract = {...}), or [contract] in its file)"
+            )
 
 
 def check_rule(terms: MaintenanceTerms, symbol: str, contract: Contract, rules: Rules) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import perpbt
 from perpbt import oracle
 from perpbt.contracts import Contract, Maintenance, Position, liquidation_price
+from perpbt.errors import InputError
 from perpbt.venue import Venue
 
 DATA = Path(os.environ.get("PERPBT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -55,6 +56,13 @@ def stated(kind, multiplier, lot, tick):
         table["volume"] = "base"
     told = {"inverse": kind == "inverse", "lot": whole_numbers(lot, multiplier), "tick": whole_numbers(tick)}
     return {"contract": table}, told
+
+
+def rounding_of(told):
+    """What to ask for: the steps that are stated."""
+    return {(True, True): "both", (True, False): "lot", (False, True): "tick", (False, False): "none"}[
+        bool(told["lot"]), bool(told["tick"])
+    ]
 
 
 def funding_of(bars, events, kind):
@@ -95,7 +103,7 @@ def compare(market, venue, rules, stated_table, told, *, kind, multiplier=1.0, e
         }
     rows = oracle_rows(market | {"bars": bars}, venue | told, rules, kind)
     rows, fund = oracle.settle(rows, bars, venue, crowding=crowding)
-    rules = rules | {"rounding": "both"}
+    rules = rules | {"rounding": rounding_of(told)}
     found, ledger = linear.engine_simulate(
         market, venue | stated_table, rules, engine=engine, crowding=crowding
     )
@@ -167,7 +175,7 @@ def test_policies_on_inverse_contracts(engine, data):
         linear.engine_strategy(bars, signals),
         linear.engine_policy(policy),
         venue=linear.engine_venue(venue | table),
-        rules=linear.engine_rules(rules | {"rounding": "both"}),
+        rules=linear.engine_rules(rules | {"rounding": rounding_of(told)}),
         offsets=2,
         engine=engine,
     )
@@ -381,6 +389,17 @@ def test_long_and_short_mirror_each_other_in_reciprocals():
     )  # fmt: skip
     for name in ("pnl", "funding", "fees", "cash_change", "max_drawdown", "worst_margin_ratio"):
         assert one[name] == pytest.approx(other[name], rel=1e-9, abs=1e-12)
+
+
+def test_rounding_needs_the_steps():
+    """Asked for, but not stated: refused, for every door, and told where to state them."""
+    bars, accounts = history(100.0, 100.0, symbol="ETHUSDT"), position(symbol="ETHUSDT", collateral=100.0)
+    with pytest.raises(InputError, match=r"states no contract\.ETHUSDT\.tick"):
+        run(bars, accounts, venue_of("linear", contract={"lot": 0.1}), rules={"rounding": "both"})
+    assert run(bars, accounts, "binance_um", rules={"rounding": "lot"})["quantity"] == 0.999
+    other, same = accounts.with_columns(symbol=pl.lit("SOLUSDT")), bars.with_columns(symbol=pl.lit("SOLUSDT"))
+    with pytest.raises(InputError, match=r"states no contract\.SOLUSDT\.lot"):
+        run(same, other, "binance_um", rules={"rounding": "lot"})
 
 
 def test_lots_ticks_and_refusals():

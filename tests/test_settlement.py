@@ -77,7 +77,7 @@ def test_linear_runs_have_the_tables_they_had():
     assert "contracts" not in result.metadata
 
 
-@pytest.mark.parametrize("memory", [None, "1GiB"])
+@pytest.mark.parametrize("memory", [None, "8GiB"])
 def test_one_coin(memory):
     """Columns say the coin and its price; statistics of the tables are those of the run; converted ones are the sums of what moved."""
     market, table = bars("AAAUSD"), accounts("AAAUSD")

@@ -123,7 +123,7 @@ def open_position(
         quantity = in_lots(rates.terms, quantity)
         notional = quantity * entry
     if rejection == ACCEPTED and not quantity > 0.0:
-        rejection = BELOW_ONE_LOT
+        rejection, quantity = BELOW_ONE_LOT, 1.0  # of a position that is not opened
     margin = (buffered * notional) / leverage
     fee = rates.taker_fee * notional
     if rejection == ACCEPTED:
