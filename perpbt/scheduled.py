@@ -80,7 +80,7 @@ def interest_before(setting: Setting, bars: SymbolBars, market: Market) -> Float
     """Open interest known before each bar, NaN where none is yet; None where the run states none."""
     wanted = setting.open_interest
     if isinstance(wanted, TurnoverInterest):
-        wanted = turnover_interest(bars, wanted)
+        wanted = turnover_interest(bars, wanted, setting.contract(bars.symbol))
     if isinstance(wanted, Mapping):
         wanted = wanted.get(bars.symbol)
     if wanted is None:
