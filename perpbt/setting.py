@@ -411,7 +411,7 @@ def describe_symbol(setting: Setting, bars: SymbolBars, told: Mapping[str, str] 
     setting.prices.append(thinned(bars.frame, setting.shelf))
     setting.digests.append((name, bars.digest()))
     if isinstance(setting.open_interest, TurnoverInterest):
-        setting.interest.append(turnover_interest(bars, setting.open_interest))
+        setting.interest.append(turnover_interest(bars, setting.open_interest, setting.contract(name)))
 
 
 def thinned(frame: pl.DataFrame, shelf: Shelf) -> pl.DataFrame:

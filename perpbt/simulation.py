@@ -268,11 +268,6 @@ def settle_in(setting: Setting, symbols: Sequence[str]) -> None:
             "equity_every adds up an account's symbols, which are settled in different currencies here; allowed: symbols of one "
             "settlement currency, or no equity curves"
         )
-    odd = [symbol for symbol in symbols if not setting.contract(symbol).plain]
-    if odd and setting.coupling is not None and setting.coupling.changes_lives:
-        raise InputError(
-            f"coupling with a contract of kind {setting.contract(odd[0]).kind!r} ({odd[0]}); allowed there: plain linear contracts"
-        )
 
 
 def simulate_shared(
