@@ -184,7 +184,9 @@ def make_setting(
     refuse_coupling(procedures, crowding)
     check_coupling(coupling, engine, memory, equity_every)
     return Setting(
-        coupling=coupling,
+        coupling=None
+        if coupling is None
+        else coupling.at(own_terms(found, "adl"), own_terms(found, "fund_trigger")),
         venue=found,
         procedures=procedures,
         rules=checked(Rules, rules, "rules"),
@@ -210,6 +212,12 @@ def procedures_of(venue: Venue) -> Procedures | None:
     general = venue.terms("liquidation")
     own = {symbol: venue.terms("liquidation", symbol) for symbol in symbols}
     return Procedures(Liquidation() if general is None else general, own)
+
+
+def own_terms(venue: Venue, table: str) -> dict[str, Any] | None:
+    """What the venue's file states in a table, None if nothing."""
+    stated = venue.terms(table) if table in venue.tables else None
+    return None if stated is None else dict(stated)
 
 
 def check_coupling(

@@ -6,11 +6,11 @@ In: what `simulate` is given. Out: `Terms`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from perpbt.adl import find_policy
-from perpbt.config import AdlSpec, CouplingSpec, PressureSpec
+from perpbt.config import AdlSpec, CouplingSpec, PressureSpec, TriggerSpec
 from perpbt.errors import InputError
 
 KINDS = ("fund", "adl", "cascade")
@@ -22,11 +22,33 @@ class Terms:
 
     spec: CouplingSpec
     adl: AdlSpec | None  # None: no deleveraging
+    policy: str = "bitmex"
+    price: str = "bankruptcy"
+    trigger: TriggerSpec | None = None
 
     @property
     def changes_lives(self) -> bool:
         """Whether anybody's position depends on others'."""
         return self.adl is not None or self.spec.socialised != "none" or self.spec.kind == "cascade"
+
+    def at(self, adl: Mapping[str, Any] | None, trigger: Mapping[str, Any] | None) -> Terms:
+        """The same at a venue: what is left open is as the venue does it. `adl` and `trigger` are its tables, None for none.
+
+        Raises InputError for a trigger that is the venue's where it has none, and for options the policy does not take.
+        """
+        if self.adl is None:
+            return self
+        own, wanted = adl or {}, self.spec.trigger
+        policy = self.adl.policy or own.get("policy") or self.policy
+        check_policy(policy, self.adl)
+        if wanted == "venue":
+            if trigger is None:
+                raise InputError(
+                    "coupling.trigger = 'venue', but the venue's file has no table [fund_trigger]; allowed: numbers, or none"
+                )
+            wanted = TriggerSpec(**trigger)
+        price = self.adl.price or own.get("price") or self.price
+        return replace(self, policy=policy, price=price, trigger=wanted)
 
     @property
     def pressure(self) -> PressureSpec | None:
@@ -64,16 +86,13 @@ def terms_of(
             raise InputError("adl is given twice, in coupling and beside it; allowed: one of the two")
         keys["adl"] = adl if isinstance(adl, AdlSpec) else AdlSpec(**adl)
     coupling = CouplingSpec(**keys)
-    chosen = coupling.adl or (AdlSpec() if coupling.kind == "adl" else None)
-    if chosen is not None:
-        check_policy(chosen)
-    return Terms(coupling, chosen)
+    return Terms(coupling, coupling.adl or (AdlSpec() if coupling.kind == "adl" else None))
 
 
-def check_policy(adl: AdlSpec) -> None:
+def check_policy(name: str, adl: AdlSpec) -> None:
     """The policy is known and takes its options."""
-    policy, _ = find_policy(adl.policy)
-    for name in adl.options:
-        if name not in policy.options:
+    policy, _ = find_policy(name)
+    for option in adl.options:
+        if option not in policy.options:
             known = ", ".join(policy.options) or "none"
-            raise InputError(f"adl.options: {adl.policy} takes no {name!r}; allowed: {known}")
+            raise InputError(f"adl.options: {name} takes no {option!r}; allowed: {known}")

@@ -18,6 +18,7 @@ from test_engine_equals_oracle import NUMBERS, engine_bars, engine_rules, engine
 
 import perpbt
 from perpbt.errors import InputError
+from perpbt.terms import terms_of
 
 MADE = settings(
     max_examples=int(os.environ.get("PERPBT_EXAMPLES", "60")),
@@ -554,3 +555,27 @@ def test_the_order_of_rows_changes_no_cascade(book, venue, coupling, pressure, r
     for name in ("adl", "cascades"):
         assert first.extra[name].equals(second.extra[name])
     check_rows(first)
+
+
+def test_what_is_left_open_is_as_the_venue_does_it():
+    left = terms_of({"kind": "adl", "trigger": "venue"}, None).at(
+        {"policy": "okx", "price": "mark"}, {"drawdown": 0.3, "least": 50_000.0}
+    )
+    assert (left.policy, left.price, left.trigger.least) == ("okx", "mark", 50_000.0)
+    stated = terms_of("adl", {"policy": "pro_rata", "price": "bankruptcy"}).at(
+        {"policy": "okx", "price": "mark"}, None
+    )
+    assert (stated.policy, stated.price, stated.trigger) == ("pro_rata", "bankruptcy", None)
+    with pytest.raises(InputError, match="no table"):
+        terms_of({"kind": "adl", "trigger": "venue"}, None).at(None, None)
+
+
+def test_a_fund_that_stops_before_it_is_empty():
+    """A fund of 1,000,000 that pays down to 70 % of its level: of 350,000 lost it pays 300,000, and winners the rest (G31)."""
+    rows = [("long", "long", 350_000, 10), ("short", "short", 35_000_000, 1)]
+    coupling = {"kind": "adl", "trigger": {"drawdown": 0.3, "resume": 0.25}}
+    result = simulate(GAP, accounts_of(rows), coupling=coupling, seed=1_000_000.0)
+    drawn = result.fund.filter(pl.col("deficit") > 0).row(0, named=True)
+    assert (drawn["deficit"], drawn["adl"], drawn["balance"]) == pytest.approx(
+        (350_000.0, 50_000.0, 700_000.0)
+    )

@@ -17,12 +17,12 @@ from perpbt.config.run import Money, Name, Part, Rate
 class AdlSpec(Spec):
     """Auto-deleveraging: who is closed when the fund runs short, at what price, and who steps in when winners are too few."""
 
-    policy: Name = "bitmex"
-    """A ranking or an allocation of `perpbt.adl.list_policies()`."""
+    policy: Annotated[Name | None, OrNone()] = None
+    """A ranking or an allocation of `perpbt.adl.list_policies()`. None: the venue's own, or "bitmex" where its file states none."""
     options: dict[Name, Annotated[float, Range()]] = Field(default_factory=dict)
     """The policy's own numbers, such as `cap`."""
-    price: Literal["bankruptcy", "mark", "previous_mark"] = "bankruptcy"
-    """What winners are closed at: the mean bankruptcy price of those they are closed against, the mark of the
+    price: Literal["bankruptcy", "mark", "previous_mark"] | None = None
+    """None: the venue's own, or the bankruptcy price. What winners are closed at: the mean bankruptcy price of those they are closed against, the mark of the
     moment, or the one before it; never worse for them than the loss needs, nor better than the bankrupt fills."""
     lot: Annotated[Positive | None, OrNone()] = None
     """Whole lots of so many base units; None: any quantity."""
@@ -77,7 +77,8 @@ class CouplingSpec(Spec):
     socialised: Literal["none", "profit", "size"] = "none"
     """Who carries what is still not covered: those in profit pro rata to it (at most all of it), or all pro rata to size (at
     most their equity); out of their margins, so that they are liquidated sooner."""
-    trigger: TriggerSpec | None = None
+    trigger: TriggerSpec | Literal["venue"] | None = None
+    """When the fund stops paying before it is empty; "venue": when the venue's does, by its file."""
     pressure: PressureSpec = PressureSpec()
 
     @model_validator(mode="after")

@@ -72,7 +72,7 @@ class Fund:
     def __init__(self, groups: Sequence[Group], terms: Terms, seed: float, times: Integers) -> None:
         self.groups, self.terms, self.times = groups, terms, times
         self.balance = seed
-        self.floor = None if terms.spec.trigger is None else Floor(terms.spec.trigger, seed)
+        self.floor = None if terms.trigger is None else Floor(terms.trigger, seed)
         self.keys: list[Integers] = []
         self.balances: list[Floats] = []
         self.covered: list[Covered] = []

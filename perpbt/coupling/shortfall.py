@@ -102,10 +102,10 @@ class Shortfall:
         """What winners are closed at, and what that makes them give up per unit."""
         assert self.terms.adl is not None
         side, each = bankrupt.side, bankrupt.owed / bankrupt.quantity
-        if self.terms.adl.price == "bankruptcy":
+        if self.terms.price == "bankruptcy":
             return bankrupt.price, each
         mark, previous = self.marks(side)
-        price = mark if self.terms.adl.price == "mark" else previous
+        price = mark if self.terms.price == "mark" else previous
         filled = bankrupt.price - side * each  # nobody gives up more than the loss, nor gains by it
         price = side * min(max(side * price, side * filled), side * bankrupt.price)
         return price, side * (price - filled)
@@ -122,12 +122,12 @@ class Shortfall:
         if winners.size:
             mark, _ = self.marks(bankrupt.side)
             told = group.candidates(winners, self.moment, mark)
-            closed = allocate(adl.policy, told, wanted, lot=adl.lot, **adl.options)
+            closed = allocate(self.terms.policy, told, wanted, lot=adl.lot, **adl.options)
             placed = math.fsum(closed.tolist())
             hit = np.flatnonzero(closed > 0.0)
             self.note(winners[hit], closed[hit], told.quantity[hit], price, each, bankrupt.side)
             given = min(math.fsum((closed[hit] * each).tolist()), part)
-        if adl.price == "bankruptcy" and placed >= wanted * (1.0 - DUST):
+        if self.terms.price == "bankruptcy" and placed >= wanted * (1.0 - DUST):
             return part, 0.0
         return given, self.outsider(wanted - placed, wanted, price, each, part - given)
 

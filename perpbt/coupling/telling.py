@@ -82,7 +82,10 @@ def told(terms: Terms, adl: pl.DataFrame) -> dict[str, Any]:
     closed = adl.filter(pl.col("kind") == "adl")
     return {
         **terms.spec.model_dump(mode="json"),
-        "adl": None if terms.adl is None else terms.adl.model_dump(mode="json"),
+        "adl": None
+        if terms.adl is None
+        else terms.adl.model_dump(mode="json") | {"policy": terms.policy, "price": terms.price},
+        "trigger": None if terms.trigger is None else terms.trigger.model_dump(mode="json"),
         "deleveraged": closed.height,
         "deleveraged_accounts": closed["account"].n_unique(),
         "deleveraging_moments": closed.select("time", "world", "symbol", "phase").n_unique(),
