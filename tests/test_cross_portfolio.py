@@ -283,3 +283,18 @@ def test_what_does_not_go_together_is_told() -> None:
         venue=venue,
         collateral=holdings.with_columns(account=99),
     )
+
+
+def test_the_study_compares_the_same_accounts() -> None:
+    bars, _ = many(900, 1)
+    found = perpbt.run_study("margin_modes", bars, starts=4, leverages=[3.0, 5.0], holding="4h")
+    rows = found.tables["margins_by_leverage"]
+    assert rows["margin"].n_unique() == 4
+    assert (rows["accounts"] == 4).all()
+    assert rows.height == 4 * 3 * 2
+    hedged = found.tables["margins"].filter(
+        pl.col("population") == "hedged in one coin", pl.col("margin") != "isolated"
+    )
+    assert (hedged["liquidated"] == 0).all()
+    assert set(found.figures) == {"liquidated_accounts", "fund_flow"}
+    assert "hedged in one coin" in found.text
