@@ -24,6 +24,7 @@ from perpbt.kernels.crossing.tables import (
     BODY_MARK,
     BODY_WORTH,
     CHARGED,
+    FUNDING_,
     HIGH_,
     LAST,
     LOW_,
@@ -96,17 +97,30 @@ def stand_over(grid: Grid, held: Table, acc: Row, level: int, i: int, ranged: bo
         one["low"], one["high"] = low, high
         if one["asset"] == 0:
             low, high = grid.nodes[symbol, node, worth], grid.nodes[symbol, node, worth + 1]
-        one["worth"], one["best"] = (low, high) if one["net"] > 0.0 else (high, low)
+        one["worth"] = low if one["net"] > 0.0 else high
         low, high = grid.nodes[symbol, node, CHARGED], grid.nodes[symbol, node, CHARGED + 1]
         one["paid"] = max(one["net"] * low, one["net"] * high)
 
 
 @part
-def equity_at_most(held: Table, acc: Row) -> float:
-    """Of the block looked at."""
+def equity_over(grid: Grid, held: Table, acc: Row, level: int, i: int, most: bool) -> float:
+    """Equity at the closes of the block of this level that starts at bar i: at most, or at least; of level 0 that of the bar."""
     total = acc["base"]
+    if level == 0:
+        for h in range(acc["held"]):
+            one = held[h]
+            worth = grid.series[one["symbol"], MARK_CLOSE_, i]
+            if one["asset"] == 0:
+                worth = worth - grid.series[one["symbol"], FUNDING_, i]
+            total = total + one["net"] * worth
+        return total
+    node = grid.starts[level - 1] + (i >> (SHIFT * level))
     for h in range(acc["held"]):
-        total = total + held[h]["net"] * held[h]["best"]
+        one = held[h]
+        column = BODY_WORTH if one["asset"] == 0 else BODY_MARK
+        if (one["net"] > 0.0) == most:
+            column += 1
+        total = total + one["net"] * grid.nodes[one["symbol"], node, column]
     return total
 
 
@@ -179,13 +193,6 @@ def tested(
     return max(worst, ratio_of(kept, left)), falls or left <= kept
 
 
-@part
-def value_at(grid: Grid, held: Table, acc: Row, t: int) -> float:
-    """Equity at the mark close of bar t."""
-    stand_at(grid, held, acc, t, MARK_CLOSE_)
-    return equity(held, acc)
-
-
 # ---------------------------------------------------------------------------------------------------- searches
 @kernel
 def next_fall(
@@ -220,16 +227,14 @@ def bound_of(
     known: float,
 ) -> float:  # fmt: skip
     """What no bar of a block exceeds, of what is looked for, `known` if none exceeds that; of level 0 that of the bar."""
-    if level == 0:
-        if kind == RATIO:
-            return tested(grid, charges, legs, held, acc, t, ranged)[0]
-        value = value_at(grid, held, acc, t)
+    if kind != RATIO:
+        value = equity_over(grid, held, acc, level, t, kind == HIGHEST)
         return value if kind == HIGHEST else -value
+    if level == 0:
+        return tested(grid, charges, legs, held, acc, t, ranged)[0]
     stand_over(grid, held, acc, level, t, ranged)
-    if kind == RATIO:
-        bound = ratio_of(required(charges, legs, held, acc), equity(held, acc))
-        return known if bound > known and below(charges, legs, held, acc, known) else bound
-    return equity_at_most(held, acc) if kind == HIGHEST else -equity(held, acc)
+    bound = ratio_of(required(charges, legs, held, acc), equity(held, acc))
+    return known if bound > known and below(charges, legs, held, acc, known) else bound
 
 
 @kernel
@@ -310,12 +315,8 @@ def deepest(
     while t < until:
         level = widest(t, until, grid.levels)
         while True:
-            if level == 0:
-                low = value_at(grid, held, acc, t)
-                high = low
-            else:
-                stand_over(grid, held, acc, level, t, False)
-                low, high = equity(held, acc), equity_at_most(held, acc)
+            low = equity_over(grid, held, acc, level, t, False)
+            high = low if level == 0 else equity_over(grid, held, acc, level, t, True)
             most = max(top, high)
             deep = fall(most, low) if low >= 0.0 else fall(peak, low)
             quiet = most <= low or deep * (1.0 + SLACK) + SLACK <= drawdown

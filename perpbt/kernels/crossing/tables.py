@@ -144,7 +144,6 @@ HOLDING = np.dtype(
         ("low", np.float64),  # marks of the point: one, or a block's least and greatest
         ("high", np.float64),
         ("worth", np.float64),  # the least it can be worth a unit of net
-        ("best", np.float64),  # and the most
         ("paid", np.float64),  # net quantity * CF, at most over a block
         ("base", np.float64),  # last price before slippage
         ("fill", np.float64),
