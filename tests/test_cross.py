@@ -266,7 +266,7 @@ CLOSE = (
 
 def test_one_position_behind_a_wallet_is_an_isolated_one() -> None:
     """But for a liquidation inside the range, which is filled at the extreme tested and not at the liquidation price."""
-    bars, table = many(3000, 400)
+    bars, table = many(1500, 150)
     table = table.with_columns(account=pl.int_range(pl.len()), leverage=pl.col("leverage") * 2.5)
     alone = perpbt.simulate(bars, table).accounts
     wallet = perpbt.simulate(bars, table, margin="cross").accounts
@@ -394,3 +394,85 @@ def test_the_liquidation_price_is_where_equity_meets_maintenance(seed: int, legs
         assert last["liquidation_price"] in (0.0, math.inf)
     else:
         assert last["liquidation_price"] == pytest.approx(found.price, rel=1e-9)
+
+
+# --------------------------------------------------------------------------------------------- worked examples
+def at_entry(
+    positions: list[dict[str, Any]], venue: perpbt.Venue, wallet: float, **margin: str
+) -> pl.DataFrame:
+    """Rows of one account opened together, without costs, out of a wallet of this size; `mark` of each is that of the first bar."""
+    bars, rows, left = [], [], wallet
+    for one in positions:
+        price = dict.fromkeys(("open", "high", "low", "close"), one["price"])
+        marks = {f"mark_{name}": one.get("mark", one["price"]) for name in price}
+        bars += [
+            {"ts": START + timedelta(hours=k), "symbol": one["symbol"], **price, **marks} for k in range(2)
+        ]
+        collateral = one["price"] * one["quantity"] / 50.0
+        left -= collateral
+        rows.append(
+            {"account": 1, "strategy": "made", "symbol": one["symbol"], "side": one["side"], "entry_time": START,
+             "collateral": collateral, "leverage": 50.0}
+        )  # fmt: skip
+    table = pl.DataFrame(rows).with_columns(reserve=pl.lit(left / len(rows)))
+    return perpbt.simulate(
+        pl.DataFrame(bars), table, venue=venue, margin={"mode": "cross", **margin}
+    ).accounts
+
+
+@pytest.mark.parametrize("legs", ["hedge", "one_way"])
+def test_binance_liquidation_price_of_two_positions(legs: str) -> None:
+    """Binance's own example of a cross ETH position beside one in BTC, as freqtrade's tests have it: 1,153.26."""
+    tiers = {
+        "ETHUSDT": ((0.0, 135_365 / 0.095, 0.005, 125.0), (135_365 / 0.095, 1e9, 0.1, 125.0, 135_365.0)),
+        "BTCUSDT": ((0.0, 815_000.0, 0.005, 125.0), (815_000.0, 1e9, 0.025, 125.0, 16_300.0)),
+    }
+    positions = [
+        {"symbol": "ETHUSDT", "side": "long", "price": 1456.84, "quantity": 3683.979},
+        {"symbol": "BTCUSDT", "side": "long", "price": 32481.98, "quantity": 109.488, "mark": 31967.27},
+    ]
+    done = at_entry(positions, perpbt.Venue(name="made", tiers=tiers), 1_535_443.01, legs=legs)
+    assert round(done["liquidation_price"][0], 2) == 1153.26
+
+
+def test_binance_liquidation_price_of_a_short() -> None:
+    """Binance (2020): wallet 10.72, maintenance 1.3 and profit 0.47 of other positions, 0.005 BTC short at 9,451.53, 0.4 %: 11,383.99."""
+    venue = perpbt.Venue(name="made", tiers={"default": ((0.0, 1e9, 0.004, 125.0),)})
+    short = [{"symbol": "BTCUSDT", "side": "short", "price": 9451.53, "quantity": 0.005}]
+    assert round(at_entry(short, venue, 10.72 - 1.3 + 0.47)["liquidation_price"][0], 2) == 11_383.99
+
+
+def test_bitmex_linear_cross() -> None:
+    """BitMEX, isolated margin examples: 10,000 USDT behind 20 ETHUSDT at 1,000, maintenance 1 % at entry: liquidated at 510."""
+    venue = perpbt.Venue(name="made", maintenance_on="entry", tiers={"default": ((0.0, 1e9, 0.01, 125.0),)})
+    done = at_entry(
+        [{"symbol": "ETHUSDT", "side": "long", "price": 1000.0, "quantity": 20.0}], venue, 10_000.0
+    )
+    assert done["liquidation_price"][0] == pytest.approx(510.0, rel=1e-12)
+
+
+def test_equity_goes_to_positions_by_their_maintenance() -> None:
+    """dYdX v4 allocates an account's equity pro rata to maintenance margin: a deficit of 90 by 1 : 2 over notionals of 1 : 2."""
+    bars = pl.concat(
+        pl.DataFrame(
+            {"ts": [START + timedelta(hours=k) for k in range(3)], "symbol": [name] * 3,
+             **{column: [100.0, 100.0, 55.0] for column in ("open", "high", "low", "close")}}
+        )
+        for name in ("AAA", "BBB")
+    )  # fmt: skip
+    rows = pl.DataFrame(
+        [
+            {"account": 1, "strategy": "made", "symbol": name, "side": "long", "entry_time": START, "collateral": money,
+             "leverage": 10.0}
+            for name, money in (("AAA", 10.0), ("BBB", 20.0))
+        ]
+    )  # fmt: skip
+    venue = perpbt.Venue(name="made", tiers={"default": ((0.0, 1e9, 0.1, 125.0),)})
+    refused = perpbt.simulate(bars, rows, venue=venue, margin="cross").accounts
+    assert (refused["rejection"] == "liquidated_at_entry").all(), (
+        "margin of a tenth is maintenance of a tenth"
+    )
+    done = perpbt.simulate(bars, rows.with_columns(reserve=pl.lit(7.5)), venue=venue, margin="cross").accounts
+    assert done["exit_reason"].to_list() == ["liquidation"] * 2
+    assert done["deficit"].to_list() == pytest.approx([30.0, 60.0])
+    assert done["pnl"].to_list() == pytest.approx([-45.0, -90.0])

@@ -2,8 +2,8 @@
 
 The same accounts on the same history, each of two positions of one size opened together: both long on two coins (unhedged), long on one
 coin and short on another (hedged across coins), long and short on one (hedged in one coin). Every account is kept by each way of
-margining: each position by its own margin; one wallet against the sum of what the positions keep, leg by leg or net; one wallet against
-the worst of a set of scenarios on net positions. A wallet lets the gain of one leg carry the loss of the other, so hedges live; and it
+margining: each position by its own margin; one wallet against the sum of what the positions keep, tested at closes or at all adverse
+extremes of a bar at once; one wallet against the worst of a set of scenarios on net positions. A wallet lets the gain of one leg carry the loss of the other, so hedges live; and it
 lets the loss of one leg take the margin of the other, so what falls together falls whole.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MARGINS: Mapping[str, Any] = {
     "isolated": "isolated",
     "cross": "cross",
-    "cross, one-way": {"mode": "cross", "legs": "one_way"},
+    "cross, extremes": {"mode": "cross", "test": "extremes"},
     "portfolio": "portfolio",
 }
 UNHEDGED, ACROSS, WITHIN = POPULATIONS = ("unhedged", "hedged across coins", "hedged in one coin")
@@ -198,6 +198,8 @@ def words(totals: pl.DataFrame) -> str:
         "Of the accounts that opened, so many are liquidated. " + "; ".join(lines) + ".\n\n"
         "Deficits: " + ", ".join(f"{money:,.0f} under {name}" for name, money in deficits.items()) + ". "
         f"Portfolio margin refuses {refused:,} accounts in whole or part: its scenarios ask for more than they bring. Under isolated margin "
-        "an account counts as liquidated when any of its positions is; a wallet that falls takes all of them. An account on one coin is "
-        "tested at the extremes of every bar, one on two coins at opens and closes."
+        "an account counts as liquidated when any of its positions is; a wallet that falls takes all of them.\n\n"
+        "Within a bar nobody knows how two coins moved together. A wallet on two is tested at opens and closes, and filled there, after "
+        "what may have been a long way: its deficits grow with the length of the bar. With all adverse extremes at once more are "
+        "liquidated than can have been. The truth lies between; shorter bars bring the two together."
     )
