@@ -319,6 +319,7 @@ def follow(
 
     def work(tile: Tile) -> tuple[int, list[Page]]:
         pages = []
+        setting.shelf.relieve()
         for outcome in finished(tile.lanes(order.plans, starts)):
             fills.note(outcome.rows)
             pages.append(order.page(symbol, outcome, strategy * policies + tile.first_policy, tile))

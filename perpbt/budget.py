@@ -29,12 +29,13 @@ A_TURNOVER = 200  # where open interest goes with turnover, which does so too
 A_KNOWN = 50  # where open interest is a series
 A_MARGIN = 80  # where margins change with the market
 LEAST_WINDOW = 1 << 15  # bars to read and work on at a time
-PAGES = 96 << 20  # of FIXED: pages of files that come faster than they are given back
 A_THREAD = 64 << 20  # at work
 A_POSITION = 24  # kept of each to the end: what medians need
 A_FLOW = 160  # a moment at which a fund moves: the event, and its row of the ledger
 A_WISH = 80  # the same of a position given, with what orders the rows
-FIXED = 128 << 20  # libraries that load late, and what they keep
+FIXED = (
+    128 << 20
+)  # libraries that load late, and what they keep; with arrays in files, their pages (mapped.SLACK) too
 
 
 def held_memory() -> int:
@@ -87,7 +88,7 @@ class Budget:
         self.spool = Spool(self.room / 8, Path(self.folder.name))
         if in_files:
             step = min(1 << 20, LEAST_WINDOW + int(self.room / 4 / A_BAR))
-            self.shelf = Files(Path(self.folder.name), self.limit - PAGES, step)
+            self.shelf = Files(Path(self.folder.name), self.limit, step)
 
     def why(self, at_once: int) -> str:
         """What keeps a run from less memory than it needs."""

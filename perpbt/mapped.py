@@ -21,15 +21,19 @@ import numpy.typing as npt
 
 from perpbt.errors import RunError
 
-TICK = 0.002  # seconds between two looks at how much the process holds
+TICK = 0.001  # seconds between two looks at how much the process holds
 AT_LEAST = 4 << 20  # bytes of pages that are worth giving back
+SLACK = 96 << 20  # for pages that come while nobody looks
+AT_A_TIME = 1 << 16  # bytes of a write: what is written as one, a system may map as one
 STATM = Path("/proc/self/statm")
 Array = npt.NDArray[Any]
 
 
 def pieces(size: int, step: int) -> Iterator[tuple[int, int]]:
-    """[0, size) in pieces of `step`, the last one shorter."""
+    """[0, size) in pieces of `step`, the last one shorter. Before each is a good moment to give back what need not be held."""
     for first in range(0, size, step):
+        for shelf in tuple(_OPEN):
+            shelf.relieve()
         yield first, min(first + step, size)
 
 
@@ -51,6 +55,9 @@ class Shelf:
         """First and last bar of what is to be worked on at a time."""
         return pieces(bars, self.step or max(bars, 1))
 
+    def relieve(self) -> None:
+        """Give back what need not be held."""
+
 
 MEMORY = Shelf()
 
@@ -66,16 +73,17 @@ class Mapping(mmap.mmap):
 
 
 class Files(Shelf):
-    """Makes arrays that live in files of `folder`, and keeps the process under `bound` bytes as far as their pages go.
+    """Makes arrays that live in files of `folder`, and keeps the process under `limit` bytes as far as their pages go.
 
-    A thread of its own looks every few milliseconds, because nothing else can: a kernel may walk over all of an array before it
-    returns. Where a system does not say what a process holds, taking pages back is left to that system.
+    They may take half of what everything else leaves, and must leave SLACK. A thread of its own looks every millisecond, because
+    nothing else can: a kernel may walk over all of an array before it returns. Where a system does not say what a process holds,
+    taking pages back is left to that system.
     """
 
     step: int
 
-    def __init__(self, folder: Path | None, bound: int, step: int) -> None:
-        self.folder, self.bound, self.step = folder, bound, step
+    def __init__(self, folder: Path | None, limit: int, step: int) -> None:
+        self.folder, self.limit, self.step = folder, limit, step
         self._maps: list[weakref.ref[Mapping]] = []
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -104,16 +112,9 @@ class Files(Shelf):
             return
         place = int(np.ravel_multi_index(at, array.shape)) * array.itemsize
         rest = memoryview(np.ascontiguousarray(values, dtype=array.dtype)).cast("B")
-        while rest:  # a write may stop half-way
-            done = os.pwrite(mapped.file, rest, place)
+        while rest:
+            done = os.pwrite(mapped.file, rest[:AT_A_TIME], place)
             place, rest = place + done, rest[done:]
-
-    def windows(self, bars: int) -> Iterator[tuple[int, int]]:
-        """As in memory, with a look at what is held before each."""
-        for first, last in super().windows(bars):
-            if self._watch is not None:
-                self._relieve()
-            yield first, last
 
     def release(self) -> None:
         """Give back all pages; what they hold stays."""
@@ -127,6 +128,7 @@ class Files(Shelf):
 
     def close(self) -> None:
         """Look no more. Arrays that somebody holds stay."""
+        _OPEN.discard(self)
         self._over.set()
         if self._watch is not None:
             self._watch.join()
@@ -135,18 +137,27 @@ class Files(Shelf):
     def _begin(self) -> None:
         if self._watch is None and not self._over.is_set() and STATM.exists():
             self._others = resident()[1]
+            _OPEN.add(self)
             self._watch = threading.Thread(target=self._look, daemon=True)
             self._watch.start()
 
     def _look(self) -> None:
         while not self._over.wait(TICK):
-            self._relieve()
+            self.relieve()
 
-    def _relieve(self) -> None:
+    def relieve(self) -> None:
+        """Give back all pages where they have become too many."""
+        if self._watch is None:
+            return
         held, of_files = resident()
-        if held > self.bound and of_files > self._others + AT_LEAST:
+        pages = of_files - self._others
+        left = self.limit - (held - pages)
+        if pages > max(AT_LEAST, min(left // 2, left - SLACK)):
             self.release()
             self._others = resident()[1]
+
+
+_OPEN: weakref.WeakSet[Files] = weakref.WeakSet()
 
 
 def resident() -> tuple[int, int]:

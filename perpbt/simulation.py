@@ -38,6 +38,7 @@ from perpbt.errors import InputError
 from perpbt.given import GivenOrder, Wishes, by_time
 from perpbt.kernels.tables import CALL, ROW, Integers, Market, Rates, Signals, Table
 from perpbt.load import Bars
+from perpbt.mapped import MEMORY
 from perpbt.prepare import market_arrays, no_signals, procedure_for
 from perpbt.procedures import Asked
 from perpbt.result import Result
@@ -58,6 +59,7 @@ from perpbt.weights import OpenInterest
 from perpbt.witness import run_naively
 
 BLOCK = 1 << 18  # rows put in order and kept together
+FEW = 256  # lanes at a time where bars are in files: near each other in time, they ask for the same pages
 NO_END = 1 << 62
 
 
@@ -128,8 +130,11 @@ def given_block(
     rows = np.zeros(picked.size, dtype=ROW)
     order = by_time(wishes.entry[picked])
 
+    step = engine.CHUNK if setting.shelf is MEMORY else min(engine.CHUNK, FEW)
+
     def work(first: int) -> tuple[int, Table]:
-        places = order[first : first + engine.CHUNK]
+        setting.shelf.relieve()
+        places = order[first : first + step]
         own = picked[places]
         lanes = wishes.lanes(own, market, rates.terms.inverse)
         given = (wishes.plans(own), signals, lanes, places, rows)
@@ -140,7 +145,7 @@ def given_block(
 
     threads = choose_threads(setting.threads, picked.size, market.time.size)
     calls = [np.empty(0, dtype=CALL)]
-    for size, made in in_threads(work, range(0, picked.size, engine.CHUNK), threads):
+    for size, made in in_threads(work, range(0, picked.size, step), threads):
         counted.add(size)
         calls.append(made)
     return Outcome(rows, by_row(calls))

@@ -30,6 +30,7 @@ from test_out_of_core import GRID, OPTIONS, contents, positions, turns
 
 import perpbt
 import perpbt.budget
+from perpbt import mapped
 from perpbt.config import Rules
 from perpbt.config.memory import parse_memory
 from perpbt.contracts import Contract
@@ -48,7 +49,7 @@ HOLES = [0, 3, 4, 5, 60, 61, 90, 150, 151, 152, 153, 154, 299]
 
 
 def files(step: int, folder: Path | None = None) -> Files:
-    """A shelf that gives back its pages all the time."""
+    """A shelf with a bound that anything exceeds."""
     return Files(folder, 1, step)
 
 
@@ -312,7 +313,8 @@ def in_files(step: int) -> Iterator[int]:
         memory = (step + 1) << 40
         patch.setattr(perpbt.budget, "A_BAR", 1 << 40)
         patch.setattr(perpbt.budget, "LEAST_WINDOW", step)
-        patch.setattr(perpbt.budget, "PAGES", memory - 1)
+        patch.setattr("perpbt.mapped.SLACK", memory)
+        patch.setattr("perpbt.mapped.AT_LEAST", -1)
         yield memory
 
 
@@ -486,6 +488,23 @@ def test_arrays_in_files_keep_what_is_written_and_let_go_of_their_files(tmp_path
     shelf.close()
 
 
+@pytest.mark.skipif(not mapped.STATM.exists(), reason="the system does not say what a process holds")
+def test_pages_are_given_back_while_arrays_are_read(tmp_path: Path) -> None:
+    size = 16 << 20  # 128 MiB
+    held = mapped.resident()[0]
+    shelf = Files(tmp_path, held + (150 << 20), 1 << 18)
+    array = shelf.array((size,), np.int64)
+    for first, last in shelf.windows(size):
+        shelf.write(array, (first,), np.arange(first, last))
+    most = total = 0
+    for first, last in mapped.pieces(size, 1 << 18):
+        total += int(array[first:last].sum())
+        most = max(most, mapped.resident()[0] - held)
+    assert total == size * (size - 1) // 2
+    assert most < 100 << 20, "150 MiB less the slack, and what came since somebody looked"
+    shelf.close()
+
+
 # ------------------------------------------------------------------------------------------------------- large runs
 BARS, ACCOUNTS, LIMIT = 10_000_000, 20_000, "640MiB"
 
@@ -555,12 +574,13 @@ def large(path: str, limit: str, count: str) -> dict[str, Any]:
         digest = sha256()
         for key, value in sorted(contents(result).items()):
             digest.update(key.encode() + value)
+        reasons = dict(result.accounts["exit_reason"].value_counts().iter_rows())
     return {
         "peak": peak,
         "contents": digest.hexdigest(),
         "labels": labels,
         "bars": result.metadata["symbols"]["AAAUSDT"]["bars"],
-        "reasons": dict(result.accounts["exit_reason"].value_counts().iter_rows()),
+        "reasons": reasons,
         "timings": result.metadata["timings_seconds"],
     }
 
