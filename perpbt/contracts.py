@@ -84,9 +84,9 @@ class Contract:
         return self.kind == "linear" and self.multiplier == 1.0
 
     def settled_in(self, symbol: str) -> str:
-        """The currency of its money: as stated, else what the symbol says, else "coin" or "quote"."""
+        """The currency of its money: as stated, else what the symbol says, else "quote", or a coin of the symbol's name."""
         base, quote = currencies(symbol)
-        named = {"linear": quote or "quote", "inverse": base or "coin", "quanto": "coin"}
+        named = {"linear": quote or "quote", "inverse": base or symbol, "quanto": f"coin of {symbol}"}
         return self.settlement or named[self.kind]
 
     def counts_contracts(self) -> bool:

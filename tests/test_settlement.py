@@ -66,6 +66,7 @@ def test_a_symbol_tells_its_currencies():
         assert currencies(symbol) == told
     assert Contract("inverse").settled_in("BTCUSD") == "BTC"
     assert Contract("linear").settled_in("BTCUSDT") == "USDT"
+    assert Contract("inverse").settled_in("AAA") != Contract("inverse").settled_in("BBB")
     assert Contract("inverse", settlement="XBT").settled_in("BTCUSD") == "XBT"
 
 

@@ -2,7 +2,9 @@
 
 `kind`: "linear", settled in the quote currency; "inverse", `multiplier` units of the quote currency settled in the coin (tiers, fees
 and funds of such a venue are then in coin); "quanto", settled in a coin at a fixed `multiplier`. `tick` and `lot`, in contracts, round
-only where the rules of a run say `rounding`. `settlement` names the currency of the money, where the symbol does not. `volume` says
+only where the rules of a run say `rounding`: what is opened is whole lots, and stops, take-profits and liquidation prices
+stand on ticks, up for a long, down for a short. Trailing stops, which venues take as a rate, and the fraction a margin call closes
+are not rounded. `settlement` names the currency of the money, where the symbol does not. `volume` says
 what the bars of this venue count a volume in, "base" or "contracts".
 """
 
