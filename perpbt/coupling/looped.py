@@ -45,6 +45,7 @@ from perpbt.kernels.tiles import KEPT
 
 OPEN, RANGE, END = 0, 1, 2
 NOBODY = np.zeros(0, dtype=np.int64)
+AHEAD = 128  # bars looked over at a time: where something happens soon, not much is looked at in vain
 
 
 @dataclass
@@ -151,12 +152,16 @@ class Looped(Group):
         later = np.searchsorted(self.epochs, bar)
         if later < self.epochs.size:
             until = min(until, int(self.epochs[later]))
-        for side in SIDES:
-            crew = self.crews[side]
-            until = next_crossed(
-                crew.levels, crew.count, self.views.seen[side], float(side), bar, max(until, bar)
-            )
-        return int(max(until, bar))
+        for first in range(bar, until, AHEAD):
+            end = last = min(first + AHEAD, until)
+            for side in SIDES:
+                crew = self.crews[side]
+                last = int(
+                    next_crossed(crew.levels, crew.count, self.views.seen[side], float(side), first, last)
+                )
+            if last < end:
+                return last
+        return max(until, bar)
 
     def enter(self, bar: int) -> Integers:
         """Open whose bar has come; returns those that were filled."""
@@ -167,6 +172,8 @@ class Looped(Group):
             return NOBODY
         for side in SIDES:
             mine = members[self.side[members] == side]
+            if not mine.size:
+                continue
             open_positions(
                 self.views.of[side], self.of.rates, self.plans, self.of.signals, self.lanes, self.kept, self.of.rows, self.at,
                 mine, self.extreme,
@@ -179,7 +186,8 @@ class Looped(Group):
         self.quantity[members], self.margin[members] = rows["quantity"], rows["margin"]
         for side in SIDES:
             mine = members[self.side[members] == side]
-            self.crews[side].add(mine, self.levels(mine, bar), self.slot)
+            if mine.size:
+                self.crews[side].add(mine, self.levels(mine, bar), self.slot)
         return members
 
     def levels(self, members: Integers, bar: int) -> Floats:

@@ -43,11 +43,12 @@ def study(
     days_of_turnover: float = 0.1,
     strength: float = 1.0,
     decay: float = 0.5,
+    fund: float = 0.0,
     venue: str = "binance_um",
     seed: int = 1,
 ) -> Findings:
     """`starts` positions a side and symbol, held `holding_days` on average; notionals lognormal with this median and standard deviation
-    of their logarithm, weighted to an open interest of `days_of_turnover`. `strength` of 1 is the square-root law as it was measured.
+    of their logarithm, weighted to an open interest of `days_of_turnover`. `strength` of 1 is the square-root law as it was measured; `fund` what each symbol's fund begins with.
     """
     tiered = with_tiers(venue, bars)
     rows, pushes = [], []
@@ -61,6 +62,7 @@ def study(
                     people.join(weights, on="symbol"),
                     venue=terms,
                     progress=progress,
+                    fund={"seed": fund},
                     **options(run, strength, decay),
                 )
                 rows.append({"window": name, "margin": margin, "run": run, **judged(result)})
