@@ -48,7 +48,7 @@ def study(
     progress: Progress | None,
     *,
     months: tuple[str, ...] = ("2020-03", "2021-05"),
-    starts: int = 1000,
+    starts: int = 3000,
     holding_days: float = 3.0,
     days_of_turnover: float = 0.1,
     fund_of_interest: float = 0.05,
@@ -146,9 +146,8 @@ class Window:
             venue=self.venue,
             fund=fund,
             open_interest=self.by_symbol,
-            crowding=True,
             progress=self.progress,
-            **options,
+            **{"crowding": True, **options},
         )
 
     def run(self, policies: Sequence[str]) -> None:
@@ -157,6 +156,9 @@ class Window:
         isolated = {"scope": "symbol", "seed": self.seed / self.symbols}
         self.simulate("pooled fund", pooled)
         self.simulate("isolated funds", isolated)
+        self.simulate("pooled fund, each fill alone", pooled, crowding=False)
+        self.simulate("pooled fund, cascade", pooled, coupling="cascade")
+        self.simulate("isolated funds, cascade", isolated, coupling="cascade")
         empty = {"scope": "pooled", "seed": 0.0, "fee_share": 0.0}
         self.simulate("no fund", empty)
         for policy in policies:
@@ -305,7 +307,8 @@ def outcome(label: str, run: Result, interest: float) -> dict[str, Any]:
     way = path(label, run)
     sums = {name: math.fsum(run.fund[name]) for name in FLOWS}
     adl_sum = math.fsum(run.fund["adl"]) if "adl" in run.fund.columns else 0.0
-    deepest = way["drawdown"].max()
+    deepest, opening = way["drawdown"].max(), float(way["balance"][0])
+    feedback = run.metadata.get("coupling", {}).get("share_caused_by_feedback")
     return {
         "run": label,
         "positions": accounts.height,
@@ -315,11 +318,12 @@ def outcome(label: str, run: Result, interest: float) -> dict[str, Any]:
         "deficit": sums["deficit"],
         "deleveraged": adl_sum,
         "uncovered": sums["uncovered"],
-        "opening": float(way["balance"][0]),
+        "opening": opening,
         "lowest": float(way["balance"].min()),  # type: ignore[arg-type]
-        "deepest_drawdown": deepest,
-        "days_to_recover": adl.days_to_recover(way),
+        "deepest_drawdown": deepest if opening > 0 else None,
+        "days_to_recover": adl.days_to_recover(way) if opening > 0 else None,
         "deficit_of_interest": sums["deficit"] / interest if interest > 0 else None,
+        "caused_by_feedback": feedback,
     }
 
 
@@ -338,8 +342,14 @@ def words(tables: dict[str, pl.DataFrame], fund_of_interest: float) -> str:
         parts.append(
             f"{name}: {pooled['defaulted']:,} of {pooled['liquidated']:,} liquidated positions ended in default. Against an opening "
             f"balance of {money(pooled['opening'])} their deficits are {money(pooled['deficit'])} and its income {money(pooled['income'])}; it falls by "
-            f"{100 * pooled['deepest_drawdown']:.0f} %. A pooled fund leaves {money(pooled['uncovered'])} uncovered, isolated funds of the same sum "
+            f"{100 * (pooled['deepest_drawdown'] or 0.0):.0f} %. A pooled fund leaves {money(pooled['uncovered'])} uncovered, isolated funds of the same sum "
             f"{money(isolated['uncovered'])}."
+        )
+        alone, cascade = rows["pooled fund, each fill alone"], rows["pooled fund, cascade"]
+        parts.append(
+            f"{name}: were every liquidation filled as if it were the only one, deficits would be {money(alone['deficit'])}. Where liquidations also push the "
+            f"price for everyone until nobody more falls, {cascade['liquidated']:,} positions are liquidated, {100 * (cascade['caused_by_feedback'] or 0.0):.0f} % of "
+            f"them by others' liquidations, and deficits are {money(cascade['deficit'])}; the pooled fund leaves {money(cascade['uncovered'])} uncovered."
         )
         policies = tables["policies"].filter(pl.col("window") == name).sort("deleveraged", "policy")
         if policies["deleveraged"].sum() > 0:
@@ -351,15 +361,23 @@ def words(tables: dict[str, pl.DataFrame], fund_of_interest: float) -> str:
                 "spared later can exceed what it gave up (cost and spared, against the run without deleveraging)."
             )
         clearing = tables["clearing"].filter(pl.col("window") == name)
-        unpaid = dict(clearing.filter(pl.col("layer") == "unpaid").select("netting", "used").iter_rows())
+        used = {
+            key: dict(own.select("layer", "used").iter_rows()) for (key,), own in clearing.group_by("netting")
+        }
+        losses = {key: math.fsum(layers.values()) for key, layers in used.items()}
         parts.append(
-            f"{name}: a clearing house that holds what the fund held leaves {money(unpaid['none'])} of the same deficits unpaid when every account "
-            f"is its own, {money(unpaid['member'])} when what a member's other accounts gained on the day stands for them."
+            f"{name}: a clearing house that holds what the fund held owes {money(losses['none'])} of those deficits when every account is its own, of which "
+            f"margins of members meet {money(used['none']['margin'])} and {money(used['none']['unpaid'])} stay unpaid; what a member's other accounts gained on "
+            f"the day brings that to {money(losses['member'])} and {money(used['member']['unpaid'])}."
         )
+    parts.append(
+        "A row stands for many accounts of the same leverage and moment, which fall together: with few `starts` crowds are lumpy and deficits too large "
+        "(5 % of the interest of May 2021 in minutes at 200, 1.4 % from 3,000 on, where they settle)."
+    )
     parts.append(
         "The press (table press): in March 2020 BitMEX's fund fell by 4.6 % and Deribit's by 53 %, Binance's by about half; in May 2020 Binance used 63 % of "
         "one fund in a day. A simulated fund depends on the size it was given, on the open interest and on what share of positions is "
-        "leveraged how; compare shapes, not levels."
+        "leveraged how; compare shapes, not levels. Nor has a bar of an hour an order book: how far liquidations move a fill is the square-root law."
     )
     return "\n\n".join(parts)
 
