@@ -7,6 +7,8 @@ positions; `allocate(policy, candidates, quantity)` says how much of each is clo
   decompiled): `bitmex`, `binance`, `binance_2019`, `okx`, `bybit`, `hyperliquid`, `hyperliquid_decompiled`;
 - `pro_rata` and `capped_pro_rata` by profit, equity or contracts, `risk_aware`, `water_filling`.
 
+A run deleverages with the same policies: `perpbt.simulate(..., coupling="adl", adl={"policy": "pro_rata:equity"})`.
+
 `fill_in_order`, `fill_by_weight` and `fill_to_level` do the same for any amounts, money for example. `compare`
 lays the policies side by side on one book.
 

@@ -1,7 +1,7 @@
 """[adl]: whom a venue closes when its fund cannot pay, and at what price.
 
-`policy` is a name of `perpbt.adl.list_policies()` or a ranking's, `price` one of `perpbt.adl.PRICES`. It says what the venue does; a run
-does so when asked to.
+`policy` is a name of `perpbt.adl.list_policies()` or a ranking's, `price` one of `perpbt.adl.PRICES`. A coupled run
+does as the venue's file says unless told otherwise (`perpbt.simulate(..., coupling="adl")`).
 """
 
 from __future__ import annotations

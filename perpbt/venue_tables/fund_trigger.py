@@ -2,7 +2,7 @@
 
 It pays down to its level, the highest balance of the last `window`, less max(`drawdown` of the level, `least`); once it
 has stopped it pays again above level·(1 - `resume`). `perpbt.adl.drawdown_trigger` and `level_trigger` read such
-rules off a finished ledger. It says what the venue does; a run does so when asked to.
+rules off a finished ledger. It says what the venue does; a run does so when asked to (`coupling={"kind": "adl", "trigger": "venue"}`).
 """
 
 from __future__ import annotations
