@@ -9,6 +9,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -18,7 +19,7 @@ import polars as pl
 
 from perpbt.book import CHUNK, Book, Chunk, Task, spans
 from perpbt.budget import A_FLOW, A_POSITION, Budget, peak_memory
-from perpbt.engine import Counted, choose_threads, in_threads
+from perpbt.engine import Counted, choose_threads, in_threads, meanwhile
 from perpbt.errors import InputError
 from perpbt.frames import accounts_table, step_table, times
 from perpbt.kernels.curves import equity_curves
@@ -216,13 +217,13 @@ def conclude(
     if setting.budget is None:
         columns, curves = settle_in_memory(setting, book, tasks, settling, threads, equity)
         since = setting.timed("settle", since)
-        accounts: pl.DataFrame | AccountsFile = accounts_frame(setting, columns, labels, 0)
+        making: Future[pl.DataFrame | AccountsFile] = meanwhile(
+            lambda: accounts_frame(setting, columns, labels, 0), threads > 1
+        )
         since = setting.timed("tables", since)
     else:
-        accounts, curves = (
-            settle_to_file(setting, setting.budget, book, tasks, settling, threads, labels),
-            None,
-        )
+        file, curves = settle_to_file(setting, setting.budget, book, tasks, settling, threads, labels), None
+        making = meanwhile(lambda: file, False)
     found = settling.found()
     sums = found.totals
     if coupled is None:
@@ -239,7 +240,9 @@ def conclude(
             turned = fund.with_columns(in_quote(fund, OF_FUND))
             extra["converted"] = found.converted.table(turned, population)
         note_settlement(setting, settlement)
-    setting.timed("statistics", since)
+    since = setting.timed("statistics", since)
+    accounts = making.result()
+    setting.timed("tables", since)
     if not setting.procedures.plain:
         lazy = accounts.lazy() if isinstance(accounts, pl.DataFrame) else accounts.scan()
         steps = step_table(found.steps, lazy)
@@ -318,7 +321,9 @@ def note_flat_fills(setting: Setting, book: Book) -> None:
 def metadata(setting: Setting, book: Book, totals: dict[str, float], crowd: int) -> dict[str, Any]:
     """What a reader must know to judge and repeat the run; plain values that JSON can hold."""
     peak = peak_memory()
-    digest = "".join(f"{name} {text}\n" for name, text in sorted(setting.digests))
+    digest = "".join(
+        f"{name} {text}\n" for name, text in sorted((name, one.result()) for name, one in setting.digests)
+    )
     return {
         "engine": setting.engine,
         "engine_reason": setting.engine_reason,

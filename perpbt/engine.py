@@ -93,6 +93,18 @@ def in_threads(work: Callable[[Task], Done], tasks: Iterable[Task], threads: int
                 future.cancel()
 
 
+def meanwhile(work: Callable[[], Done], apart: bool = True) -> Future[Done]:
+    """What `work` makes, made by a thread of its own while the caller goes on; unless `apart`, made before the caller goes on."""
+    if apart:
+        with_one = ThreadPoolExecutor(1)
+        begun = with_one.submit(work)
+        with_one.shutdown(wait=False)  # the thread ends with its work
+        return begun
+    made: Future[Done] = Future()
+    made.set_result(work())
+    return made
+
+
 def tile_size(lanes: int, threads: int, plans: Table) -> int:
     """Lanes to a tile: few enough that threads end together, many enough that a tile is worth its while."""
     least = 256 if trades_once(plans) else 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ from perpbt.config import Duration, DynamicMargin, FundSpec, Liquidation, Rules,
 from perpbt.config.fields import Spec
 from perpbt.config.memory import parse_memory
 from perpbt.contracts import Contract
-from perpbt.engine import Progress, choose_engine, choose_threads
+from perpbt.engine import Progress, choose_engine, choose_threads, meanwhile
 from perpbt.errors import InputError
 from perpbt.kernels.tables import Market
 from perpbt.load import Bars, SymbolBars, load_bars
@@ -62,7 +63,7 @@ class Setting:
     symbols: dict[str, Any] = field(default_factory=dict)
     prices: list[pl.DataFrame] = field(default_factory=list)
     markets: dict[int, Market] = field(default_factory=dict)  # kept where equity curves are wanted
-    digests: list[tuple[str, str]] = field(default_factory=list)
+    digests: list[tuple[str, Future[str]]] = field(default_factory=list)
     conversion: Mapping[str, CoinPrice] | None = None
     settlement: Settlement | None = None  # where money is not all in quote currency
     timings: dict[str, float] = field(default_factory=dict)
@@ -417,7 +418,8 @@ def describe_symbol(setting: Setting, bars: SymbolBars, told: Mapping[str, str] 
         "sources": sources_of(bars, told),
     }
     setting.prices.append(thinned(bars.frame, setting.shelf))
-    setting.digests.append((name, bars.digest()))
+    apart = setting.budget is None and setting.threads != 1
+    setting.digests.append((name, meanwhile(bars.digest, apart)))
     if isinstance(setting.open_interest, TurnoverInterest):
         setting.interest.append(turnover_interest(bars, setting.open_interest, setting.contract(name)))
 
