@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from perpbt import adl, clearing
     from perpbt.backtesting import backtest
     from perpbt.clearing import clear
-    from perpbt.config import DynamicMargin, FundSpec, Liquidation, Policy, PolicyGrid, Rules, load_spec
+    from perpbt.config import (
+        AdlSpec,
+        CouplingSpec,
+        DynamicMargin,
+        FundSpec,
+        Liquidation,
+        Policy,
+        PolicyGrid,
+        Rules,
+        load_spec,
+    )
     from perpbt.errors import InputError, PerpbtError, RunError
     from perpbt.explanation import Explanation, explain
     from perpbt.load import Bars, describe, load_bars
@@ -28,7 +38,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdlSpec": "config",
     "Bars": "load",
+    "CouplingSpec": "config",
     "DerivedBars": "pricing",
     "DynamicMargin": "config",
     "Explanation": "explanation",
@@ -65,7 +77,9 @@ _HOMES = {
 _ROOMS = ("adl", "clearing")  # modules that are used by their own names
 
 __all__ = [
+    "AdlSpec",
     "Bars",
+    "CouplingSpec",
     "DerivedBars",
     "DynamicMargin",
     "Explanation",

@@ -21,7 +21,7 @@ from perpbt.errors import InputError
 from perpbt.terms import terms_of
 
 MADE = settings(
-    max_examples=int(os.environ.get("PERPBT_EXAMPLES", "60")),
+    max_examples=int(os.environ.get("PERPBT_EXAMPLES", "40")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
@@ -532,7 +532,7 @@ def test_beyond_a_branching_ratio_of_one_all_fall():
 @MADE
 @given(coupled.books(), made.venues(), st.sampled_from(("skip", "dense")))
 def test_without_strength_nothing_is_pushed(book, venue, engine):
-    venue = seeded(venue, 100.0)
+    venue = seeded(venue, 1e9)  # what a fund cannot pay is told apart by range and end of the data here
     alone = run(book, venue, {}, None, None, engine=engine)
     together = run(
         book, venue, {}, {"kind": "cascade", "pressure": {"strength": 0.0, "depth": 1.0}}, None, engine=engine
