@@ -61,7 +61,7 @@ class Result:
     at the worst mark of every bar it survived and at the mark open of the bar it left in; the range of that
     last bar is not in it, for nobody knows what came before the exit.
 
-    `fund`: the ledger: time world symbol liquidation_fees surplus fee_share deficit uncovered balance; where
+    `fund`: the ledger: time world symbol liquidation_fees surplus fee_share deficit uncovered balance. Where
     accounts meet (`coupling`) also adl outside socialised: what others than the fund paid of deficits.
     `statistics`: a row per strategy, policy and symbol, and totals named "all". `policies`: what each policy
     label stands for. `equity`: time account equity, if asked for. `prices`: a thinned price path per symbol.

@@ -557,7 +557,7 @@ DOORS: dict[str, tuple[Callable[[], object], str]] = {
     "rule misspelt": (
         with_option(rules={"intrabr": "optimistic"}),
         "Rules: intrabr: unknown key; did you mean 'intrabar'? known: funding_price, intrabar, "
-        "oversize, take_profit_fill",
+        "oversize, rounding, take_profit_fill",
     ),
     "rule unknown": (
         with_option(rules={"oversize": "shrink"}),

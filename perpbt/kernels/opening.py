@@ -121,7 +121,7 @@ def open_position(
     whole = rates.terms.lot_per != 0.0
     if whole:
         quantity = in_lots(rates.terms, quantity)
-        notional = quantity * entry
+        notional = min(quantity * entry, notional)  # lots round down; the product may round up
     if rejection == ACCEPTED and not quantity > 0.0:
         rejection, quantity = BELOW_ONE_LOT, 1.0  # of a position that is not opened
     margin = (buffered * notional) / leverage

@@ -193,7 +193,7 @@ def open_position(
     quantity = notional / entry
     if venue.get("lot"):
         quantity, cut = whole_lots(quantity, venue), True
-        notional = quantity * entry
+        notional = min(quantity * entry, notional)  # lots round down; the product may round up
     if not quantity > 0:
         return None, "below_one_lot"
     margin = ((1 + buffer) * notional) / leverage

@@ -86,7 +86,7 @@ def open_position(
     quantity = notional / entry
     if venue.get("lot"):
         quantity, oversized = whole_lots(quantity, venue), True
-        notional = quantity * entry
+        notional = min(quantity * entry, notional)  # lots round down; the product may round up
     if not quantity > 0:
         return None, "below_one_lot"
     margin = ((1 + buffer) * notional) / leverage
