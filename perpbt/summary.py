@@ -26,8 +26,10 @@ GRIDS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 def money(value: float | None) -> str:
     """An amount in few characters: 1.2M, -340k."""
-    if value is None:
+    if value is None or value != value:
         return "-"
+    if abs(value) == float("inf"):
+        return f"{value:g}"
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}" if abs(value) < 1000 * size else f"{value / size:,.0f}{unit}"

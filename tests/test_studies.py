@@ -16,6 +16,7 @@ from perpbt import cli
 from perpbt.errors import InputError
 from perpbt.studies import find_study
 from perpbt.studies._population import spread_positions
+from perpbt.summary import plain_table
 from perpbt.studies._survey import BANDS, leverages, survey_positions
 
 SMALL = '''\
@@ -160,6 +161,12 @@ def test_the_survey_population_has_the_published_leverages(folder: Path) -> None
     assert table["leverage"].max() <= venue.max_leverage(2_000.0, "AAA")
     assert (table["leverage"] * table["collateral"]).to_numpy() == pytest.approx(2_000.0)
     assert set(table["policy"]) <= set(BANDS)
+
+
+def test_a_plain_table_says_every_number_in_few_characters() -> None:
+    table = pl.DataFrame({"days": [float("inf"), float("nan"), 12_345.0, 0.25], "who": ["a", "b", None, "d"]})
+    words = [line.split() for line in plain_table(table).splitlines()]
+    assert words == [["who", "days"], ["a", "inf"], ["b", "-"], ["-", "12.3k"], ["d", "0.2500"]]
 
 
 @pytest.mark.parametrize("name", perpbt.list_studies())
