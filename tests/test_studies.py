@@ -16,8 +16,8 @@ from perpbt import cli
 from perpbt.errors import InputError
 from perpbt.studies import find_study
 from perpbt.studies._population import spread_positions
-from perpbt.summary import plain_table
 from perpbt.studies._survey import BANDS, leverages, survey_positions
+from perpbt.summary import plain_table
 
 SMALL = '''\
 """Count bars and draw them.
