@@ -263,9 +263,9 @@ def test_run_json_says_what_ran_on_what(folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_quiet_is_silent_and_pipes_get_no_progress(folder: Path) -> None:
-    quiet = python("-m", "perpbt.cli", *RUN, "--no-report", "--quiet", cwd=folder)
+    quiet = python("-m", "perpbt", *RUN, "--no-report", "--quiet", cwd=folder)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
-    piped = python("-m", "perpbt.cli", *RUN, "--no-report", cwd=folder)
+    piped = python("-m", "perpbt", *RUN, "--no-report", cwd=folder)
     assert piped.returncode == 0
     assert piped.stderr == ""
     assert "Results in runs/one/" in piped.stdout

@@ -7,6 +7,7 @@ that were touched have changed. Between shortfalls nothing is looked at but sums
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,7 +67,7 @@ class Covered:
     cover: Cover
 
 
-class Fund:
+class Fund(ABC):
     """One fund on its way through time: what every way of settling has in common."""
 
     def __init__(self, groups: Sequence[Group], terms: Terms, seed: float, times: Integers) -> None:
@@ -117,9 +118,9 @@ class Fund:
                 self.events.append((key, group, event.rows))
         return covers
 
+    @abstractmethod
     def change(self, number: int, event: Shortfall, key: int) -> None:
-        """Change the positions a shortfall has touched."""
-        raise NotImplementedError
+        """Change the positions a shortfall has touched: by walking them again, or in a loop's own state."""
 
 
 class Settlement(Fund):

@@ -64,6 +64,8 @@ def study(
     days_of_turnover: float = 0.02,
 ) -> Findings:
     """Three sets of tables on the same population; `collaterals` spreads it over the tiers."""
+    from perpbt.studies._outcomes import drawn_outcomes
+
     span = timedelta(milliseconds=int(Duration.parse(holding)))
     population = pl.concat(
         spread_positions(
@@ -93,7 +95,7 @@ def study(
     each = pl.DataFrame(by_policy, infer_schema_length=None) if by_policy else total
     return Findings(
         {"tiers": total, "tiers_by_policy": each},
-        {"rates": drawn_rates(venues, bars), "outcomes": drawn_outcomes(total)},
+        {"rates": drawn_rates(venues, bars), "outcomes": drawn_outcomes(total, "tiers")},
         words(total),
     )
 
@@ -142,26 +144,6 @@ def drawn_rates(venues: dict[str, perpbt.Venue], bars: Bars) -> Figure:
     ax.set_ylabel("maintenance margin, % of the notional")
     ax.set_title(symbol)
     ax.legend()
-    return figure
-
-
-def drawn_outcomes(found: pl.DataFrame) -> Figure:
-    """Liquidations, and money that moved through the fund."""
-    from matplotlib.figure import Figure
-
-    from perpbt.report.drawing import DEFICIT, SURPLUS
-
-    figure = Figure(figsize=(9, 3))
-    left, right = figure.subplots(1, 2, sharey=True)
-    at = np.arange(found.height)
-    left.barh(at, found["liquidated"].to_numpy(), color=SURPLUS)
-    left.barh(at, found["defaulted"].to_numpy(), color=DEFICIT, height=0.4)
-    left.set_yticks(at, found["tiers"].to_list())
-    left.set_xlabel("positions liquidated, of these in default (narrow)")
-    right.barh(at, found["surplus"].to_numpy(), color=SURPLUS)
-    right.barh(at, -found["deficit"].to_numpy(), color=DEFICIT)
-    right.set_xlabel("to the fund (surplus), from it (deficits)")
-    left.invert_yaxis()
     return figure
 
 

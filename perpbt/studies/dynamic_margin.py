@@ -55,6 +55,8 @@ def study(
     days_of_turnover: float = 0.02,
 ) -> Findings:
     """Every rule on the same population. `holding` and `every` are durations; `warm_up` counts epochs of `every`."""
+    from perpbt.studies._outcomes import drawn_outcomes
+
     table = spread_positions(
         bars,
         leverages=leverages,
@@ -86,7 +88,10 @@ def study(
             "rules_by_symbol": pl.DataFrame(by_symbol, infer_schema_length=None),
             "margins": history,
         },
-        {"margins_in_time": drawn_margins(history), "liquidations_and_deficits": drawn_outcomes(found)},
+        {
+            "margins_in_time": drawn_margins(history),
+            "liquidations_and_deficits": drawn_outcomes(found, "rule"),
+        },
         words(found, confidence),
     )
 
@@ -184,26 +189,6 @@ def drawn_margins(history: pl.DataFrame) -> Figure:
         ax.set_ylabel("margin, % of the price")
         ax.legend(ncols=2, fontsize="small")
     figure.axes[0].set_title(f"Margin in force, {symbol}")
-    return figure
-
-
-def drawn_outcomes(found: pl.DataFrame) -> Figure:
-    """Liquidations, and money that moved through the fund, by rule."""
-    from matplotlib.figure import Figure
-
-    from perpbt.report.drawing import DEFICIT, SURPLUS
-
-    figure = Figure(figsize=(9, 4.5))
-    left, right = figure.subplots(1, 2, sharey=True)
-    at = np.arange(found.height)
-    left.barh(at, found["liquidated"].to_numpy(), color=SURPLUS)
-    left.barh(at, found["defaulted"].to_numpy(), color=DEFICIT, height=0.4)
-    left.set_yticks(at, found["rule"].to_list())
-    left.set_xlabel("positions liquidated, of these in default (narrow)")
-    right.barh(at, found["surplus"].to_numpy(), color=SURPLUS)
-    right.barh(at, -found["deficit"].to_numpy(), color=DEFICIT)
-    right.set_xlabel("to the fund (surplus), from it (deficits)")
-    left.invert_yaxis()
     return figure
 
 
