@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from perpbt.backtesting import backtest
 from perpbt.config import RunSpec, TurnoverInterest
 from perpbt.engine import Progress
 from perpbt.errors import InputError
-from perpbt.load import load_bars
+from perpbt.load import Bars, load_bars
 from perpbt.result import Result
+from perpbt.settlement import CoinPrice
 from perpbt.venue import Venue, load_venue
 from perpbt.weights import OpenInterest
 
@@ -39,12 +41,28 @@ def read_open_interest(spec: RunSpec) -> OpenInterest | TurnoverInterest | None:
     wanted = spec.world.open_interest
     if not isinstance(wanted, str):
         return wanted
-    path = spec.resolve(wanted)
+    return read_table(spec.resolve(wanted), f"world.open_interest = {wanted!r}: no readable Parquet file")
+
+
+def read_conversion(spec: RunSpec, symbols: Sequence[str]) -> dict[str, CoinPrice]:
+    """What coins are worth, by the specification; what is no number and no symbol is read as a frame."""
+    return {
+        coin: read_table(
+            spec.resolve(worth),
+            f"conversion.{coin} = {worth!r}: neither a symbol of the data ({', '.join(symbols)}) nor a readable Parquet file",
+        )
+        if isinstance(worth, str) and worth not in symbols
+        else worth
+        for coin, worth in spec.conversion.items()
+    }
+
+
+def read_table(path: str, otherwise: str) -> pl.DataFrame:
+    """A Parquet file; `otherwise` begins the sentence if it is none."""
     try:
         return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        cause = str(error).splitlines()[0]
-        raise InputError(f"world.open_interest = {wanted!r}: no readable Parquet file ({cause})") from error
+        raise InputError(f"{otherwise} ({str(error).splitlines()[0]})") from error
 
 
 def run_spec(spec: RunSpec, *, progress: Progress | None = None, scratch: Path | None = None) -> Result:
@@ -76,6 +94,7 @@ def run_spec(spec: RunSpec, *, progress: Progress | None = None, scratch: Path |
         liquidation=spec.liquidation,
         fund=spec.fund,
         open_interest=read_open_interest(spec),
+        conversion=read_conversion(spec, bars.symbols),
         crowding=spec.world.crowding,
         rules=spec.rules,
         engine=spec.engine,
@@ -86,12 +105,12 @@ def run_spec(spec: RunSpec, *, progress: Progress | None = None, scratch: Path |
         scratch=scratch,
         strategy_folder=spec.folder,
     )
-    describe_run(result, spec, bars.source, venue)
+    describe_run(result, spec, bars, venue)
     return result
 
 
-def input_hashes(spec: RunSpec, venue: Venue) -> dict[str, str]:
-    """sha256 of what a specification names by a name or a path, besides prices and strategies."""
+def input_hashes(spec: RunSpec, venue: Venue, symbols: Sequence[str]) -> dict[str, str]:
+    """sha256 of what a specification names by a name or a path, besides prices (of `symbols`) and strategies."""
     rules = venue.model_dump(mode="json", exclude={"title", "provenance", "tiers"})
     text = json.dumps({**rules, "tiers": dict(venue.tiers)}, sort_keys=True)
     hashes = {"venue_sha256": sha256(text.encode())}
@@ -100,6 +119,9 @@ def input_hashes(spec: RunSpec, venue: Venue) -> dict[str, str]:
     if isinstance(spec.world.open_interest, str):
         file = Path(spec.resolve(spec.world.open_interest))
         hashes["open_interest_sha256"] = sha256(file.read_bytes())
+    for coin, worth in spec.conversion.items():
+        if isinstance(worth, str) and worth not in symbols:
+            hashes[f"conversion_{coin}_sha256"] = sha256(Path(spec.resolve(worth)).read_bytes())
     return hashes
 
 
@@ -108,13 +130,13 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def describe_run(result: Result, spec: RunSpec, source: str, venue: Venue) -> None:
+def describe_run(result: Result, spec: RunSpec, bars: Bars, venue: Venue) -> None:
     """Put the specification and the identity of the run first in its metadata.
 
-    `run_sha256` is one digest of all that can change a number: specification, prices, code, venue, a series
-    of open interest, and the sources of the strategies, which may be the user's own.
+    `run_sha256` is one digest of all that can change a number: specification, prices, code, venue, series
+    of open interest and of coins' prices, and the sources of the strategies, which may be the user's own.
     """
-    code, identity, inputs = code_sha256(), spec.identity(), input_hashes(spec, venue)
+    code, identity, inputs = code_sha256(), spec.identity(), input_hashes(spec, venue, bars.symbols)
     data = result.metadata["data_sha256"]
     strategies = [one["sha256"] for one in result.metadata["strategies"]]
     everything = " ".join([identity, data, code, *inputs.values(), *strategies])
@@ -128,7 +150,7 @@ def describe_run(result: Result, spec: RunSpec, source: str, venue: Venue) -> No
         "data_sha256": data,
         "code_sha256": code,
         **inputs,
-        "data": source,
+        "data": bars.source,
         "spec": spec.canonical(),
     }
     result.metadata = {**head, **{key: value for key, value in result.metadata.items() if key not in head}}

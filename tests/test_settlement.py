@@ -11,10 +11,12 @@ import pytest
 from made_bars import START, made_bars
 
 import perpbt
+from perpbt.config import load_spec
 from perpbt.contracts import Contract, currencies
 from perpbt.errors import InputError
+from perpbt.running import run_spec
 from perpbt.statistics import summarise
-from perpbt.venue import Venue
+from perpbt.venue import PACKAGED, Venue
 
 TIERS = {"default": [(0.0, 1e9, 0.02, 100.0)]}
 CONTRACTS = {
@@ -215,3 +217,60 @@ def test_open_interest_of_inverse_contracts_is_in_coin():
         market, accounts("AAAUSD"), venue=venue(), open_interest={"days_of_turnover": 1.0}
     )
     assert turned.accounts["weight"].is_finite().all()
+
+
+A_QUANTO = """
+[contract.CCCUSD]
+source = "made"
+kind = "quanto"
+multiplier = 0.001
+settlement = "AAA"
+"""
+RUN_FILE = """\
+offsets = 6
+[data]
+path = "bars.parquet"
+[venue]
+name = "made.toml"
+[conversion]
+AAA = WORTH
+[[strategy]]
+name = "hold"
+[policy]
+leverage = [5, 40]
+"""
+
+
+def test_a_run_file_says_what_coins_are_worth(tmp_path, monkeypatch):
+    """As in `simulate`: a number, a symbol of the data, or a file of prices, which is part of the run's identity."""
+    monkeypatch.chdir(tmp_path)
+    frame = bars("CCCUSD", "DDDUSD")
+    frame.write_parquet("bars.parquet")
+    shipped = PACKAGED / "kraken.toml"
+    (tmp_path / "made.toml").write_text(shipped.read_text(encoding="utf-8") + A_QUANTO, encoding="utf-8")
+    coin = frame.filter(pl.col("symbol") == "CCCUSD").select("ts", (pl.col("close") / 7.0).alias("price"))
+    coin.write_parquet("coin.parquet")
+
+    def made(worth):
+        (tmp_path / "run.toml").write_text(RUN_FILE.replace("WORTH", worth))
+        return run_spec(load_spec("run.toml"))
+
+    for worth, conversion in (("2.5", 2.5), ('"DDDUSD"', "DDDUSD"), ('"coin.parquet"', coin)):
+        found = made(worth)
+        direct = perpbt.backtest(
+            frame, "hold", {"leverage": [5, 40]}, offsets=6, venue="made.toml", conversion={"AAA": conversion}
+        )
+        assert found.accounts.equals(direct.accounts)
+        assert found.extra["converted"].equals(direct.extra["converted"])
+        assert found.accounts.filter(pl.col("symbol") == "CCCUSD")["conversion"].null_count() == 0
+    before = found.metadata
+    coin.with_columns(pl.col("price") * 2.0).write_parquet("coin.parquet")
+    after = made('"coin.parquet"').metadata
+    assert before["conversion_AAA_sha256"] != after["conversion_AAA_sha256"]
+    assert before["run_sha256"] != after["run_sha256"]
+    with pytest.raises(
+        InputError, match=r"conversion\.AAA = 'ZZZ': neither a symbol of the data \(CCCUSD, DDDUSD\) nor"
+    ):
+        made('"ZZZ"')
+    with pytest.raises(InputError, match=r"conversion\.AAA = True: must be a number above 0, a symbol"):
+        made("true")

@@ -138,6 +138,21 @@ OpenInterest: TypeAlias = Annotated[
 ]
 
 
+def _price_form(value: Any) -> str | None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return "<number>" if number else "<name>" if isinstance(value, str) else None
+
+
+CoinWorth: TypeAlias = Annotated[
+    Annotated[Positive, Tag("<number>")] | Annotated[Name, Tag("<name>")],
+    Discriminator(
+        _price_form,
+        custom_error_type="form",
+        custom_error_message="must be a number above 0, a symbol of the data, or a Parquet file",
+    ),
+]
+
+
 class WorldSpec(Spec):
     """What the accounts of one strategy x policy are together."""
 
@@ -255,6 +270,9 @@ class RunSpec(Spec):
     rules: Rules = Rules()
     liquidation: Chosen = Liquidation()
     """How positions below maintenance are closed: a procedure by name, "venue", or a table of its numbers."""
+    conversion: dict[Name, CoinWorth] = Field(default_factory=dict)
+    """What coins that money is settled in are worth in quote currency, by coin: a number, a symbol of the data (its close), or a
+    Parquet file with columns ts and price. Left out: the price of an inverse symbol of the data that is settled in it."""
     strategy: Annotated[tuple[StrategySpec, ...], Listed()]
     policy: PolicyGrid = PolicyGrid()
     offsets: Starts = Offsets(count=1)
