@@ -58,8 +58,8 @@ from perpbt.kernels.tables import (
 )
 from perpbt.load import Bars
 from perpbt.mirror import mirror_signals
-from perpbt.prepare import market_arrays, procedure_for, signal_arrays
-from perpbt.procedures import Asked
+from perpbt.prepare import market_arrays, signal_arrays
+from perpbt.procedures import Asked, procedure_for
 from perpbt.result import Result
 from perpbt.scheduled import scheduled_rates
 from perpbt.setting import (

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from perpbt.config import Liquidation, Rules
+from perpbt.config import Rules
 from perpbt.contracts import Contract, ratio
 from perpbt.errors import InputError
 from perpbt.kernels.pyramid import no_pyramid, pyramid_over
@@ -32,14 +31,12 @@ from perpbt.kernels.tables import (
     NEXT_ENTRY,
     NEXT_LONG_EXIT,
     NEXT_SHORT_EXIT,
-    PROCEDURES,
     SERIES,
     TURNOVER,
     VOLATILITY,
     Floats,
     Integers,
     Market,
-    Procedure,
     Rates,
     Signals,
     Terms,
@@ -229,37 +226,6 @@ def check_rule(terms: MaintenanceTerms, symbol: str, contract: Contract, rules: 
         raise InputError(
             f"{symbol}: rules.rounding = {rules.rounding!r} with maintenance.rule = 'whole'; allowed: 'none' or 'lot'"
         )
-
-
-def procedure_for(wanted: Liquidation, rates: Rates, symbol: str) -> Procedure | None:
-    """A liquidation procedure in numbers; None for the whole at once on the market, which every kernel knows.
-
-    Raises InputError for what engines do not combine with steps: inverse contracts, whole lots or ticks; and for steps sized by a
-    shortage where maintenance is no sum of bands.
-    """
-    if wanted.plain:
-        return None
-    by_shortage = wanted.procedure == "cure" or (
-        wanted.procedure == "reduce_then_takeover" and wanted.fraction is None
-    )
-    if by_shortage and (rates.whole or rates.per_unit > 0.0):
-        raise InputError(
-            f"liquidation = {wanted.procedure!r} sized by the shortage, with maintenance.rule = "
-            f"{'whole' if rates.whole else 'size'!r} ({symbol}); allowed there: a fraction, or another procedure"
-        )
-    if rates.terms.inverse or rates.terms.lot_per or rates.terms.tick_per:
-        what = "an inverse contract" if rates.terms.inverse else "rules.rounding"
-        raise InputError(
-            f"liquidation = {wanted.procedure!r} (close = {wanted.close!r}) with {what} ({symbol}); allowed there: 'full' on the market"
-        )
-    given = wanted.numbers()
-    whole = {"most_steps", "cool_down", "lowest_tiers", "slices"}
-    numbers: dict[str, Any] = {
-        name: int(given[name]) if name in whole else float(given[name])
-        for name in Procedure._fields
-        if name in given
-    }
-    return Procedure(kind=PROCEDURES.index(wanted.procedure), takeover=wanted.close == "takeover", **numbers)
 
 
 def average_true_range(frame: pl.DataFrame, window: int) -> Floats:

@@ -18,10 +18,10 @@ from perpbt.errors import RunError
 from perpbt.kernels.adding import EVENT, MOMENTS, NUMBERS, TOTALS, WORDS, fund_events, settle_rows
 from perpbt.kernels.sums import merge_sums, no_sums, rounded_sums
 from perpbt.kernels.tables import REASONS, REJECTIONS, Codes, Floats, Integers, Table
+from perpbt.procedures.steps import as_counted, placed, steps_of
 from perpbt.settle import Crowds, FundTerms, condensed
 from perpbt.settlement import Settlement
 from perpbt.statistics.tally import Tally
-from perpbt.steps import as_counted, placed, steps_of
 from perpbt.weights import Weights
 
 MOST_EVENTS = 1 << 20  # a thread keeps before it condenses them

@@ -39,8 +39,8 @@ from perpbt.given import GivenOrder, Wishes, by_time
 from perpbt.kernels.tables import CALL, ROW, Integers, Market, Rates, Signals, Table
 from perpbt.load import Bars
 from perpbt.mapped import MEMORY
-from perpbt.prepare import market_arrays, no_signals, procedure_for
-from perpbt.procedures import Asked
+from perpbt.prepare import market_arrays, no_signals
+from perpbt.procedures import Asked, procedure_for
 from perpbt.result import Result
 from perpbt.scheduled import scheduled_rates
 from perpbt.setting import (

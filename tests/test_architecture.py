@@ -32,7 +32,7 @@ WALLS: Mapping[str, set[str]] = {
     "load": {"errors", "config", "mapped"},
     "checks": {"errors"},
     "brackets": {"checks", "errors"},
-    "procedures": {"config", "errors"},
+    "procedures": {"book", "config", "errors", "kernels"},
     "venue_tables": {"adl", "checks", "config", "contracts", "errors"},
     "venue_file": {"errors", "venue_tables"},
     "tier_files": {"errors"},

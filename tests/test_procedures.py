@@ -27,9 +27,9 @@ from test_engine_equals_oracle import (
 from test_engines_agree import LANES, population, same_tables, walk
 
 import perpbt
-from perpbt import procedures_sizes as sizes
 from perpbt.config.liquidation import PROCEDURES, Liquidation
 from perpbt.errors import InputError
+from perpbt.procedures import sizes
 
 TIERS = ((0.0, 1e3, 0.004, 125.0, 0.0), (1e3, 2e4, 0.01, 125.0, 6.0), (2e4, 1e6, 0.05, 125.0, 806.0))
 VENUES = {

@@ -1,4 +1,4 @@
-"""How much a liquidation closes, as formulas of plain numbers: what the procedures of `perpbt.procedures` do, for one position.
+"""How much a liquidation closes, as formulas of plain numbers: what liquidation procedures do, for one position.
 
 In: numbers (quote currency, base units, fractions). Out: numbers. Nothing here knows bars or accounts. Each formula names its source.
 """

@@ -1,7 +1,6 @@
-"""The liquidation procedures of a run: which one holds on which symbol.
+"""Which liquidation procedure holds on which symbol of a run.
 
-In: what a run was asked for, and what its venue says. Out: a `perpbt.config.Liquidation` a symbol. Its sizes as formulas of their own:
-`perpbt.procedures_sizes`.
+In: what a run was asked for, and what its venue says. Out: a `perpbt.config.Liquidation` a symbol.
 """
 
 from __future__ import annotations
