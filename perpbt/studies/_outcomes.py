@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
+from perpbt.report import words
 from perpbt.report.drawing import DEFICIT, SURPLUS
 
 
@@ -24,5 +26,7 @@ def drawn_outcomes(found: pl.DataFrame, rule: str) -> Figure:
     right.barh(at, found["surplus"].to_numpy(), color=SURPLUS)
     right.barh(at, -found["deficit"].to_numpy(), color=DEFICIT)
     right.set_xlabel("to the fund (surplus), from it (deficits)")
+    left.xaxis.set_major_formatter("{x:,.0f}")
+    right.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.axis_money(value)))
     left.invert_yaxis()
     return figure
