@@ -8,7 +8,7 @@ done, 1 the run failed, 2 something given was wrong. What a command does not nee
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +36,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+# options that several commands take
+Symbols = Annotated[list[str] | None, typer.Option("--symbol", help="Only this symbol; repeatable.")]
+Start = Annotated[str | None, typer.Option(help="First moment, such as 2020-03-01 (UTC).")]
+End = Annotated[str | None, typer.Option(help="First moment not used (UTC).")]
+Funding = Annotated[str | None, typer.Option(help="A funding file of its own.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 
 def show_version(wanted: bool) -> None:
@@ -116,7 +124,7 @@ def run(
         ),
     ] = None,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run a study and write its tables and report.
 
@@ -168,12 +176,10 @@ def validate(
     path: Annotated[
         str, typer.Argument(metavar="PATH", help="Prices: a file, glob, folder or shipped dataset.")
     ],
-    symbols: Annotated[
-        list[str] | None, typer.Option("--symbol", help="Only this symbol; repeatable.")
-    ] = None,
-    start: Annotated[str | None, typer.Option(help="First moment, such as 2020-03-01 (UTC).")] = None,
-    end: Annotated[str | None, typer.Option(help="First moment not used (UTC).")] = None,
-    funding: Annotated[str | None, typer.Option(help="A funding file of its own.")] = None,
+    symbols: Symbols = None,
+    start: Start = None,
+    end: End = None,
+    funding: Funding = None,
 ) -> None:
     """Check prices and print what is in them; exits with 2 if anything is wrong.
 
@@ -198,11 +204,9 @@ def pack(
         Path,
         typer.Argument(metavar="OUT", help="The Parquet file to write. Only a packed file is replaced."),
     ],
-    symbols: Annotated[
-        list[str] | None, typer.Option("--symbol", help="Only this symbol; repeatable.")
-    ] = None,
-    start: Annotated[str | None, typer.Option(help="First moment, such as 2020-03-01 (UTC).")] = None,
-    end: Annotated[str | None, typer.Option(help="First moment not packed (UTC).")] = None,
+    symbols: Symbols = None,
+    start: Start = None,
+    end: End = None,
     funding: Annotated[
         str | None, typer.Option(help="A funding file of its own; each event must fall on a bar.")
     ] = None,
@@ -235,16 +239,20 @@ def strategies(name: Annotated[str | None, typer.Argument(help="Show one strateg
     from perpbt.strategy import find_strategy, list_strategies
 
     if name is None:
-        found = list_strategies()
-        width = max((len(one.name) for one in found), default=0)
-        for one in found:
-            typer.echo(f"{one.name:<{width}}  {one.summary}")
+        print_list({one.name: one.summary for one in list_strategies()})
         typer.echo("\nperpbt strategies NAME explains one. A file of your own works by its path.")
         return
     one = find_strategy(name)
     typer.echo(f"{one.name} ({one.path})\n\n{one.doc.strip()}\n\nParameters:")
     for parameter in one.parameters.values():
         typer.echo(f"  {parameter.name}: {parameter.text} = {parameter.default!r}")
+
+
+def print_list(found: Mapping[str, str]) -> None:
+    """Names and what is said of each, in two columns."""
+    width = max(map(len, found), default=0)
+    for name, words in found.items():
+        typer.echo(f"{name:<{width}}  {words}")
 
 
 @app.command()
@@ -255,10 +263,7 @@ def venues(name: Annotated[str | None, typer.Argument(help="Show one venue in fu
     if name is not None:
         typer.echo(load_venue(name).describe())
         return
-    found = [load_venue(one) for one in list_venues()]
-    width = max((len(one.name) for one in found), default=0)
-    for one in found:
-        typer.echo(f"{one.name:<{width}}  {one.title}")
+    print_list({one: load_venue(one).title for one in list_venues()})
     typer.echo("\nperpbt venues NAME prints one. A TOML file of your own works by its path.")
 
 
@@ -352,19 +357,17 @@ def study(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the study; repeatable."),
     ] = None,
-    symbols: Annotated[
-        list[str] | None, typer.Option("--symbol", help="Only this symbol; repeatable.")
-    ] = None,
-    start: Annotated[str | None, typer.Option(help="First moment, such as 2020-03-01 (UTC).")] = None,
-    end: Annotated[str | None, typer.Option(help="First moment not used (UTC).")] = None,
-    funding: Annotated[str | None, typer.Option(help="A funding file of its own.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    symbols: Symbols = None,
+    start: Start = None,
+    end: End = None,
+    funding: Funding = None,
+    quiet: Quiet = False,
 ) -> None:
     """Put a study's question to price histories: a table, a picture, a page.
 
     Example:
 
-        perpbt study STUDY --data my_bars.parquet --out runs/mine
+        perpbt study dynamic_margin --data my_bars.parquet --out runs/mine
     """
     from perpbt.config.toml import apply_override
     from perpbt.load import load_bars
@@ -397,10 +400,7 @@ def studies(name: Annotated[str | None, typer.Argument(help="Show one study in f
     from perpbt.studies import find_study, list_studies
 
     if name is None:
-        found = [find_study(one) for one in list_studies()]
-        width = max((len(one.name) for one in found), default=0)
-        for one in found:
-            typer.echo(f"{one.name:<{width}}  {one.title}")
+        print_list({name: find_study(name).title for name in list_studies()})
         typer.echo("\nperpbt studies NAME explains one. A file of your own works by its path.")
         return
     one = find_study(name)
