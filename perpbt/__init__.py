@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from perpbt import adl, clearing
-    from perpbt.backtesting import backtest
     from perpbt.clearing import clear
     from perpbt.config import (
         AdlSpec,
@@ -23,14 +22,15 @@ if TYPE_CHECKING:
         Rules,
         load_spec,
     )
+    from perpbt.doors.backtesting import backtest
+    from perpbt.doors.simulation import simulate
+    from perpbt.doors.specification import run_spec
     from perpbt.errors import InputError, PerpbtError, RunError
-    from perpbt.explanation import Explanation, explain
+    from perpbt.explaining.explanation import Explanation, explain
     from perpbt.load import Bars, describe, load_bars
     from perpbt.load.pack import pack
     from perpbt.pricing import DerivedBars, derive
     from perpbt.result import Result
-    from perpbt.running import run_spec
-    from perpbt.simulation import simulate
     from perpbt.strategy import check_look_ahead, find_strategy, list_strategies
     from perpbt.studies import Findings, list_studies, run_study
     from perpbt.venue import Venue, list_venues, load_venue
@@ -43,7 +43,7 @@ _HOMES = {
     "CouplingSpec": "config",
     "DerivedBars": "pricing",
     "DynamicMargin": "config",
-    "Explanation": "explanation",
+    "Explanation": "explaining.explanation",
     "Findings": "studies",
     "FundSpec": "config",
     "InputError": "errors",
@@ -55,12 +55,12 @@ _HOMES = {
     "Rules": "config",
     "RunError": "errors",
     "Venue": "venue",
-    "backtest": "backtesting",
+    "backtest": "doors.backtesting",
     "check_look_ahead": "strategy",
     "clear": "clearing",
     "derive": "pricing",
     "describe": "load",
-    "explain": "explanation",
+    "explain": "explaining.explanation",
     "find_strategy": "strategy",
     "list_strategies": "strategy",
     "list_studies": "studies",
@@ -69,9 +69,9 @@ _HOMES = {
     "load_spec": "config",
     "load_venue": "venue",
     "pack": "load.pack",
-    "run_spec": "running",
+    "run_spec": "doors.specification",
     "run_study": "studies",
-    "simulate": "simulation",
+    "simulate": "doors.simulation",
 }
 
 _ROOMS = ("adl", "clearing")  # modules that are used by their own names

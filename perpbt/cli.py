@@ -141,8 +141,8 @@ def run(
         perpbt run my_study.toml --out runs/tight --set policy.stop_loss=0.01
     """
     from perpbt.config import load_spec
+    from perpbt.doors.specification import run_spec
     from perpbt.result import check_target, existing_above
-    from perpbt.running import run_spec
 
     overrides = list(settings or [])
     if threads is not None:
@@ -330,7 +330,7 @@ def liquidation(
         perpbt liquidation --contract inverse --side short --entry 8000 --quantity 10000 --margin 0.1
         --maintenance-rate 0.005
     """
-    from perpbt.explanation import explain
+    from perpbt.explaining.explanation import explain
 
     given = {
         "side": side, "entry_price": entry, "venue": venue, "symbol": symbol, "quantity": quantity,

@@ -162,7 +162,7 @@ def _in_steps(number: float, step: float, *, up: bool) -> float:
 class Position:
     """One open position. `margin` is what backs it alone, in settlement currency; `funding_paid` since entry.
 
-    In a cross account `margin` is the wallet less what the other positions keep (`perpbt.cross`), and may be
+    In a cross account `margin` is the wallet less what the other positions keep (`perpbt.explaining.cross`), and may be
     negative. Prices in quote currency, `quantity` in contracts, always positive.
     """
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import perpbt
-from perpbt import adl, venue_tables
+from perpbt import adl
+from perpbt.venue import tables as venue_tables
 
 SOME = settings(max_examples=40, deadline=None)
 START = datetime(2024, 1, 1)

@@ -789,7 +789,7 @@ def test_a_result_never_replaces_what_is_not_one(
     (folder / "bars" / "keep.txt").write_text("mine")
     (folder / "link").symlink_to("nowhere")
     before = contents(folder)
-    monkeypatch.setattr("perpbt.running.run_spec", None)  # told before the work, not after
+    monkeypatch.setattr("perpbt.doors.specification.run_spec", None)  # told before the work, not after
     assert command(monkeypatch, "run", "spec.toml", "--out", place) == 2
     assert_said(capsys.readouterr().err.removeprefix("error: ").removesuffix("\n"), expected, folder)
     assert contents(folder) == before

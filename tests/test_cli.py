@@ -17,9 +17,10 @@ from made_bars import two_symbols, with_value
 from typer.testing import CliRunner
 
 import perpbt
-from perpbt import cli, running
+from perpbt import cli
 from perpbt.config import load_spec
-from perpbt.engine import ENGINES
+from perpbt.doors import specification as running
+from perpbt.engines.chunks import ENGINES
 from perpbt.errors import RunError
 from perpbt.result import Result
 
@@ -300,8 +301,8 @@ def test_without_out_the_result_is_named_after_the_study(
 
 
 def test_runs_threads_and_engines_give_the_same_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("perpbt.engine.SERIAL_BELOW", 0)  # threads even for so little work
-    monkeypatch.setattr("perpbt.engine.CHUNK", 4)
+    monkeypatch.setattr("perpbt.engines.chunks.SERIAL_BELOW", 0)  # threads even for so little work
+    monkeypatch.setattr("perpbt.engines.chunks.CHUNK", 4)
     found = []
     ways = [("one", "1", "auto"), ("again", "1", "auto"), ("two", "2", "auto")]
     for name, threads, engine in [*ways, *((engine, "2", engine) for engine in ENGINES[1:])]:
@@ -413,7 +414,7 @@ def test_a_run_that_fails_exits_with_1(
         raise RunError("money of the run does not balance")
 
     with monkeypatch.context() as patch:
-        patch.setattr("perpbt.conclude.check_run", broken)
+        patch.setattr("perpbt.running.conclude.check_run", broken)
         assert command(patch, *RUN) == 1
     assert capsys.readouterr() == ("", "error: money of the run does not balance\n")
 

@@ -24,7 +24,8 @@ from perpbt.contracts import (
     is_liquidated,
     liquidation_price,
 )
-from perpbt.cross import (
+from perpbt.errors import InputError
+from perpbt.explaining.cross import (
     Held,
     before_liquidation,
     cross_bankruptcy_price,
@@ -35,7 +36,6 @@ from perpbt.cross import (
     hedged_liquidation_prices,
     margin_left,
 )
-from perpbt.errors import InputError
 
 MADE = settings(max_examples=int(os.environ.get("PERPBT_EXAMPLES", "200")), deadline=None)
 KINDS = ("linear", "inverse", "quanto")

@@ -18,7 +18,7 @@ from test_engine_equals_oracle import NUMBERS, engine_bars, engine_rules, engine
 
 import perpbt
 from perpbt.errors import InputError
-from perpbt.terms import terms_of
+from perpbt.running.terms import terms_of
 
 MADE = settings(
     max_examples=int(os.environ.get("PERPBT_EXAMPLES", "40")),

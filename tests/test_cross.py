@@ -19,7 +19,7 @@ from made_bars import START, made_bars
 
 import perpbt
 from perpbt.contracts import Maintenance, Position
-from perpbt.cross import Held, cross_liquidation_price
+from perpbt.explaining.cross import Held, cross_liquidation_price
 from perpbt.oracle import cumulative_funding, first_bar
 from perpbt.oracle.cross import run_wallet
 from perpbt.oracle.grid import on_grid
@@ -360,7 +360,7 @@ def test_hedged_accounts_outlive_unhedged_ones() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from(("hedge", "one_way")))
 def test_the_liquidation_price_is_where_equity_meets_maintenance(seed: int, legs: str) -> None:
-    """Against the closed form of the venues (`perpbt.cross`), the other positions at their marks."""
+    """Against the closed form of the venues (`perpbt.explaining.cross`), the other positions at their marks."""
     rng = np.random.default_rng(seed)
     symbols = ("AAA", "BBB", "CCC")
     bars = pl.concat(made_bars(3, name, seed=k, mark=True) for k, name in enumerate(symbols))

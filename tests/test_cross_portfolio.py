@@ -23,8 +23,8 @@ from perpbt.kernels.crossing.margin import charged
 from perpbt.kernels.crossing.tables import Charges
 from perpbt.oracle.scenarios import charged as charged_naively
 from perpbt.oracle.scenarios import unit_required
-from perpbt.venue_tables.collateral import CollateralTerms
-from perpbt.venue_tables.portfolio import PortfolioTerms
+from perpbt.venue.tables.collateral import CollateralTerms
+from perpbt.venue.tables.portfolio import PortfolioTerms
 
 MADE = settings(
     max_examples=int(os.environ.get("PERPBT_EXAMPLES", "40")),

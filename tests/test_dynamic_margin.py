@@ -19,10 +19,11 @@ from test_margin_rules import BANDS, COSTS
 
 import perpbt
 from perpbt.config import DynamicMargin, load_spec
+from perpbt.doors.specification import run_spec
 from perpbt.errors import InputError
-from perpbt.margining.dynamic import interest_share, scaled, volatility_scales
-from perpbt.margining.tools import buffered, floored, stressed
-from perpbt.margining.volatility import (
+from perpbt.prepare.margining.dynamic import interest_share, scaled, volatility_scales
+from perpbt.prepare.margining.tools import buffered, floored, stressed
+from perpbt.prepare.margining.volatility import (
     ewma_variance,
     fitted_garch,
     garch_variance,
@@ -30,7 +31,6 @@ from perpbt.margining.volatility import (
     model_margin,
     two_sided,
 )
-from perpbt.running import run_spec
 from perpbt.statistics.coverage import christoffersen, kupiec
 
 DAY = 86_400_000

@@ -117,7 +117,7 @@ def engine_strategy(bars, signals):
 
 def engine_atr(market, symbol, window):
     """The engine's own average true range: how it is averaged is not the oracle's business."""
-    from perpbt.prepare import average_true_range
+    from perpbt.prepare.arrays import average_true_range
 
     return average_true_range(engine_bars(market, [symbol]).collect(symbol).frame, window).tolist()
 

@@ -27,9 +27,9 @@ from test_engine_equals_oracle import (
 )
 
 import perpbt
-import perpbt.engine
-import perpbt.prepare
-import perpbt.witness
+import perpbt.engines.chunks
+import perpbt.engines.witness
+import perpbt.prepare.arrays
 
 START = 1_704_067_200_000
 LANES = int(os.environ.get("PERPBT_LANES", "1000"))
@@ -181,7 +181,7 @@ def all_agree(results: Iterable[perpbt.Result]) -> perpbt.Result:
 def test_on_long_walks(
     monkeypatch: pytest.MonkeyPatch, near: int, venue: str, count: int, tick: float
 ) -> None:
-    monkeypatch.setattr(perpbt.prepare, "NEAR", near)
+    monkeypatch.setattr(perpbt.prepare.arrays, "NEAR", near)
     frame = walk(count, seed=count, tick=tick)
     accounts = agree(perpbt.load_bars(frame), population(frame, LANES, seed=7), venue=VENUES[venue])
     assert set(accounts["exit_reason"]) >= {
@@ -202,7 +202,7 @@ EDGES = (
 
 @pytest.mark.parametrize("count", EDGES)
 def test_at_the_edges_of_blocks(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(perpbt.prepare, "NEAR", 0)
+    monkeypatch.setattr(perpbt.prepare.arrays, "NEAR", 0)
     frame = walk(count, seed=count, tick=0.5, step=0.004)
     table = population(frame, 800, seed=count)
     agree(perpbt.load_bars(frame), table, venue=VENUES["mark"], crowding=True, equity_every="1h")
@@ -210,7 +210,7 @@ def test_at_the_edges_of_blocks(monkeypatch: pytest.MonkeyPatch, count: int) -> 
 
 def test_a_gap_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """One to three bars without prices, at every place of a short history; funding due in them is still charged."""
-    monkeypatch.setattr(perpbt.prepare, "NEAR", 0)
+    monkeypatch.setattr(perpbt.prepare.arrays, "NEAR", 0)
     whole = walk(27, seed=5, tick=0.5, gaps=False, step=0.006)
     whole = whole.with_columns(funding_rate=pl.lit(0.003) * (pl.int_range(pl.len()) % 5 - 2))
     prices = [name for name in whole.columns if name not in ("ts", "symbol", "funding_rate")]
@@ -234,8 +234,8 @@ def test_a_gap_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_order_threads_and_chunks_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perpbt.engine, "SERIAL_BELOW", 0)
-    monkeypatch.setattr(perpbt.engine, "CHUNK", 256)
+    monkeypatch.setattr(perpbt.engines.chunks, "SERIAL_BELOW", 0)
+    monkeypatch.setattr(perpbt.engines.chunks, "CHUNK", 256)
     frame = walk(513, seed=8, tick=0.5, step=0.004)
     bars, table = perpbt.load_bars(frame), population(frame, 600, seed=8)
     options = {"venue": VENUES["mark"], "crowding": True, "open_interest": 1e7}
@@ -251,7 +251,7 @@ def test_order_threads_and_chunks_leave_no_trace(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("rules", [{"intrabar": "optimistic"}, {"take_profit_fill": "open"}])
 def test_under_other_rules(monkeypatch: pytest.MonkeyPatch, rules: dict[str, str]) -> None:
-    monkeypatch.setattr(perpbt.prepare, "NEAR", 0)
+    monkeypatch.setattr(perpbt.prepare.arrays, "NEAR", 0)
     frame = walk(3000, seed=3, tick=0.5)
     agree(perpbt.load_bars(frame), population(frame, 1000, seed=3), venue=VENUES["mark"], rules=rules)
 
@@ -277,7 +277,7 @@ POLICIES = {
 def test_with_margin_calls_and_reentry(
     monkeypatch: pytest.MonkeyPatch, tick: float, count: int, offsets: int, engines: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(perpbt.prepare, "NEAR", 0)
+    monkeypatch.setattr(perpbt.prepare.arrays, "NEAR", 0)
     bars = perpbt.load_bars(walk(count, seed=11, tick=tick))
     options = {"offsets": offsets, "venue": VENUES["mark"], "equity_every": "6h"}
     result = all_agree(
@@ -292,7 +292,7 @@ def test_with_margin_calls_and_reentry(
 @settings(MADE)
 def test_on_made_bars(market, venue, rules) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(perpbt.prepare, "NEAR", 0)
+        patch.setattr(perpbt.prepare.arrays, "NEAR", 0)
         agree(
             engine_bars(market), market["accounts_frame"], few=100, venue=engine_venue(venue), rules=engine_rules(rules),
             crowding=True, open_interest=1e6, equity_every="6h",
@@ -316,7 +316,7 @@ def test_policies_on_made_bars(data) -> None:
         [engine_policy(one) for one in policies],
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(perpbt.prepare, "NEAR", 0)
+        patch.setattr(perpbt.prepare.arrays, "NEAR", 0)
         all_agree(
             perpbt.backtest(engine_bars(market, ["AAA"]), strategy, wanted, engine=engine, **options)
             for engine in ("dense", "skip", "oracle")
@@ -327,13 +327,13 @@ def test_the_oracle_refuses_what_would_take_it_an_age(monkeypatch: pytest.Monkey
     frame = walk(50, seed=1)
     bars, table = perpbt.load_bars(frame), population(frame, 4, seed=1)
     assert perpbt.simulate(bars, table, engine="oracle").metadata["engine"] == "oracle"
-    monkeypatch.setattr(perpbt.witness, "MOST_ACCOUNT_BARS", 199)
+    monkeypatch.setattr(perpbt.engines.witness, "MOST_ACCOUNT_BARS", 199)
     with pytest.raises(
         perpbt.InputError, match=r"4 accounts x 50 bars of AAA = 200; allowed: .* and 199 accounts x bars"
     ):
         perpbt.simulate(bars, table, engine="oracle")
-    monkeypatch.setattr(perpbt.witness, "MOST_ACCOUNT_BARS", 200)
-    monkeypatch.setattr(perpbt.witness, "MOST_BARS", 49)
+    monkeypatch.setattr(perpbt.engines.witness, "MOST_ACCOUNT_BARS", 200)
+    monkeypatch.setattr(perpbt.engines.witness, "MOST_BARS", 49)
     with pytest.raises(perpbt.InputError, match="at most 49 bars"):
         perpbt.simulate(bars, table, engine="oracle")
 
@@ -342,7 +342,7 @@ def test_the_oracle_refuses_what_would_take_it_an_age(monkeypatch: pytest.Monkey
 def test_a_million_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Made bars of many shapes, a million positions in all."""
     for seed in range(20):
-        monkeypatch.setattr(perpbt.prepare, "NEAR", (0, 16, 64)[seed % 3])
+        monkeypatch.setattr(perpbt.prepare.arrays, "NEAR", (0, 16, 64)[seed % 3])
         frame = walk((4097, 20_000, 60_000)[seed % 3], seed=seed, tick=(0.0, 0.5, 2.0)[seed % 3], step=0.001)
         agree(
             perpbt.load_bars(frame),
@@ -357,7 +357,7 @@ def test_a_million_lanes_on_real_minutes(monkeypatch: pytest.MonkeyPatch) -> Non
     path = DATA / "binance_um_1m_2025_05_06.parquet"
     if not path.exists():
         pytest.skip(f"no real data at {path}: set PERPBT_DATA to the folder that holds it")
-    monkeypatch.setattr(perpbt.prepare, "NEAR", 16)
+    monkeypatch.setattr(perpbt.prepare.arrays, "NEAR", 16)
     bars = perpbt.load_bars(path)
     share = -(-1_000_000 // len(bars.symbols))
     parts = [population(bars.collect(symbol).frame, share, seed=k) for k, symbol in enumerate(bars.symbols)]

@@ -16,7 +16,7 @@ import perpbt
 from perpbt import cli
 from perpbt.contracts import Contract, Maintenance, Position, is_liquidated
 from perpbt.errors import InputError
-from perpbt.explanation import Explanation, explain
+from perpbt.explaining.explanation import Explanation, explain
 
 LONG: dict[str, Any] = {"side": "long", "entry_price": 60_000, "quantity": 0.5, "leverage": 20}
 COIN: dict[str, Any] = {**LONG, "contract": "inverse", "quantity": 30_000, "maintenance": 0.005}

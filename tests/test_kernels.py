@@ -30,7 +30,7 @@ from made_bars import START, made_bars
 from numba.core import config
 
 import perpbt
-from perpbt.engine import ENGINES
+from perpbt.engines.chunks import ENGINES
 from perpbt.kernels.compile import cache_folder, sources_hash
 from perpbt.kernels.sums import exact_sums, fund_balances
 

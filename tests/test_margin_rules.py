@@ -15,7 +15,7 @@ from test_engine_equals_oracle import DATA, MADE, engine_bars
 from test_engines_agree import START, agree, all_agree, population, walk
 
 import perpbt
-import perpbt.prepare
+import perpbt.prepare.arrays
 from perpbt.contracts import Contract, Maintenance, Position, is_liquidated, liquidation_price
 from perpbt.errors import InputError
 from perpbt.venue import PACKAGED, load_venue
@@ -97,7 +97,7 @@ def venue(fields: dict[str, Any]) -> perpbt.Venue:
 @pytest.mark.parametrize("near", [0, 8])
 @pytest.mark.parametrize("rule", [*RULES, *CHANGES])
 def test_engines_agree_on_given_positions(monkeypatch: pytest.MonkeyPatch, rule: str, near: int) -> None:
-    monkeypatch.setattr(perpbt.prepare, "NEAR", near)
+    monkeypatch.setattr(perpbt.prepare.arrays, "NEAR", near)
     frame = walk(2500, seed=21, tick=0.5 if near else 0.0, step=0.003)
     fields = {**RULES, **CHANGES}[rule]
     rows = agree(perpbt.load_bars(frame), population(frame, 1000, seed=9), venue=venue(fields))

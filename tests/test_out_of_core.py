@@ -22,16 +22,16 @@ import pytest
 from made_bars import START, two_symbols
 
 import perpbt
-import perpbt.book
-import perpbt.budget
-import perpbt.conclude
-import perpbt.engine
-import perpbt.given
-import perpbt.settled
-import perpbt.simulation
+import perpbt.doors.simulation
+import perpbt.engines.book
+import perpbt.engines.chunks
+import perpbt.engines.given
+import perpbt.running.budget
+import perpbt.running.conclude
+import perpbt.settling.settled
 from perpbt import cli
-from perpbt.book import Spool
 from perpbt.config.memory import memory_words, parse_memory
+from perpbt.engines.book import Spool
 
 REPOSITORY = Path(__file__).parents[1]
 ENOUGH = "16GiB"
@@ -141,16 +141,16 @@ def in_memory(bars: pl.DataFrame) -> dict[tuple[str, str], dict[str, bytes]]:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of a few rows, all of them kept in a file, on threads even for so little."""
-    monkeypatch.setattr(perpbt.engine, "CHUNK", 37)
-    monkeypatch.setattr(perpbt.engine, "PAGE", 5)
-    monkeypatch.setattr(perpbt.engine, "SERIAL_BELOW", 0)
-    monkeypatch.setattr(perpbt.simulation, "BLOCK", 101)
-    monkeypatch.setattr(perpbt.conclude, "CHUNK", 11)
-    monkeypatch.setattr(perpbt.given, "CHUNK", 11)
-    monkeypatch.setattr(perpbt.conclude, "ROW_GROUP", 64)
-    monkeypatch.setattr(perpbt.conclude, "SERIAL_BELOW", 0)
-    monkeypatch.setattr(perpbt.settled, "MOST_EVENTS", 16)
-    monkeypatch.setattr(perpbt.budget, "Spool", lambda room, folder=None: Spool(0, folder))
+    monkeypatch.setattr(perpbt.engines.chunks, "CHUNK", 37)
+    monkeypatch.setattr(perpbt.engines.chunks, "PAGE", 5)
+    monkeypatch.setattr(perpbt.engines.chunks, "SERIAL_BELOW", 0)
+    monkeypatch.setattr(perpbt.doors.simulation, "BLOCK", 101)
+    monkeypatch.setattr(perpbt.running.conclude, "CHUNK", 11)
+    monkeypatch.setattr(perpbt.engines.given, "CHUNK", 11)
+    monkeypatch.setattr(perpbt.running.conclude, "ROW_GROUP", 64)
+    monkeypatch.setattr(perpbt.running.conclude, "SERIAL_BELOW", 0)
+    monkeypatch.setattr(perpbt.settling.settled, "MOST_EVENTS", 16)
+    monkeypatch.setattr(perpbt.running.budget, "Spool", lambda room, folder=None: Spool(0, folder))
 
 
 # ------------------------------------------------------------------------------------------ the same bytes
@@ -299,10 +299,10 @@ def test_what_cannot_be_kept_within_a_bound_is_refused(bars: pl.DataFrame, tmp_p
 @pytest.mark.parametrize(
     "place",
     [
-        "perpbt.conclude.ledger",
+        "perpbt.running.conclude.ledger",
         "perpbt.stored.Writer.append",
-        "perpbt.book.note_fills",
-        "perpbt.settled.settle_rows",
+        "perpbt.engines.book.note_fills",
+        "perpbt.settling.settled.settle_rows",
     ],
 )
 @pytest.mark.parametrize("door", ["given", "signals"])
@@ -426,7 +426,7 @@ def often() -> dict[str, pl.Expr]:
 
 def large(what: str, source: str | None = None) -> dict[str, Any]:
     """A run too large to hold: 20 million accounts of one position each, or few that trade 30 million times."""
-    from perpbt.budget import peak_memory
+    from perpbt.running.budget import peak_memory
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(source) if source else Path(folder) / "bars.parquet"

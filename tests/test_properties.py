@@ -20,7 +20,7 @@ from made_markets import HOUR, LAST, MARK, TIME
 from polars.testing import assert_frame_equal
 
 import perpbt
-import perpbt.engine
+import perpbt.engines.chunks
 
 MADE = settings(
     max_examples=int(os.environ.get("PERPBT_EXAMPLES", "25")),
@@ -445,9 +445,9 @@ DRIVES = [(1, 256, 8), (2, 256, 8), (2, 300, 3), (2, 4096, 1), (1, 1000, 1)]  # 
 
 
 def drive(monkeypatch, chunk, page):
-    monkeypatch.setattr(perpbt.engine, "CHUNK", chunk)
-    monkeypatch.setattr(perpbt.engine, "PAGE", page)
-    monkeypatch.setattr(perpbt.engine, "SERIAL_BELOW", 0)
+    monkeypatch.setattr(perpbt.engines.chunks, "CHUNK", chunk)
+    monkeypatch.setattr(perpbt.engines.chunks, "PAGE", page)
+    monkeypatch.setattr(perpbt.engines.chunks, "SERIAL_BELOW", 0)
 
 
 def same_results(results):

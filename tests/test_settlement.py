@@ -13,8 +13,8 @@ from made_bars import START, made_bars
 import perpbt
 from perpbt.config import load_spec
 from perpbt.contracts import Contract, currencies
+from perpbt.doors.specification import run_spec
 from perpbt.errors import InputError
-from perpbt.running import run_spec
 from perpbt.statistics import summarise
 from perpbt.venue import PACKAGED, Venue
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perpbt.brackets import Tier, ladder, maintenance
 from perpbt.errors import InputError
 from perpbt.venue import PACKAGED, Source, Venue, list_venues, load_venue
+from perpbt.venue.brackets import Tier, ladder, maintenance
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = sorted(path.stem for path in PACKAGED.glob("*.toml"))

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import polars as pl
 import pytest
 
-from perpbt.brackets import Tier, ladder
 from perpbt.venue import Venue, load_venue
+from perpbt.venue.brackets import Tier, ladder
 
 
 def flat(rate: float, **fields: Any) -> Venue:

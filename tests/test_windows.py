@@ -29,7 +29,7 @@ from made_bars import START, made_bars, two_symbols, with_value
 from test_out_of_core import GRID, OPTIONS, contents, positions, turns
 
 import perpbt
-import perpbt.budget
+import perpbt.running.budget
 from perpbt import mapped
 from perpbt.config import Rules
 from perpbt.config.memory import parse_memory
@@ -38,7 +38,7 @@ from perpbt.load.bars import SymbolBars
 from perpbt.load.pack import pack
 from perpbt.load.windows import collect_in_windows
 from perpbt.mapped import MEMORY, Files, Shelf
-from perpbt.prepare import market_arrays, signal_arrays
+from perpbt.prepare.arrays import market_arrays, signal_arrays
 
 REPOSITORY = Path(__file__).parents[1]
 STEPS = st.integers(1, 70)
@@ -311,8 +311,8 @@ def in_files(step: int) -> Iterator[int]:
     """A bound in which `step` bars fit and one more, but not all; pages are given back all the time."""
     with pytest.MonkeyPatch.context() as patch:
         memory = (step + 1) << 40
-        patch.setattr(perpbt.budget, "A_BAR", 1 << 40)
-        patch.setattr(perpbt.budget, "LEAST_WINDOW", step)
+        patch.setattr(perpbt.running.budget, "A_BAR", 1 << 40)
+        patch.setattr(perpbt.running.budget, "LEAST_WINDOW", step)
         patch.setattr("perpbt.mapped.SLACK", memory)
         patch.setattr("perpbt.mapped.AT_LEAST", -1)
         yield memory
@@ -405,7 +405,7 @@ def least(run_so: Any, **options: Any) -> tuple[int, str]:
 def test_given_positions_need_little_of_a_long_history_and_signals_say_why(
     odd: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perpbt.setting.bar_counts", lambda bars: (100_000_000, 100_000_000))
+    monkeypatch.setattr("perpbt.running.setting.bar_counts", lambda bars: (100_000_000, 100_000_000))
     for module in ("simulation", "backtesting"):
         monkeypatch.setattr(f"perpbt.{module}.bar_counts", lambda bars: (100_000_000, 100_000_000))
     given_least, told = least(lambda **options: run("given", odd, **options))
@@ -438,7 +438,7 @@ def test_funding_on_every_bar_is_held_and_counted(odd: pl.DataFrame) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 @pytest.mark.parametrize(
-    "place", ["perpbt.load.windows.with_marks", "perpbt.prepare.series_of", "perpbt.kernels.pyramid.build", "perpbt.book.note_fills", "perpbt.conclude.ledger"]
+    "place", ["perpbt.load.windows.with_marks", "perpbt.prepare.arrays.series_of", "perpbt.kernels.pyramid.build", "perpbt.engines.book.note_fills", "perpbt.running.conclude.ledger"]
 )  # fmt: skip
 @pytest.mark.parametrize("door", ["given", "signals"])
 def test_a_run_that_ends_early_leaves_nothing(
@@ -570,7 +570,7 @@ def large(path: str, limit: str, count: str) -> dict[str, Any]:
             path, table, memory=None if limit == "none" else limit, scratch=scratch,
             progress=lambda label, done, total: None if label in labels[-1:] else labels.append(label), **options,
         )  # fmt: skip
-        peak = perpbt.budget.peak_memory()
+        peak = perpbt.running.budget.peak_memory()
         digest = sha256()
         for key, value in sorted(contents(result).items()):
             digest.update(key.encode() + value)

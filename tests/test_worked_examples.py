@@ -1,4 +1,4 @@
-"""Published worked examples, run through the formulas of `perpbt.contracts` and `perpbt.cross`.
+"""Published worked examples, run through the formulas of `perpbt.contracts` and `perpbt.explaining.cross`.
 
 A row is an example's number in the collection it is from, its source, what is asked, the printed answer and the
 tolerance its digits allow. Isolated linear liquidation prices are the table of `test_venue_examples`, run
@@ -15,7 +15,6 @@ from typing import NamedTuple
 import pytest
 from test_venue_examples import BTCUSDT_2021, PRICES, Price
 
-from perpbt.brackets import ladder
 from perpbt.contracts import (
     Band,
     Contract,
@@ -25,7 +24,7 @@ from perpbt.contracts import (
     is_liquidated,
     liquidation_price,
 )
-from perpbt.cross import (
+from perpbt.explaining.cross import (
     Held,
     before_liquidation,
     cross_bankruptcy_price,
@@ -35,7 +34,8 @@ from perpbt.cross import (
     cross_required,
     margin_left,
 )
-from perpbt.explanation import explain
+from perpbt.explaining.explanation import explain
+from perpbt.venue.brackets import ladder
 
 BINANCE = "Binance, How to calculate liquidation price of USD-M futures contracts"
 BINANCE_2020 = "Binance futures FAQ of 2020"

@@ -9,8 +9,6 @@ from typing import TypeVar
 import numpy as np
 import polars as pl
 
-from perpbt.book import Block, Book, Fills
-from perpbt.conclude import Coupled, scaled
 from perpbt.coupling.groups import Group, SymbolRows
 from perpbt.coupling.ledger import coupled_ledger
 from perpbt.coupling.loop import Loop, LoopFund, liquidated_weight
@@ -19,12 +17,14 @@ from perpbt.coupling.pressure import Views
 from perpbt.coupling.refilling import Crowding
 from perpbt.coupling.settlement import Fund, Settlement
 from perpbt.coupling.telling import cascades, deleveraged, told, told_of_feedback
-from perpbt.given import GivenOrder
+from perpbt.engines.book import Block, Book, Fills
+from perpbt.engines.given import GivenOrder
 from perpbt.kernels.tables import Integers, Market
-from perpbt.prepare import no_signals
-from perpbt.setting import Setting
-from perpbt.settled import Transfers
-from perpbt.terms import Terms
+from perpbt.prepare.arrays import no_signals
+from perpbt.running.conclude import Coupled, scaled
+from perpbt.running.setting import Setting
+from perpbt.running.terms import Terms
+from perpbt.settling.settled import Transfers
 
 
 def couple(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from perpbt.adl import Candidates
-from perpbt.given import Wishes
+from perpbt.engines.given import Wishes
 from perpbt.kernels.coupled.deleveraging import change_positions, find_winners, requirements
 from perpbt.kernels.tables import (
     ACCEPTED,

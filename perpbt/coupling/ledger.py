@@ -8,19 +8,19 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from perpbt.book import Book
 from perpbt.coupling.groups import Group, SymbolRows
 from perpbt.coupling.settlement import Fund
+from perpbt.engines.book import Book
 from perpbt.kernels.adding import EVENT, fund_events
 from perpbt.kernels.tables import Floats, Integers, Table
-from perpbt.settle import COVERS, LEDGER, FundTerms, ledger_frame
+from perpbt.settling.settle import COVERS, LEDGER, FundTerms, ledger_frame
 
 
 def coupled_ledger(
     book: Book, terms: FundTerms, symbols: Sequence[SymbolRows], groups: Sequence[Group], settlements: Sequence[Fund],
     times: Integers, weight: Floats,
 ) -> pl.DataFrame:  # fmt: skip
-    """As `perpbt.settle.ledger`, with the columns adl, outside and socialised: money that covered deficits beside the fund's.
+    """As `perpbt.settling.settle.ledger`, with the columns adl, outside and socialised: money that covered deficits beside the fund's.
 
     What the fund paid in a row is deficit - adl - outside - socialised - uncovered.
     """

@@ -20,7 +20,7 @@ from perpbt.coupling.settlement import Fund
 from perpbt.coupling.shortfall import Shortfall
 from perpbt.errors import RunError
 from perpbt.kernels.tables import LIQUIDATION, Integers
-from perpbt.terms import Terms
+from perpbt.running.terms import Terms
 
 
 class LoopFund(Fund):

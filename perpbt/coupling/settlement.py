@@ -21,7 +21,7 @@ from perpbt.coupling.refilling import Crowding
 from perpbt.coupling.shortfall import Bankrupt, Cover, Shortfall
 from perpbt.kernels.sums import fund_balances
 from perpbt.kernels.tables import Floats, Integers
-from perpbt.terms import Terms
+from perpbt.running.terms import Terms
 
 
 @dataclass

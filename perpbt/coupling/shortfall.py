@@ -15,7 +15,7 @@ import numpy as np
 from perpbt.adl import allocate
 from perpbt.coupling.groups import Changes, Group
 from perpbt.kernels.tables import MARK_CLOSE, MARK_HIGH, MARK_LOW, MARK_OPEN, Floats, Integers
-from perpbt.terms import Terms
+from perpbt.running.terms import Terms
 
 DUST = 1e-12  # of a quantity: what is less than that short is placed
 OPEN, RANGE, END = 0, 1, 2

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from perpbt.book import Book
 from perpbt.coupling.looped import Looped, Push
 from perpbt.coupling.settlement import Fund
-from perpbt.frames import times as moments_of
-from perpbt.given import GivenOrder
+from perpbt.engines.book import Book
+from perpbt.engines.given import GivenOrder
 from perpbt.kernels.tables import HIGH, LAST_OPEN, LOW, MARK_CLOSE, MARK_OPEN, Integers
-from perpbt.terms import Terms
+from perpbt.running.terms import Terms
+from perpbt.settling.frames import times as moments_of
 
 PHASES = ("open", "range")
 NUMBERS = ("quantity", "fraction", "price", "given_up")

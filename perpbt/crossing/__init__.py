@@ -21,7 +21,7 @@ Rules, where a shared wallet differs from isolated positions:
   arises only then. `max_drawdown` and `worst_margin_ratio` are the wallet's, over the whole life of the account; the ratio counts every
   tested point, that of a liquidation at the open or close included (one inside the range counts as 1).
 - Portfolio margin (`margin="portfolio"`): the same, but the requirement is the worst of the venue's scenarios on net values by risk unit
-  and its minimum charge (`perpbt.venue_tables.portfolio`), nothing for the close-out rate; adverse extremes by the sign of the net
+  and its minimum charge (`perpbt.venue.tables.portfolio`), nothing for the close-out rate; adverse extremes by the sign of the net
   quantity; surplus and deficit pro rata to notional. Assets as collateral: `perpbt.crossing.collateral`.
 - `liquidation_price`: the mark of the row's own symbol, the others at mark open of the entry bar, all that open in it open; 0 or infinity
   where there is none.

@@ -11,7 +11,7 @@ from perpbt.errors import InputError
 from perpbt.kernels.crossing.tables import SHOCKS, Charges
 from perpbt.kernels.tables import Floats, Rates
 from perpbt.venue import Venue
-from perpbt.venue_tables.portfolio import PortfolioTerms
+from perpbt.venue.tables.portfolio import PortfolioTerms
 
 
 def make_charges(venue: Venue, rates: Sequence[Rates], symbols: Sequence[str], margin: Margin) -> Charges:

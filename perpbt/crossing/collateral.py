@@ -27,7 +27,7 @@ from perpbt.kernels.crossing.tables import Assets
 from perpbt.kernels.tables import Floats
 from perpbt.load.columns import TIMES_ALLOWED, time_expression
 from perpbt.venue import Venue
-from perpbt.venue_tables.collateral import CollateralTerms
+from perpbt.venue.tables.collateral import CollateralTerms
 
 HOLDINGS = ("account", "asset", "amount")
 PRICES = ("ts", "asset", "price")

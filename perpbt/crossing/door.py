@@ -13,23 +13,23 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from perpbt.book import Book, SymbolPart
 from perpbt.crossing.charges import make_charges
 from perpbt.crossing.collateral import Collateral, Holdings, make_holdings
 from perpbt.crossing.grid import Timeline, on_grid, stacked, timeline_of
 from perpbt.crossing.legs import Legs, make_legs
 from perpbt.crossing.terms import Margin
 from perpbt.crossing.witness import run_wallets_naively
-from perpbt.engine import Counted, Outcome, choose_threads, in_threads
+from perpbt.engines.book import Book, SymbolPart
+from perpbt.engines.chunks import Counted, Outcome, choose_threads, in_threads
+from perpbt.engines.given import GivenOrder, Wishes
 from perpbt.errors import InputError
-from perpbt.given import GivenOrder, Wishes
 from perpbt.kernels.crossing.blocks import grid_over
 from perpbt.kernels.crossing.tables import HOLDING, SIGMA_, TURNOVER_, WALLET, Charges, Grid
 from perpbt.kernels.crossing.walking import run_wallets
 from perpbt.kernels.tables import ACCEPTED, CALL, LIQUIDATION, ROW, Market, Rates, Table
 from perpbt.load import Bars
-from perpbt.prepare import floats, market_arrays, rates_for
-from perpbt.setting import Setting, describe_symbol
+from perpbt.prepare.arrays import floats, market_arrays, rates_for
+from perpbt.running.setting import Setting, describe_symbol
 
 CHUNK = 256  # accounts a thread takes at a time
 LABEL = "wallets"

@@ -16,7 +16,7 @@ from perpbt.crossing.grid import Timeline
 from perpbt.errors import InputError
 from perpbt.kernels.crossing.tables import LEG
 from perpbt.kernels.tables import Floats, Integers, Table, table
-from perpbt.prepare import milliseconds
+from perpbt.prepare.arrays import milliseconds
 
 # In what order the legs of an account are worked through, first key first: nothing depends on the order of the table.
 ORDER = (

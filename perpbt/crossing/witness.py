@@ -9,12 +9,12 @@ import numpy as np
 
 from perpbt.crossing.legs import Legs
 from perpbt.crossing.terms import Margin
-from perpbt.engine import Counted
+from perpbt.engines.chunks import Counted
+from perpbt.engines.witness import TIER, rules_of
 from perpbt.errors import InputError
 from perpbt.kernels.crossing import tables as shared
 from perpbt.kernels.tables import CLOSE, OPEN, RANGE, REASONS, REJECTIONS, Floats, Rates, Row, Table
 from perpbt.oracle.cross import run_wallet
-from perpbt.witness import TIER, rules_of
 
 if TYPE_CHECKING:
     from perpbt.crossing.door import Prepared

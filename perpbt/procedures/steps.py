@@ -1,13 +1,13 @@
 """The steps of liquidations among the records of a book, and positions that had some as statistics count them.
 
-In: chunks of a book. Out: the steps, and when; columns for `perpbt.statistics`. As a table: `perpbt.frames.step_table`.
+In: chunks of a book. Out: the steps, and when; columns for `perpbt.statistics`. As a table: `perpbt.settling.frames.step_table`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from perpbt.book import Book, Chunk
+from perpbt.engines.book import Book, Chunk
 from perpbt.kernels.tables import LIQUIDATION, REDUCED, Codes, Floats, Integers, Table
 
 

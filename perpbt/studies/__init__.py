@@ -19,7 +19,7 @@ import polars as pl
 
 from perpbt.config.fields import nearest
 from perpbt.config.parameters import Parameter, parameters_of, with_values
-from perpbt.engine import Progress
+from perpbt.engines.chunks import Progress
 from perpbt.errors import InputError
 from perpbt.load import Bars, load_bars
 

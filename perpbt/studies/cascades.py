@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 import perpbt
-from perpbt.engine import Progress
+from perpbt.engines.chunks import Progress
 from perpbt.errors import InputError
 from perpbt.load import Bars
 from perpbt.studies import Findings

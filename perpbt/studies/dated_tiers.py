@@ -16,7 +16,7 @@ import polars as pl
 
 import perpbt
 from perpbt.config import Duration
-from perpbt.engine import Progress
+from perpbt.engines.chunks import Progress
 from perpbt.load import Bars
 from perpbt.studies import Findings
 from perpbt.studies._population import spread_positions, with_tiers

@@ -17,7 +17,7 @@ import polars as pl
 
 import perpbt
 from perpbt.config import Duration
-from perpbt.engine import Progress
+from perpbt.engines.chunks import Progress
 from perpbt.load import Bars
 from perpbt.statistics.coverage import christoffersen, kupiec, traffic_light
 from perpbt.statistics.procyclicality import cost, deviation_of_changes, peak_to_trough, worst_rise

@@ -18,7 +18,7 @@ import polars as pl
 
 import perpbt
 from perpbt.config import Duration
-from perpbt.engine import Progress
+from perpbt.engines.chunks import Progress
 from perpbt.errors import InputError
 from perpbt.load import Bars
 from perpbt.studies import Findings

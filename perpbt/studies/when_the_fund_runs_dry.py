@@ -17,7 +17,7 @@ import polars as pl
 
 import perpbt
 from perpbt import adl
-from perpbt.engine import Progress
+from perpbt.engines.chunks import Progress
 from perpbt.load import Bars
 from perpbt.result import Result
 from perpbt.studies import Findings

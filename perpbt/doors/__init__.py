@@ -1,0 +1,1 @@
+"""The doors: a table of positions, strategies under policies, and a specification."""

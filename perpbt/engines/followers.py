@@ -1,0 +1,256 @@
+"""Accounts that follow signals: tiles of lanes, and their rows put together by strategy, policy, symbol and start.
+
+In: what each strategy on each symbol gave, tile by tile. Out: an `Order`. A tile is some policies from some starts on: few enough bars
+to stay in the cache, and rows that are in order already within each policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from perpbt.engines.book import Belongings, Block, Piece, Spool, Task
+from perpbt.engines.chunks import Outcome
+from perpbt.kernels.tables import CALL, LANE, ROW, Floats, Integers, Table, table
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Lanes of the policies and starts [first, last), policies outermost."""
+
+    first_policy: int
+    last_policy: int
+    first_start: int
+    last_start: int
+
+    @property
+    def size(self) -> int:
+        """Lanes."""
+        return (self.last_policy - self.first_policy) * self.width
+
+    @property
+    def width(self) -> int:
+        """Starts."""
+        return self.last_start - self.first_start
+
+    def lanes(self, plans: Table, starts: Integers) -> Table:
+        """The lanes, ready to run."""
+        plan = np.repeat(np.arange(self.first_policy, self.last_policy), self.width)
+        return table(
+            LANE,
+            plan.size,
+            plan=plan,
+            exit_due=-1,
+            bar=np.tile(starts[self.first_start : self.last_start], self.last_policy - self.first_policy),
+            not_before=-1,
+            wallet=plans["capital"][plan],
+        )
+
+
+def tiles(policies: int, starts: int, size: int) -> Iterator[Tile]:
+    """All policies and starts in tiles of about `size` lanes."""
+    tall = min(policies, size)
+    wide = max(1, size // tall)
+    for start in range(0, starts, wide):
+        for policy in range(0, policies, tall):
+            yield Tile(policy, min(policy + tall, policies), start, min(start + wide, starts))
+
+
+@dataclass(frozen=True)
+class Page:
+    """A block, and where in it the rows of each group are."""
+
+    block: Block
+    group: Integers
+    first: Integers
+    count: Integers
+
+
+EMPTY = Page(
+    Block(0, np.empty(0, dtype=ROW), np.empty(0, dtype=CALL)),
+    *(np.zeros(0, dtype=np.int64) for _ in range(3)),
+)
+
+
+@dataclass
+class FollowingOrder:
+    """Rows by strategy, policy, symbol, start and position. A world is a strategy and a policy, a group a world and a symbol."""
+
+    strategies: tuple[str, ...]
+    policies: tuple[str, ...]
+    symbols: tuple[str, ...]
+    plans: Table
+    spool: Spool = field(default_factory=Spool)
+    starts: list[int] = field(default_factory=list)  # how many each symbol has
+    pages: list[Page] = field(default_factory=list)
+    _last: tuple[int, int] = (-1, 0)  # account and position of the last row labelled
+
+    def page(self, symbol: int, finished: Outcome, world: int, tile: Tile) -> Page:
+        """A page of a tile, `world` being that of its first policy, kept; its rows' lanes become starts. From any thread."""
+        rows = finished.rows
+        policies = np.arange(tile.last_policy - tile.first_policy + 1)
+        splits = np.searchsorted(rows["lane"], policies * tile.width)
+        counts = np.diff(splits)
+        held = np.flatnonzero(counts)
+        rows["lane"] = tile.first_start + rows["lane"] % tile.width
+        block = Block(symbol, self.spool.keep(rows), self.spool.keep(finished.calls))
+        return Page(block, (world + held) * len(self.symbols) + symbol, splits[held], counts[held])
+
+    def close(self) -> None:
+        """Order all pages, which stand in the order of their tiles."""
+        none = [np.zeros(0, dtype=np.int64)]
+        group = np.concatenate(none + [page.group for page in self.pages])
+        first = np.concatenate(none + [page.first for page in self.pages])
+        count = np.concatenate(none + [page.count for page in self.pages])
+        sizes = [page.group.size for page in self.pages]
+        block = np.repeat(np.arange(len(sizes)), sizes)
+        order = np.argsort(group, kind="stable")
+        self._group, self._from, self._count = group[order], first[order], count[order]
+        self._block = block[order]
+        self._at = np.append(0, np.cumsum(self._count))
+        self._account = np.append(0, np.cumsum(np.tile(self.starts, len(self.worlds))))
+        place = np.empty(order.size, dtype=np.int64)
+        place[order] = self._at[:-1]
+        self._places = (
+            np.split(place, np.cumsum(sizes)[:-1]) if sizes else []
+        )  # of each page, where its groups begin
+        self._blocks: list[Block | None] = [page.block for page in self.pages]
+
+    @property
+    def size(self) -> int:
+        """Rows of the table."""
+        return int(self._at[-1])
+
+    @property
+    def worlds(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(f"{one} | {other}" for one in self.strategies for other in self.policies)
+
+    @property
+    def accounts(self) -> int:
+        """How many there are, those included that never gave an order."""
+        return int(self._account[-1])
+
+    @property
+    def groups(self) -> pl.DataFrame:
+        """Strategy, policy and symbol of each group."""
+        names = (
+            pl.DataFrame({key: values}, schema={key: pl.String}) for key, values in self._names().items()
+        )
+        strategy, policy, symbol = names
+        return strategy.join(policy, how="cross").join(symbol, how="cross")
+
+    @property
+    def population(self) -> pl.DataFrame:
+        """How many accounts each group has."""
+        return self.groups.with_columns(accounts=pl.Series(np.diff(self._account)))
+
+    def _names(self) -> Mapping[str, tuple[str, ...]]:
+        return {"strategy": self.strategies, "policy": self.policies, "symbol": self.symbols}
+
+    def _spans(self, first: int, last: int) -> tuple[slice, Integers, Integers]:
+        """Entries that hold rows [first, last), the first row each gives, and how many."""
+        here = slice(
+            int(np.searchsorted(self._at, first, side="right")) - 1, int(np.searchsorted(self._at, last))
+        )
+        at, count = self._at[here], self._count[here]
+        low = np.maximum(first - at, 0)
+        return here, low, np.minimum(last - at, count) - low
+
+    def pieces(self, first: int, last: int) -> Sequence[Piece]:
+        """Where rows [first, last) are."""
+        here, low, count = self._spans(first, last)
+        start, to = self._from[here] + low, self._at[here] + low - first
+        block = self._block[here]
+        order = np.argsort(block, kind="stable")
+        ends = np.append(np.flatnonzero(np.diff(block[order])) + 1, order.size)
+        found, begin = [], 0
+        for end in ends.tolist():
+            own = order[begin:end]  # side by side in their block, apart in the table
+            begin, k = end, own[0]
+            size = int(count[own].sum())
+            places = (
+                int(to[k])
+                if own.size == 1
+                else np.arange(size) + np.repeat(to[own] - start[own] + start[k], count[own])
+            )
+            found.append(Piece(self._held(block[k]), int(start[k]), int(start[k]) + size, places))
+        return found
+
+    def belongings(self, first: int, last: int) -> Belongings:
+        """What rows [first, last) belong to."""
+        if first == last:
+            none = np.zeros(0, dtype=np.int64)
+            return Belongings(none, none, none, np.zeros(0), none, None)
+        here, _, count = self._spans(first, last)
+        return self._of(np.repeat(self._group[here], count))
+
+    def _of(self, group: Integers) -> Belongings:
+        symbol = group % len(self.symbols)
+        weight: Floats = (1.0 / np.array(self.starts))[symbol]
+        none = np.zeros(group.size, dtype=np.int64)
+        return Belongings(symbol, group // len(self.symbols), group, weight, none, None)
+
+    def _held(self, block: int) -> Block:
+        held = self._blocks[block]
+        assert held is not None
+        return held
+
+    def tasks(self) -> Iterator[Task]:
+        """All pages."""
+        for number, page in enumerate(self.pages):
+            if page.block.rows.size:
+                yield Task(0, page.block.rows.size, number)
+
+    def part(self, task: Task) -> tuple[Block, Integers, Belongings]:
+        """The block of a task, which rows of the table its rows are, and what they belong to."""
+        assert task.block is not None
+        page, places = self.pages[task.block], self._places[task.block]
+        to = np.arange(task.last) + np.repeat(places - page.first, page.count)
+        return page.block, to, self._of(np.repeat(page.group, page.count))
+
+    def release(self, task: Task) -> None:
+        """Let go of a page."""
+        if task.block is not None:
+            self._blocks[task.block] = None
+            self.pages[task.block] = EMPTY
+
+    def numbers(self, group: Integers, lane: Integers) -> Integers:
+        """The accounts' numbers, by strategy, policy, symbol and start."""
+        return self._account[group] + lane
+
+    def _positions(self, account: Integers) -> Integers:
+        """Of each row, which of its account's positions it is; accounts ascend, from one call to the next too."""
+        begins = np.flatnonzero(np.append(True, account[1:] != account[:-1])[: account.size])
+        lengths = np.diff(np.append(begins, account.size))
+        position = np.arange(1, account.size + 1) - np.repeat(begins, lengths)
+        if account.size:
+            last, so_far = self._last
+            position[account == last] += so_far
+            self._last = int(account[-1]), int(position[-1])
+        return position
+
+    def labels(self, first: int, last: int, lane: Integers) -> Mapping[str, pl.Series]:
+        """Whose rows [first, last) are; to be asked for in order."""
+        here, _, count = self._spans(first, last) if first < last else (slice(0, 0), 0, self._count[:0])
+        group = np.repeat(self._group[here], count)
+        world, symbol = np.divmod(self._group[here], len(self.symbols))
+        strategy, policy = np.divmod(world, len(self.policies))
+        codes = {"strategy": strategy, "policy": policy, "symbol": symbol}
+        account = self.numbers(group, lane)
+        position = self._positions(account)
+        return {
+            "account": pl.Series(account),
+            "position": pl.Series(position).cast(pl.UInt32),
+            **{key: repeated_words(names, codes[key], count) for key, names in self._names().items()},
+            "world": repeated_words(self.worlds, world, count),
+            "leverage": pl.Series(np.repeat(self.plans["leverage"][policy], count)),
+        }
+
+
+def repeated_words(names: Sequence[str], codes: Integers, counts: Integers) -> pl.Series:
+    """Names by code, each so many times, sharing one copy."""
+    return pl.Series(names, dtype=pl.String).gather(pl.Series(np.repeat(codes.astype(np.uint32), counts)))

@@ -1,0 +1,1 @@
+"""What holds for a whole run, from its options to its result."""

@@ -1,0 +1,141 @@
+"""The accounts table from arrays, without copying what need not be copied, and the table of liquidations in steps.
+
+In: settled columns, and labels that say whose each row is. Out: a frame in the columns of `perpbt.result.Result.accounts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from perpbt.kernels.adding import NUMBERS
+from perpbt.kernels.tables import ACCEPTED, CALL, CALLS, REASONS, REJECTIONS, Integers, Table
+from perpbt.settling.settled import Columns
+
+ORDER = [
+    "account",
+    "position",
+    "strategy",
+    "policy",
+    "symbol",
+    "world",
+    "weight",
+    "side",
+    "leverage",
+    "collateral",
+    "entry_time",
+    "entry_price",
+    "quantity",
+    "margin",
+    "liquidation_price",
+    "bankruptcy_price",
+    "exit_time",
+    "exit_price",
+    "exit_reason",
+    "rejection",
+    "pnl",
+    "funding",
+    "fees",
+    "liquidation_fee",
+    "surplus",
+    "deficit",
+    "top_up",
+    "cash_change",
+    "total_return",
+    "max_drawdown",
+    "worst_margin_ratio",
+]
+MOMENT = pa.timestamp("ms", "UTC")
+PHASES = ("open", "range")
+MONEY = (
+    "quantity", "price", "fee", "liquidation_fee", "surplus", "deficit", "margin_after", "quantity_after", "ratio",
+)  # fmt: skip
+
+
+def words(names: tuple[str, ...], codes: np.ndarray) -> pl.Series:
+    """Names by code, sharing one copy of each."""
+    return pl.Series(names, dtype=pl.String).gather(pl.Series(codes.astype(np.uint32)))
+
+
+class Handed:
+    """An arrow array handed to polars by the C interface; to take the array itself it imports a tenth of a second's worth."""
+
+    def __init__(self, array: pa.Array) -> None:
+        self._array = array
+
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]:
+        """The array, as capsules."""
+        made: tuple[object, object] = self._array.__arrow_c_array__(requested_schema)
+        return made
+
+
+def held(values: np.ndarray, kind: pa.DataType, known: pa.Buffer | None = None) -> pl.Series:
+    """A column on the memory of an array, null where the bits of `known` are 0."""
+    values = np.ascontiguousarray(values)
+    return pl.Series(Handed(pa.Array.from_buffers(kind, values.size, [known, pa.py_buffer(values)])))
+
+
+def bits(known: np.ndarray) -> pa.Buffer | None:
+    """A validity bitmap; None if all are known."""
+    return None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
+
+
+def times(values: Integers) -> pl.Series:
+    """Milliseconds as UTC datetimes."""
+    return held(values, MOMENT)
+
+
+def accounts_table(columns: Columns, labels: Mapping[str, pl.Series]) -> pl.DataFrame:
+    """The frame. `labels` are account, position, strategy, policy, symbol, world and leverage, a row each; side where it is at hand."""
+    rejection = columns.word("rejection")
+    opened = rejection == ACCEPTED
+    known = bits(opened)
+    made = {name: held(columns.number(name), pa.float64(), known) for name in NUMBERS[1:]}
+    reasons = words((*REJECTIONS[1:],), np.maximum(rejection, 1) - 1) if known is not None else None
+    made |= {
+        "weight": held(columns.weight, pa.float64()),
+        "collateral": held(columns.number("collateral"), pa.float64()),
+        "entry_time": held(columns.moment("entry_time"), MOMENT),
+        "exit_time": held(columns.moment("exit_time"), MOMENT, known),
+        "exit_reason": words(REASONS, columns.word("exit_reason")),
+        "rejection": pl.repeat(None, columns.size, dtype=pl.String, eager=True)
+        if reasons is None
+        else pl.select(pl.when(pl.Series(~opened)).then(reasons)).to_series(),
+    }
+    if "side" not in labels:
+        made["side"] = words(("short", "long"), columns.word("side"))
+    return pl.DataFrame([{**made, **labels}[name].alias(name) for name in ORDER])
+
+
+def step_table(parts: Sequence[tuple[Table, Integers]], accounts: pl.LazyFrame) -> pl.DataFrame:
+    """A row a step, in the order of the accounts table.
+
+    account position symbol time phase ("open" or "range") step (1, 2, ...) kind ("reduced": a part; "liquidated", "taken_over": the
+    rest) quantity (closed) price (its fill) fee liquidation_fee surplus deficit margin_after quantity_after ratio (requirement /
+    equity at the mark the step was met at). Money in quote currency, of the position itself: weights are not applied.
+    """
+    table = np.concatenate([part for part, _ in parts]) if parts else np.zeros(0, dtype=CALL)
+    when = np.concatenate([at for _, at in parts]) if parts else np.zeros(0, dtype=np.int64)
+    order = np.lexsort((table["step"], table["row"]))
+    table, when = table[order], when[order]
+    steps = pl.DataFrame(
+        {
+            "row": pl.Series(table["row"].astype(np.uint32)),
+            "time": times(np.ascontiguousarray(when)),
+            "phase": words(PHASES, table["phase"]),
+            "step": pl.Series(table["step"].astype(np.uint32)),
+            "kind": words(CALLS, table["action"]),
+            **{name: pl.Series(np.ascontiguousarray(table[name])) for name in MONEY},
+        }
+    )
+    owners = (
+        accounts.select("account", "position", "symbol")
+        .with_row_index("row")
+        .join(steps.lazy().select("row").unique(), on="row", how="semi")
+        .collect()
+    )
+    joined = steps.join(owners, on="row", how="left", maintain_order="left")
+    return joined.select("account", "position", "symbol", pl.exclude("account", "position", "symbol", "row"))
