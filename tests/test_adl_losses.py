@@ -317,6 +317,32 @@ def test_waves_are_separated_by_quiet() -> None:
         adl.counterfactual(positions, without.head(3))
 
 
+def test_of_an_account_with_two_positions_only_the_one_touched_counts() -> None:
+    """Account 1 holds two positions under two strategies; the second is closed in part."""
+    positions = pl.DataFrame(
+        {
+            "account": [1, 1, 2],
+            "position": [1, 2, 1],
+            "world": ["w"] * 3,
+            "strategy": ["s", "t", "s"],
+            "policy": ["10x"] * 3,
+            "exit_reason": ["end", "adl", "end"],
+            "weight": [1.0] * 3,
+            "cash_change": [5.0, 3.0, 7.0],
+        }
+    )
+    rows = pl.DataFrame(
+        {"account": [1], "position": [2], "world": ["w"], "quantity": [2.0], "price": [10.0], "given_up": [4.0], "weight": [1.0]}
+    )  # fmt: skip
+    hit = adl.deleveraged(positions, rows)
+    assert hit.select("strategy", "deleveraged", "fills", "given_up", "profit").rows() == [
+        ("s", 0, 0, 0.0, 0.0),
+        ("t", 1, 1, 4.0, 3.0),
+    ]
+    by_world = adl.deleveraged(positions, rows, by=("world",))
+    assert by_world.select("positions", "deleveraged", "profit").rows() == [(3, 1, 3.0)]
+
+
 def test_rounds_tell_what_was_owed_and_what_winners_kept() -> None:
     """Two shorts stand against a long that defaults by 30; the first gives half, later all the rest."""
     hours = [START + timedelta(hours=i) for i in range(6)]

@@ -1,7 +1,7 @@
 """What deleveraging did in finished runs: tables of accounts, funds and deleveragings → small tables.
 
-A deleveraging table has a row a winner closed: `time`, `world`, `symbol`, `account`, `quantity`, `price`,
-`given_up` (money), and `weight`, the accounts a row stands for (`Result.extra["adl"]`; rows of socialised losses
+A deleveraging table has a row a winner closed: `time`, `world`, `symbol`, `account`, `position` (without it
+accounts have one each), `quantity`, `price`, `given_up` (money), and `weight`, the accounts a row stands for (`Result.extra["adl"]`; rows of socialised losses
 have no price and count with what was given up).
 """
 
@@ -70,15 +70,12 @@ def deleveraged(
     null unless positive) and `largest` (most that one row gave up).
     """
     opened = accounts.filter(pl.col("exit_reason") != "rejected")
-    rows = _scaled(adl).join(
-        opened.select("account", "world", *[name for name in by if name not in ("account", "world")]).unique(
-            "account", keep="first", maintain_order=True
-        ),
-        on="account",
-        how="left",
-        suffix="_of_account",
-    )
-    hit = opened.join(adl.select("account").unique(), on="account", how="semi")
+    # an account may hold several positions, in several groups: those that were touched are meant
+    keys = ["account", "position"] if "position" in adl.columns else ["account"]
+    groups = opened.select(*dict.fromkeys([*keys, *by])).unique(keys, keep="first", maintain_order=True)
+    rows = _scaled(adl).drop([name for name in by if name not in keys], strict=False)
+    rows = rows.join(groups, on=keys, how="left")
+    hit = opened.join(adl.select(keys).unique(), on=keys, how="semi")
     sums = exact_sums(rows, by, ("notional", "given_up"))
     made = exact_sums(
         hit.with_columns(profit=pl.col("weight") * pl.col("cash_change")), by, ("profit",)
