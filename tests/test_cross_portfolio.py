@@ -278,6 +278,13 @@ def test_what_does_not_go_together_is_told() -> None:
     refused("no prices", venue=venue, collateral=holdings)
     refused("COIN.price", venue=venue, collateral=holdings.with_columns(asset=pl.lit("COIN")))
     refused("amount", venue=venue, collateral=holdings.with_columns(amount=-1.0))
+    refused("column 'world' is Int", venue=venue, collateral=holdings.with_columns(world=1))
+    refused("column 'amuont': unknown column", venue=venue, collateral=holdings.with_columns(amuont=1.0))
+    refused("collateral: no rows", venue=venue, collateral=holdings.head(0))
+    prices = pl.DataFrame({"ts": [0, 0], "asset": "USDX", "price": [1.0, 0.9]}).with_columns(
+        pl.col("ts").cast(pl.Datetime("ms", "UTC"))
+    )
+    refused("row 1, column 'ts'", venue=venue, collateral={"holdings": holdings, "prices": prices})
     refused(
         "account",
         venue=venue,

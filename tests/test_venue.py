@@ -348,6 +348,7 @@ def test_a_table_is_read_by_its_module_and_by_symbol(tmp_path: Path) -> None:
         ("[maintenance.BTC]\nper_unit = -1", r"maintenance\.BTC\.per_unit = -1: must be a number at least 0"),
         ("[maintenance]\nrule = {source = 'x'}", r"maintenance\.rule\.value: missing"),
         ("[[tiers.BTC]]\nbrackets = [[0, 1, 0.1, 5]]", r"tiers\.BTC\[0\]\.from: missing"),
+        ("[maintenence]\nrule = 'whole'", r"maintenence: unknown table, did you mean 'maintenance'\?"),
         (
             "[[tiers.BTC]]\nfrom = 5\nbrackets = [[0, 1, 0.1, 5]]",
             r"tiers\.BTC\[0\]\.from = 5: must be a date",
@@ -362,6 +363,16 @@ def test_a_table_is_read_by_its_module_and_by_symbol(tmp_path: Path) -> None:
 def test_faults_in_tables_and_dated_tiers_are_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         load_venue(write(tmp_path, SCALARS + TIERS + text))
+
+
+def test_a_venue_of_no_known_kind_is_refused() -> None:
+    with pytest.raises(InputError, match="venue is of type int; allowed: a name"):
+        load_venue(3)  # type: ignore[arg-type]
+
+
+def test_a_value_where_a_table_belongs_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"liquidation = 'ladder': must be a table \[liquidation\]"):
+        load_venue(write(tmp_path, "liquidation = 'ladder'\n" + SCALARS + TIERS))
 
 
 def test_dated_tiers_follow_one_another(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ In: keyword arguments or tables of a TOML file. Out: frozen, checked specificati
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from perpbt.config.fields import Duration, OrNone, Range, Spec, fault
 from perpbt.config.forms import Positive, Share, Span
@@ -47,6 +47,12 @@ class TriggerSpec(Spec):
     resume: Part | None = None
     """Once it has stopped it pays nothing until its balance is above level * (1 - resume). None: as `drawdown`."""
 
+    @model_validator(mode="after")
+    def _agree(self) -> TriggerSpec:
+        if self.resume is not None and self.resume > self.drawdown:
+            raise fault(f"resume = {self.resume}: at most drawdown, {self.drawdown}")
+        return self
+
 
 class PressureSpec(Spec):
     """How a world's liquidation volume V (money at the bar's open, added up inside a bar) moves the price for everyone.
@@ -68,6 +74,14 @@ class PressureSpec(Spec):
     """Share of the displacement that is gone by the next bar."""
 
 
+Trigger: TypeAlias = Annotated[
+    Annotated[TriggerSpec, Tag("<numbers>")] | Annotated[Literal["venue"], Tag("<venue>")],
+    Discriminator(
+        lambda value: "<venue>" if isinstance(value, str) else "<numbers>",
+    ),
+]
+
+
 class CouplingSpec(Spec):
     """What accounts of one world share beside their fund."""
 
@@ -77,7 +91,7 @@ class CouplingSpec(Spec):
     socialised: Literal["none", "profit", "size"] = "none"
     """Who carries what is still not covered: those in profit pro rata to it (at most all of it), or all pro rata to size (at
     most their equity); out of their margins, so that they are liquidated sooner."""
-    trigger: TriggerSpec | Literal["venue"] | None = None
+    trigger: Trigger | None = None
     """When the fund stops paying before it is empty; "venue": when the venue's does, by its file."""
     pressure: PressureSpec = PressureSpec()
 
@@ -85,6 +99,8 @@ class CouplingSpec(Spec):
     def _fits_together(self) -> CouplingSpec:
         if self.kind == "fund" and self.adl is not None:
             raise fault('adl goes with kind = "adl" or "cascade", not with "fund"')
+        if self.kind != "cascade" and self.pressure != PressureSpec():
+            raise fault('pressure goes with kind = "cascade"')
         if self.trigger is not None and not self.deleverages:
             raise fault('trigger goes with kind = "adl", or with "cascade" and adl')
         return self

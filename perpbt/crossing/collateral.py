@@ -61,11 +61,18 @@ def read_collateral(given: Any) -> Collateral | None:
     return Collateral(given["holdings"], given.get("prices"))
 
 
-def check_frame(frame: pl.DataFrame, place: str, names: Sequence[str], number: str) -> None:
-    """Columns there, numbers finite and above 0; the first fault is told."""
+def check_frame(
+    frame: pl.DataFrame, place: str, names: Sequence[str], number: str, more: Sequence[str] = ()
+) -> None:
+    """Columns there and known, numbers finite and above 0; the first fault is told. `more` are columns there may be."""
     for name in names:
         if name not in frame.columns:
             raise InputError(f"{place}: column {name!r} missing; found: {', '.join(frame.columns)}")
+    for name in frame.columns:
+        if name not in (*names, *more):
+            raise InputError(unknown(f"{place}: column {name!r}", name, (*names, *more), "column"))
+    if frame.height == 0:
+        raise InputError(f"{place}: no rows; allowed: at least one")
     if not frame.schema[number].is_numeric():
         raise InputError(f"{place}: column {number!r} is {frame.schema[number]}; allowed: numbers")
     value = pl.col(number)
@@ -106,7 +113,7 @@ def make_holdings(
     """Holdings in the order of accounts and of conversion. `unit` is the risk unit of each symbol."""
     if given is None:
         return no_holdings(legs.size)
-    check_frame(given.holdings, "collateral", HOLDINGS, "amount")
+    check_frame(given.holdings, "collateral", HOLDINGS, "amount", ("world",))
     mine = numbered(given.holdings, legs)
     terms = {asset: terms_of(venue, str(asset), symbols) for asset in given.holdings["asset"].unique().sort()}
     own = sorted(asset for asset, one in terms.items() if not one.price)
@@ -157,6 +164,9 @@ def numbered(holdings: pl.DataFrame, legs: Legs) -> pl.DataFrame:
     """Holdings with the number of their account; one row an account and asset."""
     frame = holdings if "world" in holdings.columns else holdings.with_columns(world=pl.lit(EVERYONE))
     keys = ["world", "account"]
+    if frame.schema["world"] not in (pl.String, pl.Null):
+        raise InputError(f"collateral: column 'world' is {frame.schema['world']}; allowed: text")
+    frame = frame.with_columns(pl.col("world").cast(pl.String).fill_null(EVERYONE))
     if frame.schema["account"] != legs.accounts.schema["account"]:
         raise InputError(
             f"collateral: column 'account' is {frame.schema['account']}; allowed: {legs.accounts.schema['account']}, as in the accounts"
@@ -192,6 +202,12 @@ def priced(prices: pl.DataFrame | None, asset: str, line: Timeline) -> Floats:
         row = int(time["ms"].is_null().arg_max() or 0)
         raise InputError(
             f"collateral.prices: row {row}, column 'ts': {prices['ts'][row]!r}; allowed: {TIMES_ALLOWED}"
+        )
+    twice = time.select("asset", "ms").is_duplicated()
+    if twice.any():
+        row = int(twice.arg_true()[1])
+        raise InputError(
+            f"collateral.prices: row {row}, column 'ts': {prices['ts'][row]!r}; allowed: each moment once an asset"
         )
     mine = time.filter(pl.col("asset") == asset).sort("ms", maintain_order=True)
     if not mine.height or mine["ms"][0] > line.time[0]:

@@ -9,11 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from perpbt.adl import find_policy
+import numpy as np
+
+from perpbt.adl import Candidates, allocate, find_policy
 from perpbt.config import AdlSpec, CouplingSpec, PressureSpec, TriggerSpec
 from perpbt.errors import InputError
 
 KINDS = ("fund", "adl", "cascade")
+NOTHING = np.empty(0)
+NOBODY = Candidates(
+    *(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING), np.empty(0, dtype=np.int64)
+)
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,15 @@ def terms_of(
 
 def check_policy(name: str, adl: AdlSpec) -> None:
     """The policy is known and takes its options."""
-    policy, _ = find_policy(name)
+    try:
+        policy, _ = find_policy(name)
+    except InputError as error:
+        raise InputError(f"adl.{error}") from error
     for option in adl.options:
         if option not in policy.options:
             known = ", ".join(policy.options) or "none"
             raise InputError(f"adl.options: {name} takes no {option!r}; allowed: {known}")
+    try:  # of nobody nothing is closed, but numbers are looked at: now, and not at the first shortfall
+        allocate(name, NOBODY, 0.0, **adl.options)
+    except InputError as error:
+        raise InputError(f"adl.options: {error}") from error

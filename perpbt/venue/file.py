@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from perpbt.checks import unknown
 from perpbt.errors import InputError
 from perpbt.venue.tables import TABLES
 
@@ -34,14 +35,19 @@ def venue_fields(
     """The arguments of the venue that a file describes, and its faults as lines; `needed` must be in it."""
     fields: dict[str, Any] = {"name": name, "provenance": {}}
     # Python may leave values to their defaults; a file is a statement about a venue and makes all of them.
-    lines = [f"{key}: missing" for key in ("title", *needed, "tiers") if key not in raw]
+    values = ("title", *needed)
+    lines = [f"{key}: missing" for key in (*values, "tiers") if key not in raw]
     if "provenance" in raw:
         lines.append("provenance: unknown key; sources stand at the values: {value = ..., source = ...}")
     for key, value in raw.items():
         if key == "tiers" and isinstance(value, dict):
             for symbol, entry in value.items():
                 lines += _tiers(symbol, entry, fields)
-        elif key in TABLES and isinstance(value, dict):
+        elif key in TABLES and not isinstance(value, dict):
+            lines.append(f"{key} = {value!r}: must be a table [{key}]")
+        elif isinstance(value, dict) and "value" not in value and key not in (*values, *TABLES, "provenance"):
+            lines.append(unknown(key, key, ("tiers", *TABLES), "table"))
+        elif key in TABLES:
             fields.setdefault("tables", {})[key], found = _table(key, value, fields["provenance"])
             lines += found
         elif key != "provenance":
@@ -58,7 +64,7 @@ def _tiers(symbol: str, entry: Any, fields: dict[str, Any]) -> list[str]:
         path = f"tiers.{symbol}"
         return _unwrap(path, symbol, entry, "brackets", fields.setdefault("tiers", {}), sources)
     lines: list[str] = []
-    sets = fields.setdefault("dated", {}).setdefault(symbol, [])
+    sets = []
     for index, one in enumerate(entry):
         place = f"tiers.{symbol}[{index}]"
         missing = [f"{place}.{key}: missing" for key in ("from", "brackets") if key not in one]
@@ -68,6 +74,8 @@ def _tiers(symbol: str, entry: Any, fields: dict[str, Any]) -> list[str]:
             rest = {key: value for key, value in one.items() if key not in ("from", "brackets")}
             if rest:
                 sources[f"tiers.{symbol}@{one['from']}"] = rest
+    if sets:
+        fields.setdefault("dated", {})[symbol] = sets
     return lines
 
 

@@ -369,6 +369,10 @@ def load_venue(
     `tiers_as` gives a symbol the tiers of another, for example {"TESTUSDT": "BTCUSDT"}. Raises InputError that
     names the file and lists every fault.
     """
+    if not isinstance(source, (str, Path, Venue)):
+        raise InputError(
+            f"venue is of type {type(source).__name__}; allowed: a name, the path of a TOML file, a Venue"
+        )
     venue = source if isinstance(source, Venue) else _read(_locate(source))
     if tiers is not None:
         venue = _with_tier_file(venue, tiers)
