@@ -9,7 +9,7 @@ from importlib.resources import files
 import matplotlib.style
 import numpy as np
 import polars as pl
-from matplotlib import dates
+from matplotlib import dates, ticker
 from matplotlib.axes import Axes
 from matplotlib.colors import (
     LinearSegmentedColormap,
@@ -55,6 +55,14 @@ def date_axis(ax: Axes) -> Axes:
     locator = dates.AutoDateLocator(minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    return ax
+
+
+def money_axis(ax: Axes, axis: str) -> Axes:
+    """Money along the axis "x" or "y", as 1.5 M or 200 k instead of a power of ten in a corner."""
+    (ax.xaxis if axis == "x" else ax.yaxis).set_major_formatter(
+        ticker.FuncFormatter(lambda value, _: words.axis_money(value))
+    )
     return ax
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 from matplotlib.figure import Figure
 
-from perpbt.report.drawing import DEFICIT, SURPLUS, date_axis, date_numbers, ramp
+from perpbt.report.drawing import DEFICIT, SURPLUS, date_axis, date_numbers, money_axis, ramp
 
 
 def fund_picture(name: str, paths: pl.DataFrame, seed: float) -> Figure:
@@ -39,5 +39,6 @@ def policy_picture(name: str, rows: pl.DataFrame) -> Figure:
     left.barh(names, ordered["deleveraged"].to_numpy(), color=SURPLUS)
     left.set(xlabel="winners closed, in part or whole", title=f"Without a fund, {name}")
     right.barh(names, ordered["largest"].to_numpy(), color=DEFICIT)
-    right.set(xlabel="most that one of them gives up")
+    right.set(xlabel="most that one row of accounts gives up, quote currency")
+    money_axis(right, "x")
     return figure

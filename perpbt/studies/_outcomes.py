@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
-from perpbt.report import words
-from perpbt.report.drawing import DEFICIT, SURPLUS
+from perpbt.report.drawing import DEFICIT, SURPLUS, money_axis
 
 
 def drawn_outcomes(found: pl.DataFrame, rule: str) -> Figure:
     """Liquidations, and money that moved through the fund; a bar for each row, named by its column `rule`.
 
-    `found` has liquidated, defaulted, surplus and deficit.
+    `found` has liquidated, defaulted, deficit, uncovered and net_fund_flow, which is income less what of the deficits is covered.
     """
     figure = Figure(figsize=(9, 1.5 + found.height / 2.4))
     left, right = figure.subplots(1, 2, sharey=True)
@@ -23,10 +21,11 @@ def drawn_outcomes(found: pl.DataFrame, rule: str) -> Figure:
     left.barh(at, found["defaulted"].to_numpy(), color=DEFICIT, height=0.4)
     left.set_yticks(at, found[rule].to_list())
     left.set_xlabel("positions liquidated, of these in default (narrow)")
-    right.barh(at, found["surplus"].to_numpy(), color=SURPLUS)
+    income = found["net_fund_flow"] + found["deficit"] - found["uncovered"]
+    right.barh(at, income.to_numpy(), color=SURPLUS)
     right.barh(at, -found["deficit"].to_numpy(), color=DEFICIT)
-    right.set_xlabel("to the fund (surplus), from it (deficits)")
     left.xaxis.set_major_formatter("{x:,.0f}")
-    right.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.axis_money(value)))
+    right.set_xlabel("to the fund (surplus and liquidation fees),\nfrom it (deficits); quote currency")
+    money_axis(right, "x")
     left.invert_yaxis()
     return figure

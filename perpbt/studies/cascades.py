@@ -169,7 +169,8 @@ def judged(result: perpbt.Result) -> dict[str, Any]:
     pushed = result.extra.get("cascades")
     some = pushed is not None and pushed.height > 0
     return {
-        "positions": table.height,
+        "rows": table.height,
+        "accounts": float(table["weight"].sum()),
         "liquidated": float(table.filter(pl.col("exit_reason") == "liquidation")["weight"].sum()),
         "defaulted": float(table.filter(pl.col("deficit") > 0)["weight"].sum()),
         "deficit": float(fund["deficit"].sum()),
@@ -187,8 +188,8 @@ def drawn(pushed: pl.DataFrame) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    for place, margin in enumerate(("tiered", "flat")):
-        ax = figure.add_subplot(1, 2, place + 1)
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    for ax, margin in zip(axes, ("tiered", "flat"), strict=True):
         for side, colour in (("long", "#d55e00"), ("short", "#0072b2")):
             own = pushed.filter(
                 (pl.col("margin") == margin) & (pl.col("side") == side) & (pl.col("shock") > 0)
@@ -202,12 +203,12 @@ def drawn(pushed: pl.DataFrame) -> Figure:
             )
         ax.set(
             title=f"{margin} margin",
-            xlabel="the bar's own move",
-            ylabel="pushed further by",
+            xlabel="the bar's own move, a fraction of the price",
             xscale="log",
             yscale="log",
         )
         ax.legend()
+    axes[0].set_ylabel("pushed further by, a fraction of the price")
     return figure
 
 
@@ -225,4 +226,9 @@ def words(found: pl.DataFrame) -> str:
             f"{row['liquidated']:,.0f} in cascades, of which feedback caused {100 * row['caused_by_feedback']:.1f} %; deficits go from "
             f"{alone['deficit']:,.0f} to {row['deficit']:,.0f}."
         )
+    lines.append(
+        "Accounts are counted by weight, as many as the open interest makes of each row. A deficit need not grow in a cascade: who falls on "
+        "the way is closed at its own threshold, sooner than a later gap would have met it, and at the impact of its own size alone "
+        "(`crowding` would charge each with all that fall beside it)."
+    )
     return "\n\n".join(lines)

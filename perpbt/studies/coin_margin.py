@@ -101,8 +101,8 @@ def summed(every: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
         every.group_by(keys)
         .agg(
             positions=pl.len(),
-            liquidated=pl.col("liquidated").mean(),
-            defaulted=pl.col("defaulted").mean(),
+            liquidated_share=pl.col("liquidated").mean(),
+            defaulted_share=pl.col("defaulted").mean(),
             distance=pl.col("distance").median(),
             return_in_own_currency=pl.col("own").mean(),
             return_in_quote_currency=pl.col("quoted").mean(),
@@ -119,7 +119,7 @@ def drawn(found: pl.DataFrame) -> Figure:
     figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()
     for (contract, side), own in found.group_by("contract", "side", maintain_order=True):
-        shares = 100.0 * own["liquidated"]
+        shares = 100.0 * own["liquidated_share"]
         marker, line = "o" if side == "long" else "s", "-" if contract == "linear" else "--"
         axes.plot(own["leverage"], shares, label=f"{contract}, {side}", marker=marker, linestyle=line)
     axes.set_xscale("log")
@@ -137,7 +137,7 @@ def words(found: pl.DataFrame) -> str:
     sentences = []
     for side in ("long", "short"):
         both = found.filter(pl.col("side") == side).pivot(
-            on="contract", index="leverage", values="liquidated"
+            on="contract", index="leverage", values="liquidated_share"
         )
         gap = both.with_columns(gap=pl.col("inverse") - pl.col("linear")).sort(
             pl.col("gap").abs(), descending=True

@@ -19,7 +19,7 @@ from perpbt.config import Duration
 from perpbt.engines.chunks import Progress
 from perpbt.load import Bars
 from perpbt.studies import Findings
-from perpbt.studies._population import spread_positions, with_tiers
+from perpbt.studies._population import spans, spread_positions, with_tiers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +47,10 @@ COUNTS = (
     "deficit",
     "net_fund_flow",
     "uncovered",
+)
+OF_ONE_SYMBOL = (
+    "\n\nThe earliest table is BTCUSDT's, taken for every symbol for want of others: for smaller coins the difference is one of coins as much "
+    "as of years."
 )
 NOTIONALS = np.geomspace(1e3, 1e8, 200)
 
@@ -96,7 +100,9 @@ def study(
     return Findings(
         {"tiers": total, "tiers_by_policy": each},
         {"rates": drawn_rates(venues, bars), "outcomes": drawn_outcomes(total, "tiers")},
-        words(total),
+        words(total)
+        + (OF_ONE_SYMBOL if not tiers else "")
+        + spoken_dates(bars, venues["each from its date"]),
     )
 
 
@@ -140,11 +146,24 @@ def drawn_rates(venues: dict[str, perpbt.Venue], bars: Bars) -> Figure:
         ax.plot(NOTIONALS, 100 * np.array(rate), color=color, label=name)
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_xlabel("notional")
+    ax.set_xlabel("notional, quote currency")
     ax.set_ylabel("maintenance margin, % of the notional")
     ax.set_title(symbol)
     ax.legend()
     return figure
+
+
+def spoken_dates(bars: Bars, dated: perpbt.Venue) -> str:
+    """What to say where the history sees no change of tables."""
+    known = spans(bars)
+    first, last = known["first"].min(), known["last"].max()
+    changes = [one.since for symbol in bars.symbols for one in dated.schedule(symbol)[1:] if one.since]
+    if any(first < change <= last for change in changes):  # type: ignore[operator]
+        return ""
+    return (
+        "\n\nNo table changes inside this history: each from its date is one and the same throughout here. Give a file of dated tables "
+        "(`--set tiers=FILE`) or later prices to see positions meet a change."
+    )
 
 
 def words(found: pl.DataFrame) -> str:

@@ -207,7 +207,9 @@ def words(found: pl.DataFrame, confidence: float) -> str:
         text += (
             f"\n\nA margin at {confidence:.2%} is to be exceeded on {told} of the epochs. Peak to trough and the worst rise over five "
             "epochs are those of the worst symbol, p-values those of the lowest; a fixed margin moves nothing and is judged by its "
-            "coverage alone. Cost is the mean margin over the fixed one. Symbols move together: their p-values are not independent."
+            "coverage alone. Kupiec's p-values are those of the exact binomial test. Cost is the mean margin over the fixed one. Symbols move "
+            "together: their p-values are not independent. Rates are the venue's, scaled by a margin over that of each symbol's own "
+            "warm-up by the same model: one whose warm-up holds a crash asks for less ever after, most of all an empirical quantile."
         )
     return text + ranking(found)
 

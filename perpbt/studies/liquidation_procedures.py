@@ -151,12 +151,14 @@ def drawn_outcomes(found: pl.DataFrame) -> Figure:
     for ax, column, label, scale in (
         (axes[0], "lost_share", "collateral lost, %", 100.0),
         (axes[1], "defaulted", "defaults", 1.0),
-        (axes[2], "fund_flow", "fund flow, million", 1e-6),
+        (axes[2], "fund_flow", "fund flow, million\nof quote currency", 1e-6),
     ):
         ax.bar(names, [scale * (value or 0.0) for value in found[column].to_list()])
         ax.set_ylabel(label)
     axes[2].axhline(0.0, linewidth=0.8, color="black")
     axes[2].tick_params(axis="x", rotation=20)
+    for label in axes[2].get_xticklabels():
+        label.set_horizontalalignment("right")
     axes[0].set_title("The same positions, liquidated in eight ways")
     return figure
 
@@ -169,13 +171,14 @@ def drawn_flows(history: pl.DataFrame) -> Figure:
 
     figure = Figure(figsize=(9, 4.5))
     ax = figure.add_subplot()
-    for color, name in zip(ramp(len(PROCEDURES)), PROCEDURES, strict=True):
+    for number, (color, name) in enumerate(zip(ramp(len(PROCEDURES)), PROCEDURES, strict=True)):
         own = history.filter(pl.col("procedure") == name)
         ax.step(
-            own["time"].to_numpy(), own["fund_flow"].to_numpy() / 1e6, where="post", color=color, label=name
-        )
+            own["time"].to_numpy(), own["fund_flow"].to_numpy() / 1e6, where="post", color=color, label=name,
+            linestyle=("-", "--")[number % 2],
+        )  # fmt: skip
     ax.axhline(0.0, linewidth=0.8, color="black")
-    ax.set_ylabel("fund flow so far, million")
+    ax.set_ylabel("fund flow so far, million of quote currency")
     ax.legend(ncols=2, fontsize=8)
     figure.autofmt_xdate()
     return figure

@@ -146,12 +146,13 @@ def drawn_liquidations(found: pl.DataFrame) -> Figure:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     for ax, population in zip(figure.subplots(1, 3, sharey=True), POPULATIONS, strict=True):
         own = found.filter(pl.col("population") == population)
-        for colour, name in zip(ramp(len(MARGINS)), MARGINS, strict=True):
+        for number, (colour, name) in enumerate(zip(ramp(len(MARGINS)), MARGINS, strict=True)):
             line = own.filter(pl.col("margin") == name).sort("leverage")
             ax.plot(
                 line["leverage"],
                 100 * line["liquidated_share"].to_numpy(),
                 marker="o",
+                markersize=9 - 2 * number,  # lines may lie on each other
                 color=colour,
                 label=name,
             )
@@ -165,7 +166,7 @@ def drawn_flows(totals: pl.DataFrame) -> Figure:
     """Money to the fund and from it, by margin and population."""
     from matplotlib.figure import Figure
 
-    from perpbt.report.drawing import DEFICIT, SURPLUS
+    from perpbt.report.drawing import DEFICIT, SURPLUS, money_axis
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     ax = figure.add_subplot()
@@ -175,7 +176,8 @@ def drawn_flows(totals: pl.DataFrame) -> Figure:
     ax.set_yticks(
         at, [f"{margin}: {population}" for margin, population in totals.select("margin", "population").rows()]
     )
-    ax.set_xlabel("to the fund (surplus and liquidation fees), from it (deficits)")
+    ax.set_xlabel("to the fund (surplus and liquidation fees), from it (deficits); quote currency")
+    money_axis(ax, "x")
     ax.invert_yaxis()
     return figure
 
@@ -193,12 +195,16 @@ def words(totals: pl.DataFrame) -> str:
         for population in POPULATIONS
     ]
     deficits = {name: sum(told[name, one]["deficit"] for one in POPULATIONS) for name in MARGINS}
+    surplus = {name: sum(told[name, one]["surplus"] for one in POPULATIONS) for name in MARGINS}
     refused = sum(told["portfolio", one]["refused"] for one in POPULATIONS)
+    shut = " (its scenarios ask for more than they bring)" if refused else ""
     return (
         "Of the accounts that opened, so many are liquidated. " + "; ".join(lines) + ".\n\n"
         "Deficits: " + ", ".join(f"{money:,.0f} under {name}" for name, money in deficits.items()) + ". "
-        f"Portfolio margin refuses {refused:,} accounts in whole or part: its scenarios ask for more than they bring. Under isolated margin "
-        "an account counts as liquidated when any of its positions is; a wallet that falls takes all of them.\n\n"
+        f"Portfolio margin refuses {refused:,} accounts in whole or part{shut}. Where net positions stay large its scenarios ask for far "
+        "more than the venue's tiers, so it closes sooner and with much left, all of which goes to the fund where the venue keeps the "
+        f"surplus: {surplus['portfolio']:,.0f} of it, against {surplus['cross']:,.0f} under cross. Under isolated margin an account counts "
+        "as liquidated when any of its positions is; a wallet that falls takes all of them.\n\n"
         "Within a bar nobody knows how two coins moved together. A wallet on two is tested at opens and closes, and filled there, after "
         "what may have been a long way: its deficits grow with the length of the bar. With all adverse extremes at once more are "
         "liquidated than can have been. The truth lies between; shorter bars bring the two together."

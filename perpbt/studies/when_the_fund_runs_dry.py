@@ -316,7 +316,7 @@ def outcome(label: str, run: Result, interest: float) -> dict[str, Any]:
         "defaulted": int((accounts["deficit"] > 0).sum()),
         "income": sums["liquidation_fees"] + sums["surplus"] + sums["fee_share"],
         "deficit": sums["deficit"],
-        "deleveraged": adl_sum,
+        "adl": adl_sum,
         "uncovered": sums["uncovered"],
         "opening": opening,
         "lowest": float(way["balance"].min()),  # type: ignore[arg-type]
@@ -370,6 +370,10 @@ def words(tables: dict[str, pl.DataFrame], fund_of_interest: float) -> str:
             f"margins of members meet {money(used['none']['margin'])} and {money(used['none']['unpaid'])} stay unpaid; what a member's other accounts gained on "
             f"the day brings that to {money(losses['member'])} and {money(used['member']['unpaid'])}."
         )
+    parts.append(
+        "Some policies are one: for winners BitMEX's score and Hyperliquid's decompiled one are the same product of profit at entry and leverage, and OKX's "
+        "ranks as they do while all positions are in one tier."
+    )
     parts.append(
         "A row stands for many accounts of the same leverage and moment, which fall together: with few `starts` crowds are lumpy and deficits too large "
         "(5 % of the interest of May 2021 in minutes at 200, 1.4 % from 3,000 on, where they settle)."
