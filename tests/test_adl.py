@@ -506,6 +506,7 @@ def test_errors_name_what_is_wrong() -> None:
         (lambda: adl.allocate("water_filling:fast", some, 1.0), "allowed: water_filling"),
         (lambda: adl.allocate("pro_rata", some, -1.0), "quantity is -1.0"),
         (lambda: adl.allocate("pro_rata", some, math.nan), "quantity is nan"),
+        (lambda: adl.allocate("pro_rata", some, "all"), "quantity is 'all'"),
         (lambda: adl.allocate("pro_rata", some, 1.0, lot=0.0), "lot is 0.0"),
         (lambda: adl.allocate("pro_rata", some, 1.0, cap=0.5), "no option 'cap'; allowed: none"),
         (lambda: adl.allocate("capped_pro_rata", some, 1.0, cap=1.5), "cap is 1.5"),

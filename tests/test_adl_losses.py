@@ -184,6 +184,12 @@ def test_triggers_say_what_is_wrong() -> None:
         (lambda: adl.level_trigger(ledger(1.0), floor=-1.0), "floor -1.0"),
         (lambda: adl.level_trigger(ledger(1.0), window=timedelta(0)), "window is"),
         (lambda: adl.clawback(-1.0, 0.0, []), "loss is -1.0"),
+        (lambda: adl.clawback(1.0, 0.0, [2.0, math.nan]), r"profits\[1\] is nan"),
+        (
+            lambda: adl.socialise_by_size(1.0, fund=0.0, long_quantity=1.0, short_quantity=0.0, step=0.0),
+            "step is 0.0",
+        ),
+        (lambda: adl.bad_debt(pl.DataFrame({"account": [1]})), "column 'time' missing; found: account"),
         (lambda: adl.monitor(pl.DataFrame(), drawdown=0.0), "drawdown is 0.0"),
         (lambda: adl.fund_flow(0, 1.0, 1.0, 1.0), "side is 0"),
         (lambda: adl.haircut_gap([1.0], 2.0), "taken is 2.0"),

@@ -215,6 +215,10 @@ def test_cover_two_of_a_matrix_by_hand() -> None:
     assert (one.size, one.scenario) == (70.0, 1)
     assert clearing.cover(losses, 20.0, failing=3).size == 70.0
     assert clearing.cover(losses, failing=2).size == 98.0
+    with pytest.raises(perpbt.InputError, match=r"losses\[0, 1\] is nan"):
+        clearing.cover([[1.0, math.nan]])
+    with pytest.raises(perpbt.InputError, match=r"margin has shape \(3,\); allowed: one amount, or \(2,\)"):
+        clearing.cover([[1.0, 2.0]], [1.0, 2.0, 3.0])
     with pytest.raises(perpbt.InputError, match="failing is 5"):
         clearing.cover(losses, failing=5)
     with pytest.raises(perpbt.InputError, match="losses have shape"):
@@ -269,6 +273,10 @@ def test_scenarios_on_open_positions() -> None:
     ):
         with pytest.raises(perpbt.InputError, match=message):
             clearing.stressed_losses(positions(), moves, both, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(perpbt.InputError, match="moves A by 'down'; allowed: numbers of at least -1"):
+        clearing.stressed_losses(positions(), [{"A": "down"}], both)  # type: ignore[dict-item]
+    with pytest.raises(perpbt.InputError, match="moves A by -2"):
+        clearing.stressed_losses(positions(), [{"A": -2.0}], both)
     with pytest.raises(perpbt.InputError, match="moves C"):
         clearing.stressed_losses(positions(), [{"C": -0.1}], both)
 
@@ -350,6 +358,26 @@ def test_clearing_says_what_is_wrong() -> None:
         ),
         (lambda: perpbt.clear(positions(), members=1, layers={"margin": {"Q": 1.0}}), "names 'Q'"),
         (lambda: clearing.member_losses(positions(), 1, netting="some"), "netting is 'some'"),  # type: ignore[arg-type]
+        (
+            lambda: clearing.member_losses(positions(), 1, every="day"),
+            "every is 'day'; allowed: a polars duration",
+        ),
+        (lambda: clearing.member_losses(positions(), 1, every="0d"), "every is '0d'"),
+        (lambda: perpbt.clear(positions(), members=1.5, layers={}), "members is 1.5; allowed: a mapping"),  # type: ignore[arg-type]
+        (
+            lambda: perpbt.clear(positions(), members={1: 1, 2: "X", 3: 1, 4: 1}, layers={}),
+            "of different types",
+        ),
+        (
+            lambda: perpbt.clear(positions(), members=1, layers={"own_capital": "much"}),
+            "own_capital is 'much'",
+        ),
+        (lambda: perpbt.clear(positions(), members=1, layers={"own_capital": None}), "own_capital is None"),
+        (lambda: perpbt.clear(positions(), members=1, layers={"replenished": "no"}), "replenished is 'no'"),
+        (lambda: perpbt.clear(positions(), members=1, layers=None), "layers is of type NoneType"),  # type: ignore[arg-type]
+        (lambda: perpbt.clear(3, members=1, layers={}), "result is of type int"),  # type: ignore[arg-type]
+        (lambda: perpbt.clear(positions().drop("deficit"), members=1, layers={}), "column 'deficit' missing"),
+        (lambda: clearing.clearing_reduces_exposure(1, 2), "members is 1; allowed: at least 2"),
         (
             lambda: perpbt.clear(
                 positions(), members=pl.DataFrame({"account": [1, 1], "member": ["a", "b"]}), layers={}

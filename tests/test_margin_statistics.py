@@ -78,6 +78,8 @@ def test_the_zones_of_the_traffic_light() -> None:
     assert [traffic_light(n).zone for n in range(11)] == ["green"] * 5 + ["yellow"] * 5 + ["red"]
     with pytest.raises(InputError, match="exceeded = 3 of 2"):
         traffic_light(3, 2)
+    with pytest.raises(InputError, match="share = 2"):
+        traffic_light(1, 250, 2.0)
 
 
 def test_measures_of_procyclicality_are_their_definitions() -> None:

@@ -109,6 +109,21 @@ def test_a_wrong_setting_is_named(folder: Path, settings: tuple[str, ...], messa
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"starts": 0}, "parameter starts = 0: must be a whole number at least 1"),
+        ({"leverages": []}, r"parameter leverages = \[\]: must hold at least one value"),
+        ({"leverages": [3.0, -1.0]}, "parameter leverages = .*: must be a number above 0"),
+        ({"holding": "week"}, "parameter holding = 'week': must be a duration such as"),
+        ({"holding": "0s"}, "parameter holding = '0s': must be longer than 0s"),
+    ],
+)
+def test_a_setting_of_a_shipped_study_out_of_range_is_named(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        perpbt.run_study("liquidation_procedures", "sample", **setting)
+
+
 def test_a_study_that_is_not_there(folder: Path) -> None:
     with pytest.raises(InputError, match=r"^study 'nothing': no file and no name of one"):
         find_study("nothing")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -160,9 +161,9 @@ def allocate(
     for key in options:
         if key not in one.options:
             raise InputError(f"{policy}: no option {key!r}; allowed: {', '.join(one.options) or 'none'}")
-    if not (np.isfinite(quantity) and quantity >= 0.0):
+    if not (isinstance(quantity, Real) and 0.0 <= quantity < np.inf):
         raise InputError(f"quantity is {quantity!r}; allowed: finite numbers of at least 0")
-    if lot is not None and not (np.isfinite(lot) and lot > 0.0):
+    if lot is not None and not (isinstance(lot, Real) and 0.0 < lot < np.inf):
         raise InputError(f"lot is {lot!r}; allowed: finite numbers above 0")
     given = one.function(candidates, float(quantity), variant, **options)
     if lot is None:

@@ -72,6 +72,9 @@ def clawback(loss: float, fund: float, profits: npt.ArrayLike) -> Clawback:
     """
     _at_least_zero(loss=loss, fund=fund)
     gained = np.maximum(np.asarray(profits, dtype=np.float64), 0.0)
+    if not np.isfinite(gained).all():
+        row = int(np.flatnonzero(~np.isfinite(gained))[0])
+        raise InputError(f"profits[{row}] is {float(gained[row])!r}; allowed: finite numbers")
     short, whole = max(0.0, loss - fund), total(gained)
     rate = min(short / whole, 1.0) if whole > 0.0 else 0.0
     return Clawback(rate, rate * gained, max(short - whole, 0.0))
@@ -109,6 +112,8 @@ def socialise_by_size(
     _at_least_zero(
         loss=loss, fund=fund, fee_pool=fee_pool, long_quantity=long_quantity, short_quantity=short_quantity
     )
+    if not (math.isfinite(step) and step > 0.0):
+        raise InputError(f"step is {step!r}; allowed: finite numbers above 0")
     insurance = max(min(loss, fund - reserve, market_cap), 0.0)
     fees = min(loss - insurance, fee_pool)
     rest = loss - insurance - fees

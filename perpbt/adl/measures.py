@@ -79,6 +79,9 @@ def bad_debt(marks: pl.DataFrame) -> pl.DataFrame:
     from the first equity below 0 to the next that is not; its debt is the deepest, so marking an insolvent
     account again adds only what it has lost since. Adding up looks instead counts one account many times.
     """
+    lacking = [name for name in ("account", "time", "equity") if name not in marks.columns]
+    if lacking:
+        raise InputError(f"marks: column {lacking[0]!r} missing; found: {', '.join(marks.columns)}")
     below = pl.col("equity") < 0.0
     return (
         marks.sort("account", "time", maintain_order=True)

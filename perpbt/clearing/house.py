@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from perpbt.result import Result
 
 
+COLUMNS = ("account", "world", "symbol", "exit_reason", "exit_time", "weight", "deficit", "cash_change")
+
+
 @dataclass(frozen=True)
 class Cleared:
     """How the deficits of a run were met.
@@ -54,7 +57,16 @@ def clear(
     Conserves money: the layers of every period add up to its losses, to 1e-12, or RunError.
     Raises InputError for unknown members, worlds, layers and amounts below 0.
     """
-    accounts = result if isinstance(result, pl.DataFrame) else result.accounts
+    accounts = result if isinstance(result, pl.DataFrame) else getattr(result, "accounts", None)
+    if accounts is None:
+        raise InputError(f"result is of type {type(result).__name__}; allowed: a run or its accounts table")
+    for name in COLUMNS:
+        if name not in accounts.columns:
+            raise InputError(f"result: column {name!r} missing; found: {', '.join(accounts.columns)}")
+    if not isinstance(layers, (Layers, Mapping)):
+        raise InputError(
+            f"layers is of type {type(layers).__name__}; allowed: Layers or a mapping of its fields"
+        )
     worlds = accounts["world"].unique().sort().to_list()
     if world is not None and world not in worlds:
         raise InputError(f"world is {world!r}; allowed: {worlds[:5]}")

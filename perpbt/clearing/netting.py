@@ -6,6 +6,7 @@ In: claims between members, or positions with the member each belongs to. Out: e
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -71,6 +72,8 @@ def expected_cleared(members: int, classes: int, sigma: float = 1.0) -> float:
 
 def clearing_reduces_exposure(members: int, classes: int) -> bool:
     """Whether clearing one of K classes among N members lowers expected exposure: K < N² / (4(N - 1))."""
+    if members < 2:
+        raise InputError(f"members is {members}; allowed: at least 2")
     return classes < members * members / (4.0 * (members - 1))
 
 
@@ -83,6 +86,10 @@ def with_members(accounts: pl.DataFrame, members: Members) -> pl.DataFrame:
     Raises InputError for accounts without a member.
     """
     kind = accounts.schema["account"]
+    if isinstance(members, bool) or not isinstance(members, (int, Mapping, pl.DataFrame)):
+        raise InputError(
+            f"members is {members!r}; allowed: a mapping from account to member, a frame with account and member, or a number of them"
+        )
     if isinstance(members, int):
         if members < 1:
             raise InputError(f"members is {members}; allowed: at least 1")
@@ -98,8 +105,14 @@ def with_members(accounts: pl.DataFrame, members: Members) -> pl.DataFrame:
         if not table["account"].is_unique().all():
             raise InputError("members: an account stands there twice; allowed: every account once")
     else:
-        table = pl.DataFrame({"account": list(members), "member": list(members.values())})
-        table = table.with_columns(pl.col("account").cast(kind))
+        try:
+            table = pl.DataFrame({"account": list(members), "member": list(members.values())})
+            table = table.with_columns(pl.col("account").cast(kind))
+        except (TypeError, pl.exceptions.PolarsError) as error:
+            raise InputError(
+                f"members: accounts or members of different types; allowed: accounts as in the result ({kind}), members all text or "
+                "all numbers"
+            ) from error
     joined = accounts.join(table, on="account", how="left")
     lost = joined.filter(pl.col("member").is_null())
     if lost.height:
@@ -153,6 +166,8 @@ def member_losses(
     """
     if netting not in NETTING:
         raise InputError(f"netting is {netting!r}; allowed: {', '.join(NETTING)}")
+    if not re.fullmatch(r"(\d*[1-9]\d*(ns|us|ms|s|m|h|d|w|mo|q|y))+", str(every)):
+        raise InputError(f'every is {every!r}; allowed: a polars duration above 0, such as "1h", "1d", "1mo"')
     closed = accounts.filter(pl.col("exit_reason") != "rejected")
     owned = with_members(closed, members).with_columns(
         time=pl.col("exit_time").dt.truncate(every),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +41,16 @@ def cover(losses: npt.ArrayLike, margin: npt.ArrayLike = 0.0, *, failing: int = 
         raise InputError(f"losses have shape {stressed.shape}; allowed: (scenarios, members)")
     if not 1 <= failing <= stressed.shape[1]:
         raise InputError(f"failing is {failing}; allowed: 1 to {stressed.shape[1]}, the members")
-    beyond = np.maximum(stressed - np.asarray(margin, dtype=np.float64), 0.0)
+    held = np.asarray(margin, dtype=np.float64)
+    if held.shape not in ((), (stressed.shape[1],)):
+        raise InputError(
+            f"margin has shape {held.shape}; allowed: one amount, or ({stressed.shape[1]},), one a member"
+        )
+    for name, values in (("losses", stressed), ("margin", held)):
+        if not np.isfinite(values).all():
+            at = tuple(int(place) for place in np.argwhere(~np.isfinite(values))[0])
+            raise InputError(f"{name}{list(at) or ''} is {float(values[at])!r}; allowed: finite numbers")
+    beyond = np.maximum(stressed - held, 0.0)
     order = np.argsort(-beyond, axis=1, kind="stable")[:, :failing]
     needs = np.array([math.fsum(row) for row in np.take_along_axis(beyond, order, axis=1)])
     worst = int(np.argmax(needs))
@@ -97,6 +107,11 @@ def stressed_losses(
             raise InputError(
                 f"scenarios: {name} moves {unknown[0]}; allowed: symbols of positions, {sorted(set(symbols))[:5]}"
             )
+        for symbol, move in moves.items():
+            if not (isinstance(move, Real) and -1.0 <= move < math.inf):
+                raise InputError(
+                    f"scenarios: {name} moves {symbol} by {move!r}; allowed: numbers of at least -1"
+                )
         moved = price * (1.0 + np.array([moves.get(symbol, 0.0) for symbol in symbols]))
         losses[row] = _losses(owned, moved, who, netting)
     return losses, list(named), who

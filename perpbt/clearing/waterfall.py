@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,13 @@ class Layers:
     def __post_init__(self) -> None:
         for name in ("margin", "contribution", "own_capital", "own_capital_second", "assessment"):
             given = getattr(self, name)
-            for key, value in (given if isinstance(given, Mapping) else {"": given}).items():
-                if not (math.isfinite(value) and value >= 0.0):
+            by_member = isinstance(given, Mapping) and name in ("margin", "contribution")
+            for key, value in (given if by_member else {"": given}).items():
+                if not (isinstance(value, Real) and 0.0 <= float(value) < math.inf):
                     place = f"layers: {name}" + (f" of {key!r}" if key != "" else "")
                     raise InputError(f"{place} is {value!r}; allowed: finite numbers of at least 0")
+        if not isinstance(self.replenished, bool):
+            raise InputError(f"layers: replenished is {self.replenished!r}; allowed: True, False")
 
     def of(self, name: str, members: Sequence[Any]) -> Floats:
         """Each member's amount of `margin` or `contribution`; 0 for who is not named."""

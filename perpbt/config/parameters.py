@@ -35,6 +35,7 @@ def parameters_of(
     name = f"{getattr(function, '__name__', 'function')}()"
     try:
         hints = typing.get_type_hints(function, include_extras=True)
+        plain = typing.get_type_hints(function)
     except (NameError, TypeError) as error:
         raise InputError(f"{where}: annotations of {name}: {error}") from error
     parameters = {}
@@ -46,7 +47,7 @@ def parameters_of(
         if entry.default is entry.empty:
             raise InputError(f"{where}: {name[:-2]}({entry}): every parameter needs a default")
         annotation = hints.get(key, type(entry.default))
-        text = inspect.formatannotation(annotation).replace("typing.", "")
+        text = inspect.formatannotation(plain.get(key, annotation)).replace("typing.", "")
         parameters[key] = Parameter(key, annotation, text, entry.default)
     return parameters
 

@@ -101,6 +101,8 @@ def traffic_light(hits: int, count: int = 250, share: float = 0.01) -> TrafficLi
     """
     if not 0 <= hits <= count or count < 1:
         raise InputError(f"exceeded = {hits} of {count}: must be 0 to the number of observations, at least 1")
+    if not 0.0 < share < 1.0:
+        raise InputError(f"share = {share!r}: must be in (0, 1)")
     cumulative = min(1.0, math.fsum(binomial(k, count, share) for k in range(hits + 1)))
     zone = "green" if cumulative < GREEN else "yellow" if cumulative < YELLOW else "red"
     return TrafficLight(zone, cumulative)

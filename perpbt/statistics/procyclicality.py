@@ -48,7 +48,7 @@ def _checked(margins: npt.ArrayLike) -> Floats:
     wrong = np.flatnonzero(~(np.isfinite(found) & (found > 0.0)))
     if found.ndim != 1 or found.size == 0 or wrong.size:
         at = (
-            f"[{wrong[0]}] = {found[wrong[0]]!r}"
+            f"[{wrong[0]}] = {float(found[wrong[0]])!r}"
             if wrong.size and found.ndim == 1
             else f": shape {found.shape}"
         )

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 import perpbt
+from perpbt.config.settings import Above, AtLeastZero, Names, Number
 from perpbt.engines.chunks import Progress
 from perpbt.errors import InputError
 from perpbt.load import Bars
@@ -35,15 +36,15 @@ def study(
     bars: Bars,
     progress: Progress | None,
     *,
-    months: tuple[str, ...] = ("2020-03", "2021-05"),
-    starts: int = 500,
-    holding_days: float = 3.0,
-    median_notional: float = 20_000.0,
-    spread: float = 2.0,
-    days_of_turnover: float = 0.1,
+    months: Names = ("2020-03", "2021-05"),
+    starts: Number = 500,
+    holding_days: Above = 3.0,
+    median_notional: Above = 20_000.0,
+    spread: AtLeastZero = 2.0,
+    days_of_turnover: Above = 0.1,
     strength: float = 1.0,
     decay: float = 0.5,
-    fund: float = 0.0,
+    fund: AtLeastZero = 0.0,
     venue: str = "binance_um",
     seed: int = 1,
 ) -> Findings:

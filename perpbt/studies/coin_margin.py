@@ -15,6 +15,7 @@ import polars as pl
 
 import perpbt
 from perpbt.config import Duration
+from perpbt.config.settings import Above, Amounts, Number, SpanText
 from perpbt.engines.chunks import Progress
 from perpbt.load import Bars
 from perpbt.studies import Findings
@@ -32,10 +33,10 @@ def study(
     progress: Progress | None,
     *,
     venue: str = "binance_um",
-    rate: float = 0.005,
-    leverages: tuple[float, ...] = (1.0, 3.0, 10.0, 25.0, 50.0),
-    starts: int = 300,
-    holding: str = "7d",
+    rate: Above = 0.005,
+    leverages: Amounts = (1.0, 3.0, 10.0, 25.0, 50.0),
+    starts: Number = 300,
+    holding: SpanText = "7d",
 ) -> Findings:
     """Both contracts with the costs of `venue`, at the maintenance rate `rate`; positions live for `holding` at most."""
     span = timedelta(milliseconds=int(Duration.parse(holding)))

@@ -16,6 +16,7 @@ import polars as pl
 
 import perpbt
 from perpbt.config import Duration
+from perpbt.config.settings import Above, Amounts, Number, SpanText
 from perpbt.engines.chunks import Progress
 from perpbt.load import Bars
 from perpbt.studies import Findings
@@ -61,11 +62,11 @@ def study(
     *,
     venue: str = "binance_um",
     tiers: str = "",
-    leverages: tuple[float, ...] = (3.0, 10.0, 25.0),
-    collaterals: tuple[float, ...] = (10_000.0, 100_000.0, 1_000_000.0),
-    starts: int = 60,
-    holding: str = "7d",
-    days_of_turnover: float = 0.02,
+    leverages: Amounts = (3.0, 10.0, 25.0),
+    collaterals: Amounts = (10_000.0, 100_000.0, 1_000_000.0),
+    starts: Number = 60,
+    holding: SpanText = "7d",
+    days_of_turnover: Above = 0.02,
 ) -> Findings:
     """Three sets of tables on the same population; `collaterals` spreads it over the tiers."""
     from perpbt.studies._outcomes import drawn_outcomes

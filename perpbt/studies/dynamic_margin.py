@@ -17,6 +17,7 @@ import polars as pl
 
 import perpbt
 from perpbt.config import Duration
+from perpbt.config.settings import Above, Amounts, Number, SpanText
 from perpbt.engines.chunks import Progress
 from perpbt.load import Bars
 from perpbt.statistics.coverage import christoffersen, kupiec, traffic_light
@@ -46,13 +47,13 @@ def study(
     progress: Progress | None,
     *,
     venue: str = "binance_um",
-    leverages: tuple[float, ...] = (3.0, 10.0, 25.0),
-    starts: int = 150,
-    holding: str = "7d",
-    every: str = "1d",
+    leverages: Amounts = (3.0, 10.0, 25.0),
+    starts: Number = 150,
+    holding: SpanText = "7d",
+    every: SpanText = "1d",
     warm_up: int = 90,
     confidence: float = 0.99,
-    days_of_turnover: float = 0.02,
+    days_of_turnover: Above = 0.02,
 ) -> Findings:
     """Every rule on the same population. `holding` and `every` are durations; `warm_up` counts epochs of `every`."""
     from perpbt.studies._outcomes import drawn_outcomes

@@ -16,6 +16,7 @@ import polars as pl
 
 import perpbt
 from perpbt.config import Duration
+from perpbt.config.settings import Amounts, Number, SpanText
 from perpbt.engines.chunks import Progress
 from perpbt.load import Bars
 from perpbt.studies import Findings
@@ -44,11 +45,11 @@ def study(
     progress: Progress | None,
     *,
     venue: str = "binance_um",
-    leverages: tuple[float, ...] = (5.0, 10.0, 25.0),
-    collaterals: tuple[float, ...] = (1_000.0, 20_000.0, 200_000.0),
-    starts: int = 100,
-    holding: str = "7d",
-    slices: int = 8,
+    leverages: Amounts = (5.0, 10.0, 25.0),
+    collaterals: Amounts = (1_000.0, 20_000.0, 200_000.0),
+    starts: Number = 100,
+    holding: SpanText = "7d",
+    slices: Number = 8,
     risk_aversion: float = 0.0,
 ) -> Findings:
     """Every procedure on the same population. `slices` and `risk_aversion` (1 / money) are those of the orderly exit."""

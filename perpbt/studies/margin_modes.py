@@ -18,6 +18,7 @@ import polars as pl
 
 import perpbt
 from perpbt.config import Duration
+from perpbt.config.settings import Above, Amounts, Number, SpanText
 from perpbt.engines.chunks import Progress
 from perpbt.errors import InputError
 from perpbt.load import Bars
@@ -42,10 +43,10 @@ def study(
     *,
     venue: str = "binance_um",
     scenarios: str = "okx",
-    leverages: tuple[float, ...] = (2.0, 3.0, 5.0),
-    starts: int = 200,
-    holding: str = "30d",
-    collateral: float = 10_000.0,
+    leverages: Amounts = (2.0, 3.0, 5.0),
+    starts: Number = 200,
+    holding: SpanText = "30d",
+    collateral: Above = 10_000.0,
 ) -> Findings:
     """Every way of margining on the same accounts. `scenarios` is the venue whose table [portfolio] is used; `holding` is a duration;
     `collateral` (quote currency) is that of a position.

@@ -17,6 +17,7 @@ import polars as pl
 
 import perpbt
 from perpbt import adl
+from perpbt.config.settings import Above, AtLeastZero, Names, Number
 from perpbt.engines.chunks import Progress
 from perpbt.load import Bars
 from perpbt.result import Result
@@ -47,13 +48,13 @@ def study(
     bars: Bars,
     progress: Progress | None,
     *,
-    months: tuple[str, ...] = ("2020-03", "2021-05"),
-    starts: int = 3000,
-    holding_days: float = 3.0,
-    days_of_turnover: float = 0.1,
-    fund_of_interest: float = 0.05,
-    policies: tuple[str, ...] = POLICIES,
-    members: int = 20,
+    months: Names = ("2020-03", "2021-05"),
+    starts: Number = 3000,
+    holding_days: Above = 3.0,
+    days_of_turnover: Above = 0.1,
+    fund_of_interest: AtLeastZero = 0.05,
+    policies: Names = POLICIES,
+    members: Number = 20,
     venue: str = "binance_um",
     seed: int = 1,
 ) -> Findings:
