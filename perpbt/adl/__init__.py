@@ -15,8 +15,8 @@ lays the policies side by side on one book.
 Around it: `clawback` and `socialise_by_size` (losses nobody else pays), `settle_balance`, `fund_flow`;
 `drawdown_trigger` (Bybit), `level_trigger` (OKX) and `empty_trigger` on a fund's ledger; `monitor` and
 `open_interest`, series to watch; measures of one round (`overshoot`, `fairness_regret`, `ptsr`, `pmr`,
-`bad_debt`) and of finished runs (`deleveraged`, `deleveraging_waves`, `rounds`, `counterfactual`,
-`recoveries`).
+`bad_debt`) and of finished runs (`by_policy`, `deleveraged`, `deleveraging_waves`, `rounds`,
+`counterfactual`, `recoveries`).
 """
 
 from perpbt.adl.allocations import (
@@ -49,6 +49,7 @@ from perpbt.adl.measures import (
     ptsr,
 )
 from perpbt.adl.monitoring import monitor, open_interest
+from perpbt.adl.policies import by_policy
 from perpbt.adl.rankings import RANKINGS, find_ranking, in_order, lights
 from perpbt.adl.rounds import round_measures, rounds
 from perpbt.adl.tables import (
@@ -74,6 +75,7 @@ __all__ = [
     "Candidates",
     "allocate",
     "bad_debt",
+    "by_policy",
     "clawback",
     "closing_price",
     "compare",

@@ -5,13 +5,12 @@ In: keyword arguments or tables of a TOML file. Out: frozen, checked specificati
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from perpbt.config.fields import Duration, OrNone, Range, Spec, fault
-from perpbt.config.forms import Positive, Share, Span
-from perpbt.config.run import Money, Name, Part, Rate
+from perpbt.config.forms import Money, Name, Part, Positive, Rate, Share, Span
 
 
 class AdlSpec(Spec):
@@ -109,3 +108,12 @@ class CouplingSpec(Spec):
     def deleverages(self) -> bool:
         """Whether winners are closed when the fund runs short."""
         return self.kind == "adl" or self.adl is not None
+
+
+def _by_kind(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+Coupling: TypeAlias = Annotated[
+    CouplingSpec, BeforeValidator(_by_kind, json_schema_input_type=str | CouplingSpec)
+]

@@ -16,6 +16,10 @@ Trigger: TypeAlias = Literal["last", "mark"]
 Positive: TypeAlias = Annotated[float, Range(above=0)]
 Share: TypeAlias = Annotated[float, Range(above=0, most=1)]
 Inner: TypeAlias = Annotated[float, Range(above=0, below=1)]
+Name: TypeAlias = Annotated[str, Field(min_length=1)]
+Rate: TypeAlias = Annotated[float, Range(least=0, below=1)]
+Part: TypeAlias = Annotated[float, Range(least=0, most=1)]
+Money: TypeAlias = Annotated[float, Range(least=0)]
 
 
 def percent(fraction: float) -> str:

@@ -19,18 +19,14 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, PlainValidator, PrivateAttr, Tag, model_validator
 
+from perpbt.config.coupling import Coupling
 from perpbt.config.fields import Duration, Listed, OrNone, Range, Spec, fault
-from perpbt.config.forms import Positive, Span
+from perpbt.config.forms import Money, Name, Part, Positive, Rate, Span
 from perpbt.config.liquidation import Chosen, Liquidation
 from perpbt.config.margin import DynamicMargin
 from perpbt.config.memory import Memory
 from perpbt.config.policy import PolicyGrid
 from perpbt.errors import InputError
-
-Name: TypeAlias = Annotated[str, Field(min_length=1)]
-Rate: TypeAlias = Annotated[float, Range(least=0, below=1)]
-Part: TypeAlias = Annotated[float, Range(least=0, most=1)]
-Money: TypeAlias = Annotated[float, Range(least=0)]
 
 
 def _instant(value: Any) -> datetime:
@@ -273,6 +269,9 @@ class RunSpec(Spec):
     conversion: dict[Name, CoinWorth] = Field(default_factory=dict)
     """What coins that money is settled in are worth in quote currency, by coin: a number, a symbol of the data (its close), or a
     Parquet file with columns ts and price. Left out: the price of an inverse symbol of the data that is settled in it."""
+    coupling: Annotated[Coupling | None, OrNone()] = None
+    """What accounts of one strategy and policy share beside their fund: "fund", "adl", "cascade", or a table of `CouplingSpec`; none:
+    nobody's deficit changes anybody else's position."""
     strategy: Annotated[tuple[StrategySpec, ...], Listed()]
     policy: PolicyGrid = PolicyGrid()
     offsets: Starts = Offsets(count=1)

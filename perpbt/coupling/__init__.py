@@ -12,5 +12,7 @@ and what engine = "dense" runs.
 """
 
 from perpbt.coupling.couple import couple
+from perpbt.coupling.doors import FollowingDoor, GivenDoor
+from perpbt.coupling.refusing import check_contract, check_policies
 
-__all__ = ["couple"]
+__all__ = ["FollowingDoor", "GivenDoor", "check_contract", "check_policies", "couple"]

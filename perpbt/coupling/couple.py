@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
-import polars as pl
 
 from perpbt.coupling.groups import Group, SymbolRows
 from perpbt.coupling.ledger import coupled_ledger
@@ -17,43 +16,54 @@ from perpbt.coupling.pressure import Views
 from perpbt.coupling.refilling import Crowding
 from perpbt.coupling.settlement import Fund, Settlement
 from perpbt.coupling.telling import cascades, deleveraged, told, told_of_feedback
-from perpbt.engines.book import Block, Book, Fills
-from perpbt.engines.given import GivenOrder
-from perpbt.kernels.tables import Integers, Market
-from perpbt.prepare.arrays import no_signals
-from perpbt.running.conclude import Coupled, scaled
+from perpbt.engines.book import Book, Fills
+from perpbt.kernels.tables import Floats, Integers, Market
+from perpbt.running.conclude import Coupled, Labels, scaled
 from perpbt.running.setting import Setting
 from perpbt.running.terms import Terms
 from perpbt.settling.settled import Transfers
+from perpbt.settling.weights import Weights
 
 
-def couple(
-    setting: Setting, book: Book, order: GivenOrder, terms: Terms, markets: Mapping[int, Market]
-) -> Coupled:
+class Door(Protocol):
+    """What coupling must know of the door a run came in by."""
+
+    loops: bool  # whether its positions can be taken through the bars together
+
+    def meet(
+        self, book: Book, weights: Weights, weight: Floats, times: Integers, markets: Mapping[int, Market]
+    ) -> tuple[list[SymbolRows], list[Group]]:
+        """All positions, by symbol and by world and symbol; `weight` is that of each row of the table."""
+
+    def put_back(self, book: Book, symbols: list[SymbolRows], groups: list[Group]) -> None:
+        """The positions as they have become, in the order of the table; `table_rows` then says which rows they are."""
+
+    def lanes(self) -> Integers:
+        """What tells the accounts of rows apart within their group, row by row of the table."""
+
+    @property
+    def labels(self) -> Labels:
+        """Whose rows they are."""
+
+
+def couple(setting: Setting, book: Book, door: Door, terms: Terms, markets: Mapping[int, Market]) -> Coupled:
     """Settle all funds in time order and change whom shortfalls touch; the order's blocks hold the new rows."""
-    tasks = list(order.tasks())
+    tasks = list(book.order.tasks())
     weights, crowds = scaled(setting, book, tasks, 1)
-    weight = np.ones(order.size)
+    weight = np.ones(book.size)
     for task in tasks:
         chunk = book.chunk(task)
         if crowds is not None:
             crowds.fill(book, task, chunk)
         weight[chunk.to] = weights.of(chunk)
     times = np.unique(book.times)
-    symbols = [
-        symbol_rows(book, order, number, markets[order.placed[number].block.symbol], times)  # type: ignore[union-attr]
-        for number in range(len(order.placed))
-    ]
-    names = identifiers(order)
-    groups = [
-        group for of in symbols for group in worlds_of(order, of, weight[of.table_rows], names[of.table_rows])
-    ]
+    symbols, groups = door.meet(book, weights, weight, times, markets)
     shared = funds(groups, setting.terms.pooled)
     seed, share = setting.terms.seed, setting.terms.fee_share
     settlements: list[Fund]
     pushed: list[Looped] = []
     before = liquidated_weight(groups)
-    if terms.spec.kind == "cascade" or setting.engine == "dense":
+    if terms.spec.kind == "cascade" or (setting.engine == "dense" and door.loops):
         pushed, settlements = looped(setting, terms, symbols, groups, times)
     else:
         crowding = Crowding() if setting.crowding else None
@@ -61,14 +71,13 @@ def couple(
         for settlement in settlements:
             settlement.run()  # type: ignore[attr-defined]
     groups = [group for settlement in settlements for group in settlement.groups]
-    for placed, of in zip(order.placed, symbols, strict=True):
-        placed.block = Block(of.index, of.rows, of.all_calls())
-        note_again(book, of)
-    adl = deleveraged(order, settlements, times)
+    door.put_back(book, symbols, groups)
+    note_again(book, symbols)
+    adl = deleveraged(door.labels, door.lanes(), book.size, settlements, times)
     made = Coupled(
         weights=weights,
         transfers=transfers(groups),
-        fund=coupled_ledger(book, setting.terms, symbols, groups, settlements, times, weight),
+        fund=coupled_ledger(book, setting.terms, symbols, groups, settlements, times),
         given_up=math.fsum(math.fsum((group.weight * group.given_up).tolist()) for group in groups),
         extra={"adl": adl},
         metadata={"coupling": told(terms, adl)},
@@ -99,49 +108,20 @@ def looped(
     return made, list(shared)
 
 
-def note_again(book: Book, of: SymbolRows) -> None:
+def note_again(book: Book, symbols: list[SymbolRows]) -> None:
     """Note the bars in which anybody is liquidated now."""
-    fills, part = Fills(of.market), book.parts[of.index]
-    fills.note(of.rows)
-    now = fills.part(of.rates)
-    part.liquidated_bars, part.volatility, part.turnover = now.liquidated_bars, now.volatility, now.turnover
-    part.liquidated, part.flat = now.liquidated, now.flat
-
-
-def symbol_rows(book: Book, order: GivenOrder, number: int, market: Market, times: Integers) -> SymbolRows:
-    """The positions of one symbol."""
-    placed = order.placed[number]
-    assert placed.block is not None
-    assert isinstance(placed.block.rows, np.ndarray)  # no bound on memory
-    index = placed.block.symbol
-    return SymbolRows(
-        index=index,
-        market=market,
-        rates=book.parts[index].rates,
-        signals=no_signals(market.time.size),
-        wishes=order.wishes,
-        rows=placed.block.rows,
-        table_rows=placed.rows,
-        when=np.searchsorted(times, market.time),
-    )
-
-
-def identifiers(order: GivenOrder) -> Integers:
-    """A whole number for each row, ascending with the account and with the position among its own: ties go by it."""
-    accounts = order.accounts
-    position = pl.col("account").cum_count().over("account")
-    ranks = accounts.select(pl.struct("account", position.alias("position")).rank("ordinal"))
-    return ranks.to_series().to_numpy().astype(np.int64)
-
-
-def worlds_of(order: GivenOrder, of: SymbolRows, weight: np.ndarray, names: Integers) -> list[Group]:
-    """The positions of a symbol, world by world."""
-    world = order.world_of(of.table_rows)
-    return [
-        Group(of, int(number), at, weight[at], names[at])
-        for number in np.unique(world)
-        for at in [np.flatnonzero(world == number)]
-    ]
+    for index in sorted({of.index for of in symbols}):
+        own = [of for of in symbols if of.index == index]
+        fills, part = Fills(own[0].market), book.parts[index]
+        for of in own:
+            fills.note(of.rows)
+        now = fills.part(own[0].rates)
+        part.liquidated_bars, part.volatility, part.turnover = (
+            now.liquidated_bars,
+            now.volatility,
+            now.turnover,
+        )
+        part.liquidated, part.flat = now.liquidated, now.flat
 
 
 AGroup = TypeVar("AGroup", bound=Group)

@@ -18,6 +18,8 @@ from perpbt.coupling.groups import Group
 from perpbt.kernels.sums import exact_sums
 from perpbt.kernels.tables import ACCEPTED, ADL, Floats, Integers
 
+MEMBER_BITS = 40  # of an owner; above them the group's number
+
 
 class Draw(NamedTuple):
     """A deficit, times weight, with what deleveraging must know of the position."""
@@ -46,24 +48,23 @@ class Flows:
 
     def __init__(self, groups: Sequence[Group], fee_share: float) -> None:
         self.groups, self.fee_share = groups, fee_share
-        self.starts = np.cumsum([0, *(group.at.size for group in groups)])
         self.late_credits: dict[int, dict[int, list[float]]] = {}  # by moment and owner
         self.late_draws: dict[int, dict[int, float]] = {}
         parts = [self._flows(number, np.arange(group.at.size)) for number, group in enumerate(groups)]
-        entries = [self._entries(number) for number in range(len(groups))]
+        entries = [self._entries(number, np.arange(group.at.size)) for number, group in enumerate(groups)]
         self.credits = listed([*(credit for credit, _ in parts), *entries])
         self.draws = listed([draw for _, draw in parts])
         self.keys = np.unique(np.concatenate([self.credits.key, self.draws.key]))
         self.credit = sums_at(self.credits, self.keys)
         self.draw = sums_at(self.draws, self.keys)
 
-    def _entries(self, number: int) -> Listed:
-        """Shares of entry fees."""
+    def _entries(self, number: int, members: Integers) -> Listed:
+        """Some members' shares of entry fees."""
         group = self.groups[number]
-        rows = group.of.rows[group.at]
-        value = (self.fee_share * group.weight) * rows["open_fee"]
-        member = np.flatnonzero((rows["rejection"] == ACCEPTED) & (value > 0.0))
-        return Listed(group.key(3 * rows["entry_bar"][member]), self.starts[number] + member, value[member])
+        rows = group.of.rows[group.at[members]]
+        value = (self.fee_share * group.weight[members]) * rows["open_fee"]
+        here = np.flatnonzero((rows["rejection"] == ACCEPTED) & (value > 0.0))
+        return Listed(group.key(3 * rows["entry_bar"][here]), owners(number, members[here]), value[here])
 
     def _flows(self, number: int, members: Integers) -> tuple[Listed, Listed]:
         """What the exits of some members bring and ask."""
@@ -74,7 +75,7 @@ class Flows:
         accepted = np.flatnonzero(rows["rejection"] == ACCEPTED)
         moment = 3 * rows["exit_bar"].astype(np.int64) + rows["phase"]
         key[accepted] = group.key((moment + (rows["reason"] == ADL))[accepted])
-        owner = self.starts[number] + members
+        owner = owners(number, members)
         kinds = (
             weight * rows["liquidation_fee"],
             weight * rows["surplus"],
@@ -92,19 +93,21 @@ class Flows:
             if value > 0.0
         ]
         found += list(self.late_draws.get(key, {}).items())
-        number = np.searchsorted(self.starts, [owner for owner, _ in found], side="right") - 1
-        return [
-            Draw(int(n), owner - int(self.starts[n]), value)
-            for n, (owner, value) in zip(number, found, strict=True)
-        ]
+        return [Draw(owner >> MEMBER_BITS, owner & ((1 << MEMBER_BITS) - 1), value) for owner, value in found]
 
-    def take_back(self, number: int, members: Integers) -> set[int]:
-        """Forget what the exits of some members bring; before they change. Returns the moments that are touched."""
+    def take_back(self, number: int, members: Integers, never: Integers) -> set[int]:
+        """Forget what the exits of some members bring, and of those who will `never` have been also what their entries bring; before
+        they change. Returns the moments that are touched.
+        """
         group, touched = self.groups[number], set()
         rows = group.of.rows[group.at[members]]
         moments = 3 * rows["exit_bar"].astype(np.int64) + rows["phase"] + (rows["reason"] == ADL)
-        for member, key in zip(members.tolist(), group.key(moments).tolist(), strict=True):
-            owner = int(self.starts[number]) + member
+        opened = 3 * group.of.rows["entry_bar"][group.at[never]].astype(np.int64)
+        whose = np.concatenate([members, never])
+        for member, key in zip(
+            whose.tolist(), group.key(np.concatenate([moments, opened])).tolist(), strict=True
+        ):
+            owner = (number << MEMBER_BITS) + member
             for early in (self.credits, self.draws):
                 here = early.slice(key)
                 mine = here.start + np.flatnonzero(early.owner[here] == owner)
@@ -114,9 +117,10 @@ class Flows:
             touched.add(key)
         return touched
 
-    def bring(self, number: int, members: Integers) -> set[int]:
-        """What the new exits of some members bring; after they have changed."""
+    def bring(self, number: int, members: Integers, new: Integers) -> set[int]:
+        """What the new exits of some members bring, and of the `new` ones the entries too; after they have changed."""
         credits, draws = self._flows(number, members)
+        credits = listed([credits, self._entries(number, new)])
         for owner, key, value in zip(
             credits.owner.tolist(), credits.key.tolist(), credits.value.tolist(), strict=True
         ):
@@ -148,6 +152,12 @@ class Flows:
             self.credit[place] = math.fsum([*self.credits.value[self.credits.slice(key)].tolist(), *late])
             late = list(self.late_draws.get(key, {}).values())
             self.draw[place] = math.fsum([*self.draws.value[self.draws.slice(key)].tolist(), *late])
+
+
+def owners(number: int, members: Integers) -> Integers:
+    """A group's members as owners of flows; there may come more of them."""
+    made: Integers = (number << MEMBER_BITS) + members
+    return made
 
 
 def kept(key: Integers, owner: Integers, value: Floats, accepted: Integers) -> Listed:

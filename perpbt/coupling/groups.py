@@ -31,18 +31,23 @@ NEVER = 1 << 62
 
 @dataclass
 class SymbolRows:
-    """All positions of a symbol, and what changing them needs."""
+    """Positions of a symbol that are kept in one table, and what changing them needs."""
 
     index: int
     market: Market
     rates: Rates
     signals: Signals
-    wishes: Wishes
     rows: Table
     table_rows: Integers  # which rows of the accounts table they are
     when: Integers  # of each bar, its place among all times of the run
-    kept: dict[int, Table] = field(default_factory=dict)  # those changed before, by place in `rows`
-    calls: list[Table] = field(default_factory=list)
+    kept: dict[int, Table] = field(
+        default_factory=dict, init=False
+    )  # those changed before, by place in `rows`
+    calls: list[Table] = field(default_factory=list, init=False)
+
+    def asked(self, at: Integers) -> tuple[Table, Signals, Table]:
+        """What some positions were asked for: a plan each, signals, a lane each."""
+        raise NotImplementedError
 
     def change(self, at: Integers, moment: int, change: Changes, fee: float) -> None:
         """Change the positions in rows `at` and let them live on."""
@@ -51,10 +56,9 @@ class SymbolRows:
         for k, place in enumerate(at.tolist()):
             if place in self.kept:
                 kept[k] = self.kept[place][0]
-        own = self.table_rows[at]
         calls = unused(CALL, at.size)
         change_positions(
-            self.market, self.rates, self.wishes.plans(own), self.signals, self.wishes.lanes(own, self.market), kept, self.rows,
+            self.market, self.rates, *self.asked(at), kept, self.rows,
             at, calls, bar, phase, change.shares, change.taken, change.prices, fee, True,
         )  # fmt: skip
         for k, place in enumerate(at.tolist()):
@@ -65,6 +69,18 @@ class SymbolRows:
         """Parts closed and margins taken, by row and in the order of time."""
         calls = np.concatenate([np.empty(0, dtype=CALL), *self.calls])
         return calls[np.argsort(calls["row"], kind="stable")]
+
+
+@dataclass
+class GivenRows(SymbolRows):
+    """The same of a table of positions, in its order."""
+
+    wishes: Wishes
+
+    def asked(self, at: Integers) -> tuple[Table, Signals, Table]:
+        """See `SymbolRows.asked`."""
+        own = self.table_rows[at]
+        return self.wishes.plans(own), self.signals, self.wishes.lanes(own, self.market)
 
 
 @dataclass(frozen=True)
@@ -146,9 +162,14 @@ class Group:
         self.margin[members] = self.margin[members] * (1.0 - share)
         self.until[members[share == 1.0]] = moment  # not there any more
 
-    def carry_out(self, changes: Changes, moment: int, fee: float) -> None:
-        """Live the changed positions on and read their new exits."""
+    def later(self, members: Integers) -> Integers:
+        """The positions that the same accounts take after those of some members."""
+        return members[:0]
+
+    def carry_out(self, changes: Changes, moment: int, fee: float) -> Integers:
+        """Live the changed positions on and read their new exits; returns the positions that come of it besides."""
         at = self.at[changes.members]
         self.of.change(at, moment, changes, fee)
         rows = self.of.rows[at]
         self.until[changes.members] = 3 * rows["exit_bar"] + rows["phase"]
+        return changes.members[:0]

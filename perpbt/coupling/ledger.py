@@ -18,15 +18,18 @@ from perpbt.settling.settle import COVERS, LEDGER, FundTerms, ledger_frame
 
 def coupled_ledger(
     book: Book, terms: FundTerms, symbols: Sequence[SymbolRows], groups: Sequence[Group], settlements: Sequence[Fund],
-    times: Integers, weight: Floats,
+    times: Integers,
 ) -> pl.DataFrame:  # fmt: skip
     """As `perpbt.settling.settle.ledger`, with the columns adl, outside and socialised: money that covered deficits beside the fund's.
 
     What the fund paid in a row is deficit - adl - outside - socialised - uncovered.
     """
-    world = np.zeros(sum(of.table_rows.size for of in symbols), dtype=np.int64)
+    size = sum(of.table_rows.size for of in symbols)
+    world, weight = np.zeros(size, dtype=np.int64), np.zeros(size)
     for group in groups:
-        world[group.of.table_rows[group.at]] = group.world
+        there = group.at >= 0  # some have never been, in the end
+        own = group.of.table_rows[group.at[there]]
+        world[own], weight[own] = group.world, group.weight[there]
     events = np.concatenate(
         [np.empty(0, dtype=EVENT), *(events_of(book, of, world, weight, terms) for of in symbols)]
     )

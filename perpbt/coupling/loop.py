@@ -180,5 +180,6 @@ def liquidated_weight(groups: Iterable[Group]) -> float:
     return math.fsum(
         value
         for group in groups
-        for value in group.weight[group.of.rows["reason"][group.at] == LIQUIDATION].tolist()
+        for at in [group.at[group.at >= 0]]
+        for value in group.weight[group.at >= 0][group.of.rows["reason"][at] == LIQUIDATION].tolist()
     )

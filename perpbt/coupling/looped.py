@@ -109,8 +109,7 @@ class Looped(Group):
         super().__init__(of, world, at, weight, identifier)
         size = at.size
         self.since[:], self.until[:] = NEVER, -1
-        own = of.table_rows[at]
-        self.plans, self.lanes = of.wishes.plans(own), of.wishes.lanes(own, of.market)
+        self.plans, _, self.lanes = of.asked(at)
         self.views = views
         self.kept, self.extreme = np.zeros(size, dtype=KEPT), np.zeros(size)
         self.slot = np.zeros(size, dtype=np.int64)
@@ -297,7 +296,7 @@ class Looped(Group):
         self.kept[members] = kept
         return calls[calls["row"] >= 0]
 
-    def carry_out(self, changes: Changes, moment: int, fee: float) -> None:
+    def carry_out(self, changes: Changes, moment: int, fee: float) -> Integers:
         """Change positions where they are; the time of their exits will come."""
         bar, phase = divmod(moment, 3)
         for side in SIDES:
@@ -314,6 +313,7 @@ class Looped(Group):
             if phase == RANGE:
                 stretch(self.views.of[side], self.plans, self.kept, left, bar, self.extreme)
             self.crews[side].levels[:, self.slot[left]] = self.levels(left, bar)
+        return NOBODY
 
     def settle_levels(self, members: Integers, bar: int) -> None:
         """After the close: best prices of those who were asked and are open, and their levels."""

@@ -29,9 +29,9 @@ class Crowding:
             there = np.flatnonzero((group.until == moment) & (group.side == side))
             there = there[group.of.rows["reason"][group.at[there]] == LIQUIDATION]
             if there.size:
-                touched |= flows.take_back(number, there)
+                touched |= flows.take_back(number, there, there[:0])
                 fill(group, there, moment)
-                touched |= flows.bring(number, there)
+                touched |= flows.bring(number, there, there[:0])
         return touched
 
 

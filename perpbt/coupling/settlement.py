@@ -187,12 +187,15 @@ class Settlement(Fund):
         assert event.rows
         group, changes = self.groups[number], event.changes()
         members, fee = changes.members, 0.0 if self.terms.adl is None else self.terms.adl.fee
-        before = group.of.rows[group.at[members]].copy()
-        touched = self.flows.take_back(number, members)
-        group.carry_out(changes, event.moment, fee)
-        touched |= self.flows.bring(number, members)
+        never = group.later(members)  # what they did after, they will not have done
+        all_of_them = np.concatenate([members, never])
+        before = group.of.rows[group.at[all_of_them]].copy()
+        touched = self.flows.take_back(number, all_of_them, never)
+        new = group.carry_out(changes, event.moment, fee)
+        everyone = np.concatenate([members, new])
+        touched |= self.flows.bring(number, everyone, new)
         if self.crowding is not None:
-            touched |= self.crowding.follow(self.flows, number, members, before)
+            touched |= self.crowding.follow(self.flows, number, everyone, before)
         if fee > 0.0:
             touched |= self.fees(number, event, key)
         self.flows.add_up(touched)

@@ -12,8 +12,8 @@ import polars as pl
 from perpbt.coupling.looped import Looped, Push
 from perpbt.coupling.settlement import Fund
 from perpbt.engines.book import Book
-from perpbt.engines.given import GivenOrder
-from perpbt.kernels.tables import HIGH, LAST_OPEN, LOW, MARK_CLOSE, MARK_OPEN, Integers
+from perpbt.kernels.tables import HIGH, LAST_OPEN, LOW, MARK_CLOSE, MARK_OPEN, Floats, Integers
+from perpbt.running.conclude import Labels
 from perpbt.running.terms import Terms
 from perpbt.settling.frames import times as moments_of
 
@@ -21,7 +21,9 @@ PHASES = ("open", "range")
 NUMBERS = ("quantity", "fraction", "price", "given_up")
 
 
-def deleveraged(order: GivenOrder, settlements: Sequence[Fund], times: Integers) -> pl.DataFrame:
+def deleveraged(
+    labelled: Labels, lanes: Integers, size: int, settlements: Sequence[Fund], times: Integers
+) -> pl.DataFrame:
     """A row for each position that was closed in part or whole for others, or paid for them, and moment.
 
     Columns: time, world, symbol, phase ("open" or "range" of the bar), kind ("adl", or "socialised": money out of
@@ -49,19 +51,18 @@ def deleveraged(order: GivenOrder, settlements: Sequence[Fund], times: Integers)
     against = np.concatenate([np.zeros(0), *(one["bankrupt_side"] for _, _, one in parts)])
     kinds = np.concatenate([np.zeros(0, dtype="<U10"), *(one["kind"] for _, _, one in parts)])
     weight = np.concatenate([np.zeros(0), *(group.weight[one["member"]] for _, group, one in parts)])
-    labels = order.labels(0, order.size, np.zeros(0, dtype=np.int64))
+    labels = labelled(0, size, lanes)
     picked = pl.Series(table_row.astype(np.uint32))
-    told_as = {
-        name: labels[name].gather(picked) for name in ("world", "symbol", "account", "position", "side")
-    }
+    own = np.concatenate([np.zeros(0), *(group.side[one["member"]] for _, group, one in parts)])
+    told_as = {name: labels[name].gather(picked) for name in ("world", "symbol", "account", "position")}
     frame = pl.DataFrame(
         {
             "time": moments_of(times[keys // 3]),
             "world": told_as["world"], "symbol": told_as["symbol"],
             "phase": pl.Series(PHASES, dtype=pl.String).gather(pl.Series((keys % 3).astype(np.uint32))),
             "kind": pl.Series(kinds.tolist(), dtype=pl.String),
-            "bankrupt_side": pl.Series([{1.0: "long", -1.0: "short"}.get(side) for side in against.tolist()], dtype=pl.String),
-            "account": told_as["account"], "position": told_as["position"], "side": told_as["side"], "weight": weight,
+            "bankrupt_side": side_words(against),
+            "account": told_as["account"], "position": told_as["position"], "side": side_words(own), "weight": weight,
             **numbers,
         }
     ).with_columns(pl.col("price").fill_nan(None))  # fmt: skip
@@ -75,6 +76,11 @@ def deleveraged(order: GivenOrder, settlements: Sequence[Fund], times: Integers)
         }
     )
     return frame[by_name.with_row_index("row").sort("key", "world", "symbol", "kind", "named")["row"]]
+
+
+def side_words(sides: Floats) -> pl.Series:
+    """Sides by name; null for neither."""
+    return pl.Series([{1.0: "long", -1.0: "short"}.get(side) for side in sides.tolist()], dtype=pl.String)
 
 
 def told(terms: Terms, adl: pl.DataFrame) -> dict[str, Any]:

@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from perpbt.adl import by_policy
 from perpbt.config import (
+    AdlSpec,
     AtrDistance,
     ColumnLevel,
+    CouplingSpec,
     Deleverage,
     Duration,
     DynamicMargin,
@@ -29,6 +32,7 @@ from perpbt.config import (
     TurnoverInterest,
     as_policies,
 )
+from perpbt.coupling import FollowingDoor, check_contract, check_policies, couple
 from perpbt.engines.book import Book, Chunk, Fills, SymbolPart
 from perpbt.engines.chunks import (
     Counted,
@@ -61,7 +65,7 @@ from perpbt.prepare.mirror import mirror_signals
 from perpbt.procedures import Asked, procedure_for
 from perpbt.result import Result
 from perpbt.running.budget import A_POSITION, cleared
-from perpbt.running.conclude import conclude, equity_table
+from perpbt.running.conclude import Coupled, conclude, equity_table
 from perpbt.running.scheduled import scheduled_rates
 from perpbt.running.setting import (
     Setting,
@@ -72,6 +76,7 @@ from perpbt.running.setting import (
     open_bars,
     plan_memory,
 )
+from perpbt.running.terms import terms_of
 from perpbt.settling.currency import CoinPrice
 from perpbt.settling.weights import OpenInterest
 from perpbt.strategy import as_strategies, check_look_ahead, evaluate, evaluate_columns
@@ -189,6 +194,8 @@ def backtest(
     progress: Progress | None = None,
     memory: int | str | None = None,
     scratch: str | Path | None = None,
+    coupling: str | CouplingSpec | Mapping[str, Any] | None = None,
+    adl: AdlSpec | Mapping[str, Any] | None = None,
     conversion: Mapping[str, CoinPrice] | None = None,
     strategy_folder: Path | None = None,
 ) -> Result:
@@ -207,6 +214,10 @@ def backtest(
         offsets: accounts per strategy, policy and symbol: how many starts, spread evenly over the bars, or
             one every "1d". Each has the weight 1 / starts.
         strategy_folder: where strategies given by a relative path are also looked for.
+        coupling, adl: as in `simulate`, within each strategy x policy: its accounts are opposing winners of one another where it has
+            longs and shorts at once. Whoever auto-deleveraging touches lives on with what is left; once it is closed its account
+            trades on from there, at the next close that says so. `result.extra["measures"]` has a row for each strategy and policy
+            (`perpbt.adl.by_policy`). Not with policies that have a margin_call, and "cascade" is for tables of positions only.
         The other options are those of `simulate`. With `memory`: signals are found from all bars of a symbol at
         once, so that they take about 100 bytes a bar where given positions take 2.
 
@@ -223,11 +234,12 @@ def backtest(
         venue=venue, tiers_as=tiers_as, fund=fund, open_interest=open_interest, crowding=crowding, rules=rules,
         liquidation=liquidation,
         engine=engine, threads=threads, equity_every=equity_every, progress=progress,
-        memory=memory, scratch=scratch, tiers=tiers, dynamic=dynamic, conversion=conversion,
+        memory=memory, scratch=scratch, tiers=tiers, dynamic=dynamic, coupling=terms_of(coupling, adl), conversion=conversion,
     )  # fmt: skip
     chosen = as_policies(policies if policies is not None else Policy())
     bound = as_strategies(strategy, folder=strategy_folder)
     refuse_coupled(setting, chosen)
+    check_policies(setting, chosen)
     loaded, starting = open_bars(bars), read_offsets(offsets)
     setting.settle_in(loaded.symbols)
     order = FollowingOrder(
@@ -248,14 +260,20 @@ def backtest(
             for index in range(len(order.symbols))
         ]
         order.close()
-        return finish(
-            setting,
-            Book(order.symbols, order.worlds, parts, order, setting.shelf),
-            order,
-            bound,
-            chosen,
-            started,
-        )
+        book = Book(order.symbols, order.worlds, parts, order, setting.shelf)
+        order, coupled = together(setting, book, order)
+        return finish(setting, book, order, bound, chosen, started, coupled)
+
+
+def together(setting: Setting, book: Book, order: FollowingOrder) -> tuple[FollowingOrder, Coupled | None]:
+    """What becomes of the positions where accounts meet, and the order they are in then; None where nothing can change for anybody."""
+    if setting.coupling is None or not setting.coupling.changes_lives:
+        return order, None
+    since = time.perf_counter()
+    door = FollowingDoor(order, order.signals)
+    coupled = couple(setting, book, door, setting.coupling, setting.markets)
+    setting.timed("coupling", since)
+    return door.following, coupled
 
 
 def follow_symbol(
@@ -269,6 +287,7 @@ def follow_symbol(
     describe_symbol(setting, collected, loaded.provenance.get(collected.symbol))
     since = setting.timed("load", since)
     contract = setting.contract(order.symbols[index])
+    check_contract(setting, contract, collected.symbol)
     market = market_arrays(collected, setting.rules, setting.engine, contract, setting.shelf)
     starts = np.array(starting.starts(market.time), dtype=np.int64)  # type: ignore[arg-type]
     order.starts.append(starts.size)
@@ -289,8 +308,10 @@ def follow_symbol(
             mirror_signals(signals, len(windows))
         since = setting.timed("signals", since)
         follow(setting, market, rates, signals, order, fills, (number, index), starts)
+        if setting.coupling is not None:
+            order.signals[number, index] = signals
         setting.timed("kernels", since)
-    if setting.equity_every is not None:
+    if setting.equity_every is not None or setting.coupling is not None:
         setting.markets[index] = market
     if setting.settlement is not None:
         setting.settlement.note(collected.symbol, market.time, collected.frame)
@@ -338,6 +359,7 @@ def finish(
     bound: Sequence[Any],
     policies: Sequence[Policy],
     started: float,
+    coupled: Coupled | None = None,
 ) -> Result:
     """Conclude the run, and say what was run."""
 
@@ -356,7 +378,10 @@ def finish(
         policies=pl.DataFrame([policy.row() for policy in policies], schema_overrides=POLICY_NUMBERS),
         equity=equity,
         started=started,
+        coupled=coupled,
     )
+    if coupled is not None:
+        result.extra["measures"] = by_policy(result.accounts, result.extra["adl"])
     result.metadata["strategies"] = [
         {
             "label": one.label,

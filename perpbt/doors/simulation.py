@@ -17,8 +17,7 @@ import polars as pl
 
 from perpbt.accounts import read_accounts, read_in_slices
 from perpbt.config import AdlSpec, CouplingSpec, Duration, DynamicMargin, FundSpec, Rules, TurnoverInterest
-from perpbt.contracts import Contract
-from perpbt.coupling import couple
+from perpbt.coupling import GivenDoor, check_contract, couple
 from perpbt.crossing import Collateral, Margin, read_collateral, read_margin, run_shared
 from perpbt.engines import chunks as engine
 from perpbt.engines.book import Book, Chunk, Fills, SymbolPart
@@ -91,21 +90,6 @@ def run_given(setting: Setting, loaded: Bars, order: GivenOrder, index: int) -> 
         setting.markets[index] = market
     setting.timed("kernels", since)
     return fills.part(rates)
-
-
-def check_contract(setting: Setting, contract: Contract, symbol: str) -> None:
-    """Accounts meet in linear contracts that are liquidated at once only."""
-    terms = setting.coupling
-    if terms is None or not terms.changes_lives:
-        return
-    if contract.kind != "linear":
-        raise InputError(
-            f"coupling with {symbol}, a contract of kind {contract.kind!r}; allowed: linear contracts"
-        )
-    if not setting.procedures.of(symbol).plain:
-        raise InputError(
-            f"coupling with {symbol}, which is liquidated in steps; allowed: liquidation at once (procedure 'full')"
-        )
 
 
 def block_rows(setting: Setting) -> int:
@@ -335,7 +319,7 @@ def together(setting: Setting, book: Book, order: GivenOrder) -> Coupled | None:
     if setting.coupling is None or not setting.coupling.changes_lives:
         return None
     since = time.perf_counter()
-    coupled = couple(setting, book, order, setting.coupling, setting.markets)
+    coupled = couple(setting, book, GivenDoor(order), setting.coupling, setting.markets)
     setting.timed("coupling", since)
     return coupled
 

@@ -92,6 +92,7 @@ def run_spec(spec: RunSpec, *, progress: Progress | None = None, scratch: Path |
         tiers=None if spec.venue.tiers is None else spec.resolve(spec.venue.tiers),
         dynamic=spec.dynamic,
         liquidation=spec.liquidation,
+        coupling=spec.coupling,
         fund=spec.fund,
         open_interest=read_open_interest(spec),
         conversion=read_conversion(spec, bars.symbols),

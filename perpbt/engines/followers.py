@@ -6,6 +6,7 @@ to stay in the cache, and rows that are in order already within each policy.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ import polars as pl
 
 from perpbt.engines.book import Belongings, Block, Piece, Spool, Task
 from perpbt.engines.chunks import Outcome
-from perpbt.kernels.tables import CALL, LANE, ROW, Floats, Integers, Table, table
+from perpbt.kernels.tables import CALL, LANE, ROW, Floats, Integers, Signals, Table, table
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,9 @@ class FollowingOrder:
     spool: Spool = field(default_factory=Spool)
     starts: list[int] = field(default_factory=list)  # how many each symbol has
     pages: list[Page] = field(default_factory=list)
+    signals: dict[tuple[int, int], Signals] = field(
+        default_factory=dict
+    )  # by strategy and symbol, where accounts meet
     _last: tuple[int, int] = (-1, 0)  # account and position of the last row labelled
 
     def page(self, symbol: int, finished: Outcome, world: int, tile: Tile) -> Page:
@@ -212,6 +216,33 @@ class FollowingOrder:
         to = np.arange(task.last) + np.repeat(places - page.first, page.count)
         return page.block, to, self._of(np.repeat(page.group, page.count))
 
+    def rows_by_group(self) -> list[Table]:
+        """The rows of each strategy, policy and symbol, account after account; those of no margin orders."""
+        ends = np.searchsorted(self._group, np.arange(len(self.worlds) * len(self.symbols) + 1))
+        none = np.empty(0, dtype=ROW)
+        return [
+            np.concatenate(
+                [none, *(self._held(self._block[k]).rows[self._from[k] : self._from[k] + self._count[k]] for k in range(a, b))]
+            )
+            for a, b in itertools.pairwise(ends.tolist())
+        ]  # fmt: skip
+
+    def of_groups(self, group: Integers) -> Belongings:
+        """What rows of these groups belong to."""
+        return self._of(group)
+
+    def again(self, blocks: Sequence[Block]) -> FollowingOrder:
+        """The same accounts with other rows: a block a group, account after account."""
+        made = FollowingOrder(self.strategies, self.policies, self.symbols, self.plans, starts=self.starts)
+        zero = np.zeros(1, dtype=np.int64)
+        made.pages = [
+            Page(block, zero + number, zero, zero + block.rows.size)
+            for number, block in enumerate(blocks)
+            if block.rows.size
+        ]
+        made.close()
+        return made
+
     def release(self, task: Task) -> None:
         """Let go of a page."""
         if task.block is not None:
@@ -234,7 +265,9 @@ class FollowingOrder:
         return position
 
     def labels(self, first: int, last: int, lane: Integers) -> Mapping[str, pl.Series]:
-        """Whose rows [first, last) are; to be asked for in order."""
+        """Whose rows [first, last) are; to be asked for in order, from 0 on."""
+        if first == 0:
+            self._last = -1, 0
         here, _, count = self._spans(first, last) if first < last else (slice(0, 0), 0, self._count[:0])
         group = np.repeat(self._group[here], count)
         world, symbol = np.divmod(self._group[here], len(self.symbols))

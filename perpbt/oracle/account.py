@@ -25,47 +25,72 @@ def run_account(
     """
     rows: list[Record] = []
     rulebook = inverse if venue.get("inverse") else living
-    wallet, not_before, i, trades, refused = policy["capital"], bars[0]["ts"], start_bar, 0, None
-    while i + 1 < len(bars) and trades != policy.get("max_trades"):
-        side = int(signals["long_entry"][i]) - int(signals["short_entry"][i])  # both at once: neither
-        fill_bar = i + 1
-        if side == 0 or bars[fill_bar]["ts"] < not_before or not levels_known(policy, i, venue):
-            i = i + 1
-            continue
-        if not policy.get("compounding", False):
-            wallet = policy["capital"]
-        if wallet <= 0:
-            break
-        holding = policy.get("max_holding")
-        order = {
-            **policy, "side": side, "wallet": wallet,
-            "collateral": (inverse.size if venue.get("inverse") else size)(policy, side, wallet, bars[fill_bar], venue, fill_bar),
-            "exit_due": None if holding is None else bars[fill_bar]["ts"] + holding,
-            "exit_signal": signals["long_exit"] if side > 0 else signals["short_exit"],
-        }  # fmt: skip
-        row = rulebook.run_position(bars, cf, order, venue, rules, fill_bar)
-        reason, i = row["exit_reason"], row["exit_bar"]
-        again = reason == "rejected" and row["rejection"] == refused
-        if not again:  # of refusals for one cause in a row, the first
-            rows.append({**row, "position": len(rows) + 1})
-        if reason == "rejected":
-            refused = row["rejection"]
-            if refused in FOR_GOOD and same_size(policy):
-                break
-            i = fill_bar  # try again at the close of the bar that would not fill
-            continue
-        trades, refused = trades + 1, None
-        wallet = row["wallet"]
-        stopped, liquidated = reason in ("stop_loss", "trailing_stop"), reason == "liquidation"
-        if (stopped and policy.get("after_stop") == "never") or reason == "end":
-            break
-        if liquidated and policy.get("after_liquidation") == "never":
-            break
-        if stopped or liquidated:
-            not_before = row["exit_time"] + policy.get("cool_down", 0)
-        if reason in ("time", "signal"):
-            i = i - 1  # out at this open, so what the close before said can be filled at this same open
+    state = fresh(policy, bars, start_bar)
+    while state["close"] + 1 < len(bars) and not state["out"]:
+        fill_bar = state["close"] + 1
+        order = decide(policy, signals, state, bars, bars[fill_bar], venue)
+        if order is not None:
+            row = rulebook.run_position(bars, cf, order, venue, rules, fill_bar)
+            rows += [{**row, "position": len(rows) + 1}] if note(policy, state, row, fill_bar) else []
     return rows
+
+
+def fresh(policy: Record, bars: Bars, start_bar: int) -> Record:
+    """An account that has not traded yet: "close" is the next close it reads."""
+    return {
+        "wallet": policy["capital"], "not_before": bars[0]["ts"], "close": start_bar, "trades": 0, "refused": None,
+        "out": policy.get("max_trades") == 0,
+    }  # fmt: skip
+
+
+def decide(
+    policy: Record, signals: Record, state: Record, bars: Bars, quoted: Record, venue: Record
+) -> Record | None:
+    """What the next close says: an order for the bar after it, which is `quoted` (prices may have been pushed), or nothing; then it has
+    been read.
+    """
+    i = state["close"]
+    fill_bar = i + 1
+    side = int(signals["long_entry"][i]) - int(signals["short_entry"][i])  # both at once: neither
+    if side == 0 or bars[fill_bar]["ts"] < state["not_before"] or not levels_known(policy, i, venue):
+        state["close"] = fill_bar
+        return None
+    if not policy.get("compounding", False):
+        state["wallet"] = policy["capital"]
+    if state["wallet"] <= 0:
+        state["out"] = True
+        return None
+    holding = policy.get("max_holding")
+    sized = inverse.size if venue.get("inverse") else size
+    return {
+        **policy, "side": side, "wallet": state["wallet"],
+        "collateral": sized(policy, side, state["wallet"], quoted, venue, fill_bar),
+        "exit_due": None if holding is None else bars[fill_bar]["ts"] + holding,
+        "exit_signal": signals["long_exit"] if side > 0 else signals["short_exit"],
+    }  # fmt: skip
+
+
+def note(policy: Record, state: Record, row: Record, fill_bar: int) -> bool:
+    """What follows from a finished position or a refused order; says whether it is a row: of refusals for one cause in a row, the first."""
+    reason = row["exit_reason"]
+    if reason == "rejected":
+        again = row["rejection"] == state["refused"]
+        state["refused"] = row["rejection"]
+        state["out"] = row["rejection"] in FOR_GOOD and same_size(policy)
+        state["close"] = fill_bar  # try again at the close of the bar that would not fill
+        return not again
+    state["trades"], state["refused"], state["wallet"] = state["trades"] + 1, None, row["wallet"]
+    stopped, liquidated = reason in ("stop_loss", "trailing_stop"), reason == "liquidation"
+    never = (stopped and policy.get("after_stop") == "never") or (
+        liquidated and policy.get("after_liquidation") == "never"
+    )
+    state["out"] = never or reason == "end" or state["trades"] == policy.get("max_trades")
+    if stopped or liquidated:
+        state["not_before"] = row["exit_time"] + policy.get("cool_down", 0)
+    state["close"] = row["exit_bar"]
+    if reason in ("time", "signal"):
+        state["close"] -= 1  # out at this open, so what the close before said can be filled at this same open
+    return True
 
 
 def same_size(policy: Record) -> bool:

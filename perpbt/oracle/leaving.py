@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import account
 from .living import closed
 from .position import worst_at_exit
 from .shapes import Leaving, Record
@@ -34,6 +35,27 @@ def leave(
     credit(m, one, step, bar["ts"], "liquidation_fees", row["closing"]["liquidation_fee"])
     credit(m, one, step, bar["ts"], "surplus", row["closing"]["surplus"])
     draw(m, one, step, bar["ts"], row["closing"]["deficit"])
+    if one.get("follow"):
+        put_down(one, row)
+
+
+def put_down(one: Record, row: Record) -> None:
+    """An account that follows signals has a position, or a refusal, behind it."""
+    follow = one["follow"]
+    if account.note(follow["policy"], one["state"], row, one["entry_bar"]):
+        one["rows"].append({**finished(one), "position": len(one["rows"]) + 1})
+    one["row"], one["given_up"], one["socialised"] = None, 0.0, 0.0
+
+
+def finished(one: Record) -> Record:
+    """The row, with what was given up for others: PnL is that of the market, and the transfer goes to the fund."""
+    row: Record = one["row"]
+    given, socialised = one["given_up"], one["socialised"]
+    if row["exit_reason"] != "rejected":
+        row["pnl"] = row["pnl"] + given
+        row["surplus"] = row["surplus"] + (given + socialised)
+    return {**row, **{name: one[name] for name in ("account", "world", "symbol", "weight")},
+            "given_up": given, "socialised": socialised}  # fmt: skip
 
 
 def fund_of(m: Record, one: Record) -> Record:

@@ -6,14 +6,15 @@ a phase is settled its liquidations push the price (`pressure.py`) and everybody
 more falls.
 
 What comes in beside the room's usual shapes:
-  person   {"account", "identifier" (a whole number, for ties), "world", "symbol", "weight", "order", "entry_bar"}
+  person   {"account", "identifier" (a whole number, for ties), "world", "symbol", "weight"} and what it does: "order" and
+           "entry_bar", one position; or "follow", {"signals", "policy", "start_bar"} of `account.py`: one after the other
   options  {"adl": bool, "price": "bankruptcy" | "mark" | "previous_mark", "fee": rate, "outside": money,
            "socialised": None | "profit" | "size", "trigger": None or {"drawdown", "least", "window", "resume"},
            "pressure": None or {"law": "square_root" | "linear", "strength", "scale": "volatility" | "none",
            "depth": None (turnover) or money, "most", "share", "decay"}, "crowding": bool}
   allocate a function (candidates, quantity) -> the quantity closed of each: the ADL policy. A candidate is a dict of
            side, quantity, entry, margin, funding_paid, mark, maintenance, bankruptcy, identifier.
-What goes out: {"rows", one a person, "ledger", "adl", one a deleveraging, "cascades", one a push of the price}.
+What goes out: {"rows", one a position, persons in their order, "ledger", "adl", one a deleveraging, "cascades", one a push of the price}.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from . import deleveraging, pressure
-from .leaving import credit, leave, there
+from . import account, deleveraging, pressure
+from .leaving import credit, finished, leave, put_down, there
 from .margin import equity, in_force, liquidation_price, margin_ratio
 from .position import (
     exit_at_open,
@@ -46,11 +47,11 @@ def run_market(
     """Everybody from the first bar to the last, together."""
     m: Record = {
         "bars": bars, "cf": cf, "venue": venue, "rules": rules, "options": options, "allocate": allocate,
-        "people": [{**one, "p": None, "row": None, "given_up": 0.0, "socialised": 0.0} for one in people],
+        "people": [person(one, bars) for one in people],
         "displaced": {}, "mark_before": {}, "funds": {}, "adl": [], "cascades": [], "outside": {},
     }  # fmt: skip
     for one in m["people"]:
-        if one["entry_bar"] is None:
+        if one["entry_bar"] is None and not one["follow"]:
             one["row"] = rejected(one["order"], "no_bar", None)
     deleveraging.open_funds(m)
     index = {symbol: {bar["ts"]: i for i, bar in enumerate(bars[symbol])} for symbol in bars}
@@ -58,11 +59,19 @@ def run_market(
         now = {symbol: index[symbol][time] for symbol in sorted(bars) if time in index[symbol]}
         at_time(m, time, now)
     return {
-        "rows": [finished(one) for one in m["people"]],
+        "rows": [row for one in m["people"] for row in (one["rows"] if one["follow"] else [finished(one)])],
         "ledger": deleveraging.ledger(m),
         "adl": m["adl"],
         "cascades": m["cascades"],
     }
+
+
+def person(one: Record, bars: Mapping[str, Bars]) -> Record:
+    """Somebody before the first bar."""
+    follow = one.get("follow")
+    state = follow and account.fresh(follow["policy"], bars[one["symbol"]], follow["start_bar"])
+    return {"follow": None, "entry_bar": None, **one, "p": None, "row": None, "given_up": 0.0, "socialised": 0.0, "rows": [],
+            "state": state}  # fmt: skip
 
 
 def at_time(m: Record, time: int, now: Mapping[str, int]) -> None:
@@ -73,17 +82,43 @@ def at_time(m: Record, time: int, now: Mapping[str, int]) -> None:
         for world in sorted({one["world"] for one in m["people"]})
     }
     for one in m["people"]:
-        if one["symbol"] in now and one["entry_bar"] == now[one["symbol"]] and one["row"] is None:
+        here = not one["follow"] and one["symbol"] in now
+        if here and one["entry_bar"] == now[one["symbol"]] and one["row"] is None:
             enter(m, one, views[one["world"], one["symbol"]])
     for phase in ("B", "C"):
         for (world, symbol), view in views.items():
             run_phase(m, world, symbol, now[symbol], phase, view)
+            if phase == "B":
+                follow(m, world, symbol, now[symbol], view)
         deleveraging.settle_funds(m, time, phase, now, views)
     for (world, symbol), view in views.items():
         pressure.remember(m, world, symbol, view)
         for one in there(m, world, symbol):
             at_close(m, one, now[symbol], view)
     deleveraging.settle_funds(m, time, "end", now, views)
+
+
+def follow(m: Record, world: str, symbol: str, i: int, view: Record) -> None:
+    """D11: who is free at this open, those that have just left it included, does what the close before said."""
+    for one in m["people"]:
+        if (one["world"], one["symbol"]) != (world, symbol) or not one["follow"] or one["p"] is not None:
+            continue
+        state, policy = one["state"], one["follow"]["policy"]
+        if state["out"] or state["close"] + 1 != i:
+            continue
+        order = account.decide(
+            policy,
+            one["follow"]["signals"],
+            state,
+            m["bars"][symbol],
+            view["quoted"],
+            in_force(m["venue"], i),
+        )
+        if order is not None:
+            one["order"], one["entry_bar"] = order, i
+            enter(m, one, view)
+            if one["p"] is None:
+                put_down(one, one["row"])
 
 
 def enter(m: Record, one: Record, view: Record) -> None:
@@ -149,7 +184,8 @@ def decide(m: Record, one: Record, i: int, phase: str, bar: Record) -> Leaving |
     if phase == "C":
         return exit_in_range(p, bar, cf, venue, m["rules"])
     due = order.get("exit_due") is not None and bar["ts"] >= order["exit_due"]
-    return exit_at_open(p, bar, cf, venue, m["rules"], due, False)
+    told = order.get("exit_signal") is not None and order["exit_signal"][i - 1]
+    return exit_at_open(p, bar, cf, venue, m["rules"], due, told)
 
 
 def crowd_of(
@@ -174,14 +210,3 @@ def at_close(m: Record, one: Record, i: int, view: Record) -> None:
     see_value(p, p["released"] + equity(p, bar["mark_close"], cf))
     if i == len(m["bars"][one["symbol"]]) - 1:
         leave(m, one, i, "C", bar, None)
-
-
-def finished(one: Record) -> Record:
-    """The row, with what was given up for others: PnL is that of the market, and the transfer goes to the fund."""
-    row: Record = one["row"]
-    given, socialised = one["given_up"], one["socialised"]
-    if row["exit_reason"] != "rejected":
-        row["pnl"] = row["pnl"] + given
-        row["surplus"] = row["surplus"] + (given + socialised)
-    return {**row, **{name: one[name] for name in ("account", "world", "symbol", "weight")},
-            "given_up": given, "socialised": socialised}  # fmt: skip

@@ -13,8 +13,7 @@ from typing import Any
 from pydantic import model_validator
 
 from perpbt.config.fields import Duration, Spec, fault
-from perpbt.config.forms import Share, Span
-from perpbt.config.run import Money, Part
+from perpbt.config.forms import Money, Part, Share, Span
 
 
 class FundTriggerTerms(Spec):
