@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .compile import bare, kernel, part
-from .sums import Sums, add_bits, make_room
+from .sums import Sums, add_bits, grow, make_room
 from .tables import (
     ACCEPTED,
     CLOSE,
@@ -210,24 +210,6 @@ def notional_held(rows: Table, weight: Floats, bars: Floats, held: Floats, close
             closes[k] = number / bars[k]
             opened += 1
     return opened
-
-
-@part
-def grow(partials: Floats, count: int, x: float) -> int:
-    """Add `x` to partials that do not overlap, exactly (Shewchuk 1997); returns how many there are now."""
-    kept = 0
-    for k in range(count):
-        y = partials[k]
-        if abs(x) < abs(y):
-            x, y = y, x
-        high = x + y
-        low = y - (high - x)
-        if low != 0.0:
-            partials[kept] = low
-            kept += 1
-        x = high
-    partials[kept] = x
-    return kept + 1
 
 
 @kernel

@@ -207,6 +207,24 @@ def rounded(partials: Floats, count: int) -> float:
 
 
 @part
+def grow(partials: Floats, count: int, x: float) -> int:
+    """Add `x` to partials that do not overlap, exactly (Shewchuk 1997); returns how many there are now."""
+    kept = 0
+    for k in range(count):
+        y = partials[k]
+        if abs(x) < abs(y):
+            x, y = y, x
+        high = x + y
+        low = y - (high - x)
+        if low != 0.0:
+            partials[kept] = low
+            kept += 1
+        x = high
+    partials[kept] = x
+    return kept + 1
+
+
+@part
 def sum_of_few(values: Floats, first: int, end: int, partials: Floats) -> float:
     """The sum of values[first:end] by a list of floats, for which `partials` has room."""
     if end - first == 1:
@@ -215,20 +233,7 @@ def sum_of_few(values: Floats, first: int, end: int, partials: Floats) -> float:
         return values[first] + values[first + 1]
     count = 0
     for j in range(first, end):
-        x = values[j]
-        kept = 0
-        for k in range(count):
-            y = partials[k]
-            if abs(x) < abs(y):
-                x, y = y, x
-            high = x + y
-            low = y - (high - x)
-            if low != 0.0:
-                partials[kept] = low
-                kept += 1
-            x = high
-        partials[kept] = x
-        count = kept + 1
+        count = grow(partials, count, values[j])
     return rounded(partials, count)
 
 

@@ -60,3 +60,17 @@ def spread_positions(
     if holding is not None:
         table = table.with_columns((pl.col("entry_time") + holding).alias("exit_time"))
     return table.drop("start", "first", "last")
+
+
+def sized_positions(
+    bars: Bars, *, leverages: Sequence[float], collaterals: Sequence[float], starts: int, holding: timedelta
+) -> pl.DataFrame:
+    """`spread_positions` once for every collateral; `policy` is collateral and leverage ("10,000 at 3x")."""
+    return pl.concat(
+        spread_positions(
+            bars, leverages=leverages, starts=starts, holding=holding, collateral=money
+        ).with_columns(
+            pl.format("{} at {}x", pl.lit(f"{money:,.0f}"), pl.col("leverage").cast(pl.Int64)).alias("policy")
+        )
+        for money in collaterals
+    ).with_columns(pl.int_range(pl.len()).alias("account"))

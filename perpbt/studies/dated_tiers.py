@@ -20,7 +20,7 @@ from perpbt.config.settings import Above, Amounts, Number, SpanText
 from perpbt.engines.chunks import Progress
 from perpbt.load import Bars
 from perpbt.studies import Findings
-from perpbt.studies._population import spans, spread_positions, with_tiers
+from perpbt.studies._population import sized_positions, spans, with_tiers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,14 +72,9 @@ def study(
     from perpbt.studies._outcomes import drawn_outcomes
 
     span = timedelta(milliseconds=int(Duration.parse(holding)))
-    population = pl.concat(
-        spread_positions(
-            bars, leverages=leverages, starts=starts, holding=span, collateral=money
-        ).with_columns(
-            pl.format("{} at {}x", pl.lit(f"{money:,.0f}"), pl.col("leverage").cast(pl.Int64)).alias("policy")
-        )
-        for money in collaterals
-    ).with_columns(pl.int_range(pl.len()).alias("account"))
+    population = sized_positions(
+        bars, leverages=leverages, collaterals=collaterals, starts=starts, holding=span
+    )
     rows: list[dict[str, Any]] = []
     by_policy: list[dict[str, Any]] = []
     venues = venues_of(bars, venue, tiers)

@@ -20,7 +20,7 @@ from perpbt.config.settings import Amounts, Number, SpanText
 from perpbt.engines.chunks import Progress
 from perpbt.load import Bars
 from perpbt.studies import Findings
-from perpbt.studies._population import spread_positions, with_tiers
+from perpbt.studies._population import sized_positions, with_tiers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,14 +54,9 @@ def study(
 ) -> Findings:
     """Every procedure on the same population. `slices` and `risk_aversion` (1 / money) are those of the orderly exit."""
     span = timedelta(milliseconds=int(Duration.parse(holding)))
-    population = pl.concat(
-        spread_positions(
-            bars, leverages=leverages, starts=starts, holding=span, collateral=money
-        ).with_columns(
-            pl.format("{} at {}x", pl.lit(f"{money:,.0f}"), pl.col("leverage").cast(pl.Int64)).alias("policy")
-        )
-        for money in collaterals
-    ).with_columns(pl.int_range(pl.len()).alias("account"))
+    population = sized_positions(
+        bars, leverages=leverages, collaterals=collaterals, starts=starts, holding=span
+    )
     terms = with_tiers(venue, bars)
     exits = {"optimal": {"slices": slices, "risk_aversion": risk_aversion}}
     rows, each, flows = [], [], []
