@@ -56,10 +56,14 @@ class TriggerSpec(Spec):
 class PressureSpec(Spec):
     """How a world's liquidation volume V (money at the bar's open, added up inside a bar) moves the price for everyone.
 
-    The move is a fraction of the bar's open: strength * sigma * sqrt(V / depth) or strength * sigma * (V / depth).
+    The move is a fraction of the bar's open: strength * sigma * g(V / depth), where g is the square root, the identity, or a `curve`: a
+    cumulative depth table.
     """
 
-    law: Literal["square_root", "linear"] = "square_root"
+    law: Literal["square_root", "linear", "curve"] = "square_root"
+    curve: Annotated[tuple[tuple[Positive, Money], ...] | None, OrNone()] = None
+    """Of law "curve": pairs of V / depth and how far that much moves the price, both rising, straight between them, from (0, 0) on and beyond
+    the last as before it. With depth = 1 the first of a pair is money; with scale = "none" the second is a fraction of the price."""
     strength: Annotated[float, Range(least=0)] = 1.0
     scale: Literal["volatility", "none"] = "volatility"
     """sigma: the bar's own range volatility, or 1."""
@@ -71,6 +75,20 @@ class PressureSpec(Spec):
     """How much of it the mark takes part in; the index and funding do not move."""
     decay: Share = 0.5
     """Share of the displacement that is gone by the next bar."""
+
+    @model_validator(mode="after")
+    def _curve_rises(self) -> PressureSpec:
+        if (self.curve is not None) != (self.law == "curve"):
+            raise fault(f"curve goes with law = 'curve', which needs one; law = {self.law!r}")
+        points = self.curve or ()
+        if self.curve is not None and not points:
+            raise fault("curve: must have at least one pair")
+        for k, ((volume, move), (before, moved)) in enumerate(zip(points[1:], points[:-1], strict=True)):
+            if volume <= before or move < moved:
+                raise fault(
+                    f"curve[{k + 1}] = [{volume:g}, {move:g}]: must lie beyond [{before:g}, {moved:g}]"
+                )
+        return self
 
 
 Trigger: TypeAlias = Annotated[

@@ -9,6 +9,7 @@ less volume: looked at again and again from below, the bar comes to its least fi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,6 +39,20 @@ SIDES = (1, -1)
 def moved(price: float, by: float, reference: float) -> float:
     """A price displaced by a fraction of the reference."""
     return max(price + by * reference, price * LEAST)
+
+
+def along(curve: Sequence[tuple[float, float]], ratio: float) -> float:
+    """What a curve of pairs gives at a ratio, straight between them and beyond the last."""
+    at, reached = 0.0, 0.0
+    slope = 0.0
+    for volume, move in curve:
+        slope = (move - reached) / (volume - at)
+        if ratio <= volume:
+            break
+        at, reached = volume, move
+    else:
+        return reached + slope * (ratio - at)
+    return min(reached + slope * (ratio - at), move)
 
 
 class Views:
@@ -105,7 +120,10 @@ class Views:
         if spec.scale == "volatility":
             strength = strength * float(self.market.series[VOLATILITY, self.bar])
         ratio = volume / depth
-        grown = math.sqrt(ratio) if spec.law == "square_root" else ratio
+        if spec.curve is not None:
+            grown = along(spec.curve, ratio)
+        else:
+            grown = math.sqrt(ratio) if spec.law == "square_root" else ratio
         return min(strength * grown, spec.most)
 
     def net(self) -> float:

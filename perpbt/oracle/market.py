@@ -10,7 +10,7 @@ What comes in beside the room's usual shapes:
            "entry_bar", one position; or "follow", {"signals", "policy", "start_bar"} of `account.py`: one after the other
   options  {"adl": bool, "price": "bankruptcy" | "mark" | "previous_mark", "fee": rate, "outside": money,
            "socialised": None | "profit" | "size", "trigger": None or {"drawdown", "least", "window", "resume"},
-           "pressure": None or {"law": "square_root" | "linear", "strength", "scale": "volatility" | "none",
+           "pressure": None or {"law": "square_root" | "linear" | "curve", "curve", "strength", "scale": "volatility" | "none",
            "depth": None (turnover) or money, "most", "share", "decay"}, "crowding": bool}
   allocate a function (candidates, quantity) -> the quantity closed of each: the ADL policy. A candidate is a dict of
            side, quantity, entry, margin, funding_paid, mark, maintenance, bankruptcy, identifier.

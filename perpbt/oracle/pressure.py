@@ -68,8 +68,22 @@ def impact(m: Record, bar: Record, volume: float) -> float:
         return float(min(m["venue"]["slippage"], options["most"])) if volume > 0 else 0.0
     strength = options["strength"] * bar["sigma"] if options["scale"] == "volatility" else options["strength"]
     ratio = volume / depth
-    grown = math.sqrt(ratio) if options["law"] == "square_root" else ratio
+    if options["law"] == "curve":
+        grown = on_curve(options["curve"], ratio)
+    else:
+        grown = math.sqrt(ratio) if options["law"] == "square_root" else ratio
     return float(min(strength * grown, options["most"]))
+
+
+def on_curve(curve: list[tuple[float, float]], ratio: float) -> float:
+    """A cumulative depth table read at a volume: straight between its points, from (0, 0) on, and beyond the last as in its last stretch."""
+    points = [(0.0, 0.0), *curve]
+    last = next((k for k in range(1, len(points)) if ratio <= points[k][0]), len(points))
+    (v0, y0), (v1, y1) = points[min(last, len(points) - 1) - 1 : min(last, len(points) - 1) + 1]
+    slope = (y1 - y0) / (v1 - v0)
+    if last == len(points):
+        return y1 + slope * (ratio - v1)
+    return min(y0 + slope * (ratio - v0), y1)  # rounding takes nobody beyond the next point
 
 
 def push(m: Record, view: Record, phase: str, new: list[Record]) -> bool:
