@@ -24,7 +24,7 @@ def books(draw, max_bars=24, max_accounts=40, symbols=2):
     one_world = draw(st.booleans())
     histories, funding, accounts = {}, {}, []
     tiers = [{"cap": cap, "rate": rate} for cap, rate in zip(made.CAPS, made.RATES[0], strict=True)]
-    for symbol in ("AAA", "BBB")[: draw(st.integers(1, symbols))]:
+    for symbol in ("AAA", "BBB", "CCC")[: draw(st.integers(1, symbols))]:
         rows = made.made_history(
             rng,
             draw(st.integers(4, max_bars)),

@@ -49,7 +49,7 @@ def monitor(
 ) -> pl.DataFrame:
     """The series of every fund of a ledger (`Result.fund`), a row a moment.
 
-    Columns: `world`, `fund` (its symbol, or "all" for a pool), `time`, `balance`, `peak` (highest so far),
+    Columns: `world`, `fund` (its symbol, its group, or "all" for a pool), `time`, `balance`, `peak` (highest so far),
     `drawdown` (1 - balance / peak), `recent_drawdown` (against the highest of the `window`), `lights` (0 calm
     to 5: fifths of the trigger's `drawdown` that are used up, 5 when it is reached) and, with `accounts`,
     `open_interest` and `balance_over_open_interest` (null without any). Money in quote currency. Every row
@@ -58,13 +58,16 @@ def monitor(
     if not 0.0 < drawdown <= 1.0:
         raise InputError(f"drawdown is {drawdown!r}; allowed: more than 0, at most 1")
     parts = []
+    groups = _groups(fund)
+    if groups is not None:  # every row tells the balance of its fund
+        fund = fund.with_columns(symbol=pl.col("fund"))
     for (world,), ledger in fund.group_by("world", maintain_order=True):
         names = ["all"] if "all" in ledger["symbol"] else ledger["symbol"].unique().sort().to_list()
         for name in names:
             own = ledger if name == "all" else ledger.filter(pl.col("symbol") == name)
             parts.append(_watched(own, world, name, window, drawdown))
     table = pl.concat(parts).sort("world", "fund", "time")
-    return table if accounts is None else _with_open_interest(table, open_interest(accounts))
+    return table if accounts is None else _with_open_interest(table, open_interest(accounts), groups)
 
 
 def _watched(own: pl.DataFrame, world: object, name: str, window: timedelta, drawdown: float) -> pl.DataFrame:
@@ -88,14 +91,23 @@ def _watched(own: pl.DataFrame, world: object, name: str, window: timedelta, dra
     )
 
 
-def _with_open_interest(table: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
-    """Open interest as it stood at each moment: of the fund's symbol, or of all that share the pool."""
+def _groups(fund: pl.DataFrame) -> dict[str, str] | None:
+    """The fund of each symbol, where groups of symbols share one."""
+    if "fund" not in fund.columns:
+        return None
+    return dict(fund.select("symbol", "fund").unique().iter_rows())
+
+
+def _with_open_interest(
+    table: pl.DataFrame, held: pl.DataFrame, groups: dict[str, str] | None
+) -> pl.DataFrame:
+    """Open interest as it stood at each moment: of the fund's symbol, or of all that share it."""
     times = table.select("world", "fund", "time")
     sums = []
     for (world, symbol), one in held.group_by("world", "symbol", maintain_order=True):
         here = times.filter(
             pl.col("world").eq_missing(pl.lit(world, dtype=table.schema["world"]))
-            & pl.col("fund").is_in([symbol, "all"])
+            & pl.col("fund").is_in([symbol, "all"] if groups is None else [groups.get(symbol, symbol)])
         ).sort("time")
         series = one.select(pl.col("time").cast(table.schema["time"]), "open_interest").sort("time")
         sums.append(here.join_asof(series, on="time", strategy="backward"))

@@ -154,7 +154,7 @@ def empty_trigger(ledger: pl.DataFrame) -> pl.DataFrame:
 def contract_ledger(fund: pl.DataFrame, symbol: str, *, world: Any = None) -> pl.DataFrame:
     """`time`, `balance` and `result` of one contract from a run's ledger (`Result.fund`), for `drawdown_trigger`.
 
-    `balance` is the contract's own fund's, or the pool's where funds are pooled; `result` sums fees, surplus
+    `balance` is the contract's own fund's, or that of the symbols that share it; `result` sums fees, surplus
     and shares less the deficits that it paid. `world` may be left out where there is one.
 
     Raises InputError for a symbol or world the ledger does not have.
@@ -171,8 +171,10 @@ def contract_ledger(fund: pl.DataFrame, symbol: str, *, world: Any = None) -> pl
         brought=pl.col("liquidation_fees") + pl.col("surplus") + pl.col("fee_share") - paid
     )
     own = pl.col("symbol") == symbol
-    pooled = "all" in symbols
-    table = mine if pooled else mine.filter(own)
+    if "fund" in mine.columns:
+        table = mine.filter(pl.col("fund").is_in(mine.filter(own)["fund"].unique()))
+    else:
+        table = mine if "all" in symbols else mine.filter(own)
     return (
         table.with_columns(result=pl.when(own).then(pl.col("brought")).otherwise(0.0).cum_sum())
         .group_by("time", maintain_order=True)

@@ -93,8 +93,26 @@ class FundSpec(Spec):
     """The insurance fund of every world. None: the venue's own value. `seed` in quote money."""
 
     seed: Annotated[Money | None, OrNone()] = None
+    """Opening balance of each fund."""
     scope: Literal["symbol", "pooled"] | None = None
     fee_share: Part | None = None
+    groups: dict[Name, Annotated[tuple[Name, ...], Listed()]] = Field(default_factory=dict)
+    """Name -> symbols that share a fund of this name; symbols in no group have their own. Entries for symbols that are not in the data
+    mean nothing."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> FundSpec:
+        if self.groups and self.scope is not None:
+            raise fault(f"groups with scope = {self.scope!r}: one of the two")
+        whose: dict[str, str] = {}
+        for group, symbols in self.groups.items():
+            if group == "all":
+                raise fault("groups.all: must have another name; a fund of all symbols is scope = 'pooled'")
+            for symbol in symbols:
+                if symbol in whose:
+                    raise fault(f"groups.{group}: {symbol} is in group {whose[symbol]!r} already")
+                whose[symbol] = group
+        return self
 
 
 SymbolName: TypeAlias = Annotated[

@@ -58,13 +58,14 @@ def couple(setting: Setting, book: Book, door: Door, terms: Terms, markets: Mapp
         weight[chunk.to] = weights.of(chunk)
     times = np.unique(book.times)
     symbols, groups = door.meet(book, weights, weight, times, markets)
-    shared = funds(groups, setting.terms.pooled)
+    _, whose = setting.terms.funds(book.symbols)
+    shared = funds(groups, whose)
     seed, share = setting.terms.seed, setting.terms.fee_share
     settlements: list[Fund]
     pushed: list[Looped] = []
     before = liquidated_weight(groups)
     if terms.spec.kind == "cascade" or (setting.engine == "dense" and door.loops):
-        pushed, settlements = looped(setting, terms, symbols, groups, times)
+        pushed, settlements = looped(setting, terms, symbols, groups, times, whose)
     else:
         crowding = Crowding() if setting.crowding else None
         settlements = [Settlement(mine, terms, seed, share, times, crowding) for mine in shared]
@@ -91,7 +92,12 @@ def couple(setting: Setting, book: Book, door: Door, terms: Terms, markets: Mapp
 
 
 def looped(
-    setting: Setting, terms: Terms, symbols: list[SymbolRows], groups: list[Group], times: Integers
+    setting: Setting,
+    terms: Terms,
+    symbols: list[SymbolRows],
+    groups: list[Group],
+    times: Integers,
+    whose: Integers,
 ) -> tuple[list[Looped], list[Fund]]:
     """Everybody through all bars together, in rows of their own."""
     made: list[Looped] = []
@@ -102,7 +108,7 @@ def looped(
             made.append(Looped(of, group.world, group.at, group.weight, group.identifier, views))
     shared = [
         LoopFund(mine, terms, setting.terms.seed, setting.terms.fee_share, times)
-        for mine in funds(made, setting.terms.pooled)
+        for mine in funds(made, whose)
     ]
     Loop(made, shared, setting.crowding).run()
     return made, list(shared)
@@ -127,14 +133,12 @@ def note_again(book: Book, symbols: list[SymbolRows]) -> None:
 AGroup = TypeVar("AGroup", bound=Group)
 
 
-def funds(groups: list[AGroup], pooled: bool) -> list[list[AGroup]]:
-    """The groups that share a fund, symbols in order."""
-    if not pooled:
-        return [[group] for group in groups]
-    return [
-        [group for group in groups if group.world == world]
-        for world in sorted({group.world for group in groups})
-    ]
+def funds(groups: list[AGroup], whose: Integers) -> list[list[AGroup]]:
+    """The groups that share a fund, symbols in order; `whose` is the number of each symbol's fund."""
+    found: dict[tuple[int, int], list[AGroup]] = {}
+    for group in groups:
+        found.setdefault((group.world, int(whose[group.of.index])), []).append(group)
+    return list(found.values())
 
 
 def transfers(groups: list[Group]) -> Transfers:

@@ -33,7 +33,8 @@ def coupled_ledger(
     events = np.concatenate(
         [np.empty(0, dtype=EVENT), *(events_of(book, of, world, weight, terms) for of in symbols)]
     )
-    after = balances_after(events, terms, settlements, times)
+    _, whose = terms.funds(book.symbols)
+    after = balances_after(events, whose, settlements, times)
     covers = covers_by_moment(settlements, times)
     uncovered = np.zeros(events.size)
     for at in np.flatnonzero(events["deficit"] > 0.0)[
@@ -61,14 +62,13 @@ def events_of(book: Book, of: SymbolRows, world: Integers, weight: Floats, terms
     return events[:written]
 
 
-def balances_after(events: Table, terms: FundTerms, settlements: Sequence[Fund], times: Integers) -> Floats:
+def balances_after(events: Table, whose: Integers, settlements: Sequence[Fund], times: Integers) -> Floats:
     """The balance of each event's fund after the event's bar."""
     after = np.zeros(events.size)
     when = np.searchsorted(times, events["time"])
     for one in settlements:
         mine = events["world"] == one.groups[0].world
-        if not terms.pooled:
-            mine &= events["symbol"] == one.groups[0].of.index
+        mine &= whose[events["symbol"]] == whose[one.groups[0].of.index]
         keys, balances = np.concatenate([*one.keys, [0]]), np.concatenate([*one.balances, [0.0]])
         after[mine] = balances[np.searchsorted(keys[:-1], 3 * when[mine] + 3) - 1]
     return after
@@ -109,4 +109,5 @@ def with_covers(
     filled = joined.with_columns(
         pl.when(asked).then(pl.col(name)).otherwise(None).fill_null(0.0).alias(name) for name in COVERS
     )
-    return filled.select("time", "world", "symbol", *LEDGER, *COVERS, "uncovered", "balance")
+    funds = [name for name in ("fund",) if name in frame.columns]
+    return filled.select("time", "world", "symbol", *funds, *LEDGER, *COVERS, "uncovered", "balance")

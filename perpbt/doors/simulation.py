@@ -176,7 +176,7 @@ def simulate(
             file of tier tables, each from its date (`perpbt.venue.tier_files`), in place of the venue's.
         dynamic: margin rates that follow the market: a `DynamicMargin` or its keys, such as {"model": "ewma"}; the
             result's extra table "margins" then holds the margins and scales. None: the venue's rates as they are.
-        fund: seed (quote currency), scope ("symbol" or "pooled"), fee_share; what is left out is the venue's.
+        fund: seed (quote currency), scope ("symbol" or "pooled") or groups (name -> symbols that share one), fee_share; what is left out is the venue's.
         open_interest: mean total notional (quote currency) to which each world's weights are scaled: a
             number, a number per symbol, a frame with ts, open_interest and optionally symbol, or
             {"days_of_turnover": x}, which goes with the market.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from .fund import fund_name
 from .leaving import AFTER, bankruptcy, credit, leave, there
 from .margin import equity, in_force, margin_ratio, required
 from .position import waterfall
@@ -25,10 +26,10 @@ COVER = ("adl", "outside", "socialised", "uncovered")
 def open_funds(m: Record) -> None:
     """A fund a world, or a world and symbol, with its seed."""
     worlds = sorted({one["world"] for one in m["people"]})
-    pooled = m["venue"]["fund_scope"] == "pooled"
+    names = {symbol: fund_name(m["venue"], symbol) for symbol in m["bars"]}
     for world in worlds:
-        for name in ["all"] if pooled else sorted(m["bars"]):
-            symbols = sorted(m["bars"]) if pooled else [name]
+        for name in sorted(set(names.values())):
+            symbols = [symbol for symbol in m["bars"] if names[symbol] == name]
             start = min(m["bars"][symbol][0]["ts"] for symbol in symbols)
             m["funds"][world, name] = {
                 "balance": m["venue"]["fund_seed"], "credits": [], "draws": [], "past": [], "tripped": False,

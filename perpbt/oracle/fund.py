@@ -81,17 +81,24 @@ def flows(row: Record, bars: Bars, venue: Record) -> list[tuple[int, str, str, f
     return [(time, phase, name, weight * money) for time, phase, name, money in out if money != 0]
 
 
+def fund_name(venue: Record, symbol: str) -> str:
+    """The fund behind a symbol: everybody's, its group's ("fund_groups": name -> symbols), or its own."""
+    if venue.get("fund_groups"):
+        return next((name for name, symbols in venue["fund_groups"].items() if symbol in symbols), symbol)
+    return "all" if venue["fund_scope"] == "pooled" else symbol
+
+
 def ledger(rows: list[Record], bars: Mapping[str, Bars], venue: Record) -> list[Record]:
     """§7: per fund in time order, B before C, all credits, then draws; what is short is shared pro rata."""
-    pooled, result = venue["fund_scope"] == "pooled", []
+    result = []
     funds: dict[tuple[str, str], list[Flow]] = {}
     for row in rows:
-        fund = funds.setdefault((row["world"], "all" if pooled else row["symbol"]), [])
+        fund = funds.setdefault((row["world"], fund_name(venue, row["symbol"])), [])
         if row["exit_reason"] != "rejected":
             fund.extend((row["symbol"], *flow) for flow in flows(row, bars[row["symbol"]], venue))
     for (world, name), fund in sorted(funds.items()):
         balance = venue["fund_seed"]
-        start = min(bars[symbol][0]["ts"] for symbol in (bars if pooled else [name]))
+        start = min(bars[symbol][0]["ts"] for symbol in bars if fund_name(venue, symbol) == name)
         result.append(ledger_row(start, world, name, [], {}, balance))
         for time in sorted({flow[1] for flow in fund}):
             now = [flow for flow in fund if flow[1] == time]

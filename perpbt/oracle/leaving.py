@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import account
+from .fund import fund_name
 from .living import closed
 from .position import worst_at_exit
 from .shapes import Leaving, Record
@@ -60,8 +61,7 @@ def finished(one: Record) -> Record:
 
 def fund_of(m: Record, one: Record) -> Record:
     """The fund of somebody's position."""
-    pooled = m["venue"]["fund_scope"] == "pooled"
-    found: Record = m["funds"][one["world"], "all" if pooled else one["symbol"]]
+    found: Record = m["funds"][one["world"], fund_name(m["venue"], one["symbol"])]
     return found
 
 

@@ -52,7 +52,11 @@ RULES = {
 }
 SLIGHT = 0.01
 """A surplus below this share of the liquidation fees is called little."""
-FUND_SCOPES = {"symbol": "one per symbol", "pooled": "one pooled over symbols"}
+FUND_SCOPES = {
+    "symbol": "one per symbol",
+    "pooled": "one pooled over symbols",
+    "grouped": "one per group of symbols",
+}
 STANDING = (
     "Positions have isolated margin. Liquidation tests the mark price against maintenance margin by the "
     "tiers of the venue.",

@@ -332,7 +332,12 @@ def metadata(setting: Setting, book: Book, totals: dict[str, float], crowd: int)
         "fund": {
             "seed": setting.terms.seed,
             "fee_share": setting.terms.fee_share,
-            "scope": "pooled" if setting.terms.pooled else "symbol",
+            "scope": setting.terms.scope,
+            **(
+                {"groups": {name: list(symbols) for name, symbols in setting.terms.groups}}
+                if setting.terms.groups
+                else {}
+            ),
         },
         "dynamic": None if setting.dynamic is None else setting.dynamic.model_dump(mode="json"),
         "open_interest": setting.interest_words(),

@@ -93,7 +93,9 @@ class Setting:
             isinstance(wanted, pl.DataFrame) and "symbol" not in wanted.columns
         )
         contracts = {symbol: self.contract(symbol) for symbol in symbols}
-        self.settlement = settlement_of(contracts, self.conversion, self.terms.pooled, not whole)
+        self.settlement = settlement_of(
+            contracts, self.conversion, self.terms.names(list(symbols)), not whole
+        )
 
     def timed(self, stage: str, since: float) -> float:
         """Add the seconds since `since` to a stage; returns now."""
@@ -173,7 +175,8 @@ def make_setting(
     terms = FundTerms(
         seed=found.fund_seed if wanted.seed is None else wanted.seed,
         fee_share=found.fund_fee_share if wanted.fee_share is None else wanted.fee_share,
-        pooled=(wanted.scope or found.fund_scope) == "pooled",
+        pooled=not wanted.groups and (wanted.scope or found.fund_scope) == "pooled",
+        groups=tuple((name, tuple(symbols)) for name, symbols in wanted.groups.items()),
     )
     name, reason = choose_engine(engine)
     choose_threads(threads, 0, 0)

@@ -161,11 +161,14 @@ class Settlement:
 
 
 def settlement_of(
-    contracts: Mapping[str, Contract], given: Mapping[str, CoinPrice] | None, pooled: bool, by_symbol: bool
+    contracts: Mapping[str, Contract],
+    given: Mapping[str, CoinPrice] | None,
+    funds: Sequence[str],
+    by_symbol: bool,
 ) -> Settlement | None:
     """The currencies of a run; None where all symbols are linear. Raises InputError for what cannot be added up or converted.
 
-    `pooled`: one fund for all symbols. `by_symbol`: open interest, if it is stated, is stated symbol by symbol.
+    `funds`: the name of each symbol's fund. `by_symbol`: open interest, if it is stated, is stated symbol by symbol.
     """
     prices = {coin: checked_price(coin, price, contracts) for coin, price in (given or {}).items()}
     made = Settlement(contracts, prices)
@@ -185,10 +188,15 @@ def settlement_of(
                 f"{unknown[0]} is settled in {coin}, others in other currencies: conversion[{coin!r}] is missing; allowed: a number, a "
                 "symbol of the bars, or a frame with ts and price"
             )
-        if pooled:
-            raise InputError(
-                f"fund scope 'pooled' over symbols settled in {', '.join(coins)}; allowed: fund scope 'symbol'"
+        for fund in dict.fromkeys(funds):
+            shared = sorted(
+                {made.currencies[one] for one, name in zip(contracts, funds, strict=True) if name == fund}
             )
+            if len(shared) > 1:
+                which = "scope 'pooled'" if fund == "all" else f"group {fund!r}"
+                raise InputError(
+                    f"fund {which} over symbols settled in {', '.join(shared)}; allowed: fund scope 'symbol', or groups of one currency"
+                )
         if not by_symbol:
             raise InputError(
                 f"open_interest is one number for symbols settled in {', '.join(coins)}; allowed: a number a symbol, in its currency"

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from perpbt.engines.book import Book, Chunk, Task
-from perpbt.errors import RunError
+from perpbt.errors import InputError, RunError
 from perpbt.kernels.accounts import refill
 from perpbt.kernels.adding import EVENT, TOLERANCE, condense_events
 from perpbt.kernels.sums import exact_sums, fund_balances
@@ -22,14 +22,37 @@ from perpbt.kernels.tables import ACCEPTED, LIQUIDATION, Floats, Integers, Table
 
 @dataclass(frozen=True)
 class FundTerms:
-    """The fund of every world: opening balance in quote currency, share of trading fees, and whether
-    symbols share one.
-    """
+    """The funds of every world: opening balance in quote currency, share of trading fees, and which symbols share one."""
 
     seed: float
     fee_share: float
     pooled: bool
-    seeds: tuple[float, ...] = ()  # of each symbol's fund, where they differ
+    seeds: tuple[float, ...] = ()  # by symbol, where they differ
+    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()  # symbols that share a fund, by its name
+
+    @property
+    def scope(self) -> str:
+        """Who shares a fund, in a word."""
+        return "pooled" if self.pooled else "grouped" if self.groups else "symbol"
+
+    def names(self, symbols: Sequence[str]) -> list[str]:
+        """The name of the fund of each symbol: "all", its group's, or its own."""
+        of = {symbol: name for name, members in self.groups for symbol in members}
+        return ["all" if self.pooled else of.get(symbol, symbol) for symbol in symbols]
+
+    def funds(self, symbols: Sequence[str]) -> tuple[tuple[str, ...], Integers]:
+        """The funds of a world by name, in the order of their first symbols, and the number of each symbol's.
+
+        Raises InputError for a group that bears the name of a symbol outside it.
+        """
+        for name, members in self.groups:
+            if name in symbols and name not in members:
+                raise InputError(
+                    f"fund.groups.{name}: {name} is a symbol that is not in it; allowed: another name"
+                )
+        whose = self.names(symbols)
+        names = tuple(dict.fromkeys(whose))
+        return names, np.array([names.index(name) for name in whose], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -172,15 +195,13 @@ def ledger(book: Book, events: Table, terms: FundTerms) -> pl.DataFrame:
     in quote currency, scaled by weights. Inside a bar the open comes before the range, and in each credits
     before draws; `balance` is the fund's after that bar.
     """
-    symbols = len(book.symbols)
-    fund = events["world"].astype(np.int64)  # a fund per world, or per world and symbol
-    if not terms.pooled:
-        fund = fund * symbols + events["symbol"]
+    names, whose = terms.funds(book.symbols)
+    fund = events["world"].astype(np.int64) * len(names) + whose[events["symbol"]]
     steps = grouped([fund, events["time"], events["phase"]])
     first = steps.first
     owner, moment = fund[first], events["time"][first]
     draws = steps.sums(events["deficit"])
-    seeds = np.tile(seeds_of(terms, symbols), len(book.worlds))
+    seeds = np.tile(seeds_of(terms, book.symbols), len(book.worlds))
     balances, short = fund_balances(owner, credits_of(events, steps), draws, seeds)
     # the last step of a bar in its fund gives the balance after that bar
     last = np.append((np.diff(owner) != 0) | (np.diff(moment) != 0), True)[: first.size]
@@ -193,11 +214,12 @@ def ledger(book: Book, events: Table, terms: FundTerms) -> pl.DataFrame:
     return ledger_frame(book, terms, events, uncovered, after, member)
 
 
-def seeds_of(terms: FundTerms, symbols: int) -> Floats:
+def seeds_of(terms: FundTerms, symbols: Sequence[str]) -> Floats:
     """Opening balances of one world's funds."""
-    if terms.seeds and not terms.pooled:
-        return np.array(terms.seeds)
-    return np.full(1 if terms.pooled else symbols, float(terms.seed))
+    names, whose = terms.funds(symbols)
+    if terms.seeds and not terms.pooled:  # those who share a fund are settled in one currency
+        return np.array(terms.seeds)[[int(np.argmax(whose == k)) for k in range(len(names))]]
+    return np.full(len(names), float(terms.seed))
 
 
 def credits_of(events: Table, steps: Groups) -> Floats:
@@ -214,15 +236,15 @@ def credits_of(events: Table, steps: Groups) -> Floats:
 def ledger_frame(
     book: Book, terms: FundTerms, events: Table, uncovered: Floats, after: Floats, member: Integers
 ) -> pl.DataFrame:
-    """Events summed per time, world and symbol, sorted by these, with a row at the first bar for each fund; a pool's opening row has
-    the symbol "all". `after` is the balance after each step, `member` the step of each event.
+    """Events summed per time, world and symbol, sorted by these, with a row at the first bar for each fund, whose symbol is the fund's name: a
+    pool's is "all". With groups a column `fund` names the fund of each row. `after` is the balance after each step, `member` the step of each event.
     """
     names = np.argsort(np.array(book.worlds, dtype=object), kind="stable")
     rank = np.empty(names.size, dtype=np.int64)
     rank[names] = np.arange(names.size)
     groups = grouped([events["time"], rank[events["world"]], events["symbol"]])
     first = groups.first
-    labels = ("all",) if terms.pooled else book.symbols
+    labels, whose = terms.funds(book.symbols)
     shift = len(book.symbols)  # labels of opening rows come after those of symbols
     opened, worlds = len(labels), len(book.worlds)
     zeros = np.zeros(opened * worlds)
@@ -232,11 +254,11 @@ def ledger_frame(
         "label": np.concatenate([np.tile(np.arange(opened), worlds) + shift, events["symbol"][first]]),
         **{name: np.concatenate([zeros, groups.sums(events[name])]) for name in LEDGER},
         "uncovered": np.concatenate([zeros, groups.sums(uncovered)]),
-        "balance": np.concatenate([np.tile(seeds_of(terms, shift), worlds), after[member[first]]]),
+        "balance": np.concatenate([np.tile(seeds_of(terms, book.symbols), worlds), after[member[first]]]),
     }
     order = np.lexsort((columns["rank"], columns["time"]))  # stable: openings first
     code = {name: pl.Series(columns[name][order], dtype=pl.UInt32) for name in ("rank", "label")}
-    return pl.DataFrame(
+    frame = pl.DataFrame(
         {
             "time": pl.Series(columns["time"][order], dtype=pl.Int64),
             "world": pl.Series(book.worlds, dtype=pl.String)
@@ -249,6 +271,10 @@ def ledger_frame(
             },
         }
     ).with_columns(pl.col("time").cast(pl.Datetime("ms")).dt.replace_time_zone("UTC"))
+    if not terms.groups:
+        return frame
+    fund = pl.Series((*(labels[k] for k in whose), *labels), dtype=pl.String).gather(code["label"])
+    return frame.insert_column(3, fund.alias("fund"))
 
 
 def check_run(

@@ -16,7 +16,8 @@ def fund_path(fund: pl.DataFrame, worlds: Sequence[str] | None = None) -> pl.Dat
     """Each world's fund over time: `world`, `time`, the ledger's flows and `balance`, quote currency, sorted.
 
     Flows are summed over symbols. Where every symbol has a fund of its own the balance is the sum of the last
-    known balances (a fund that has not opened yet counts with its seed); a pooled fund's is the pool's.
+    known balances (a fund that has not opened yet counts with its seed); a pooled fund's is the pool's, and of
+    groups (column `fund`) every fund counts once.
     `worlds` picks some, default all.
 
     Raises InputError for a world the ledger does not have.
@@ -35,6 +36,8 @@ def fund_path(fund: pl.DataFrame, worlds: Sequence[str] | None = None) -> pl.Dat
 
 def _balances(fund: pl.DataFrame) -> pl.DataFrame:
     """Total balance of each world after each of its times."""
+    if "fund" in fund.columns:  # of groups: every row tells the balance of its fund
+        fund = fund.with_columns(symbol=pl.col("fund"))
     moved = pl.sum_horizontal(pl.col(FLOWS).abs()) > 0
     ledger = fund.with_columns(moved=moved).sort("world", "symbol", "time", "moved")
     # A fund opens with a row without flows: a symbol whose ledger starts with a flow has no fund of its own.
