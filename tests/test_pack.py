@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from made_bars import START, made_bars, two_symbols, with_value
 from polars.testing import assert_frame_equal
@@ -69,6 +69,7 @@ def same(bars: Bars, packed: Bars) -> None:
 
 
 @settings(max_examples=200, deadline=None)
+@example([(2, 11), (855694, 1)])  # 85569.4e11 as a product is one more than the whole number
 @given(st.lists(st.tuples(st.integers(-(10**15), 10**15), st.integers(0, 12)), min_size=1, max_size=20))
 def test_the_tick_is_the_largest_and_gives_back_every_bit(decimals: list[tuple[int, int]]) -> None:
     """Against fractions: 1/tick is the least common denominator, as long as the ticks stay whole in float64."""

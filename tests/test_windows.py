@@ -407,7 +407,7 @@ def test_given_positions_need_little_of_a_long_history_and_signals_say_why(
 ) -> None:
     monkeypatch.setattr("perpbt.running.setting.bar_counts", lambda bars: (100_000_000, 100_000_000))
     for module in ("simulation", "backtesting"):
-        monkeypatch.setattr(f"perpbt.{module}.bar_counts", lambda bars: (100_000_000, 100_000_000))
+        monkeypatch.setattr(f"perpbt.doors.{module}.bar_counts", lambda bars: (100_000_000, 100_000_000))
     given_least, told = least(lambda **options: run("given", odd, **options))
     assert given_least < 2 << 30, "450 bytes a bar in memory would be 42 GiB"
     assert "whole columns" not in told

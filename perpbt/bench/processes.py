@@ -118,7 +118,7 @@ def study(spec: Path, bars: int, offsets: int, leverages: Sequence[int], stops: 
 def one_run(spec: Path, options: list[str], times: int) -> tuple[float, dict[str, float]]:
     """Median wall seconds, and the median seconds of every stage that run.json knows."""
     out = spec.with_suffix("")
-    command = ["-m", "perpbt.cli", "run", str(spec), "--quiet", "--out", str(out), *options]
+    command = ["-m", "perpbt", "run", str(spec), "--quiet", "--out", str(out), *options]
     ended(command)  # what is compiled on first use is compiled now
     walls, told = [], []
     for _ in range(times):

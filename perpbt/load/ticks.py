@@ -11,6 +11,7 @@ tick (0.1 is no float64) would round twice and miss every eighth price or so by 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -140,32 +141,24 @@ def ticks_per_unit(columns: Mapping[str, pl.Series]) -> int | OffTick:
     """
     values = {name: column.to_numpy() for name, column in columns.items()}  # null is NaN
     known = {name: np.flatnonzero(~np.isnan(column)) for name, column in values.items()}
-    scale = 1
+    per_unit = 1
     for name, rows in known.items():
         for decimals in range(DECIMALS + 1):
-            rows = rows[~_exact(values[name][rows], 10**decimals)]
+            own, scale = values[name][rows], 10**decimals
+            whole = _exact(own, scale)
+            # counted at the fewest decimals a value has: at more, its last bit may not round to the right number
+            ticks = np.rint(own[whole] * scale).astype(np.int64)
+            per_unit = math.lcm(per_unit, scale // int(np.gcd.reduce(ticks, initial=scale)))
+            rows = rows[~whole]
             if not rows.size:
                 break
         else:
             return OffTick(name, int(rows[0]), None)
-        scale = max(scale, 10**decimals)
-    per_unit = scale // _common_divisor([values[name][rows] for name, rows in known.items()], scale)
     for name, rows in known.items():
         off = rows[~_exact(values[name][rows], per_unit)]
         if off.size:
             return OffTick(name, int(off[0]), tick_text(per_unit))
     return per_unit
-
-
-def _common_divisor(columns: Sequence[Numbers], scale: int) -> int:
-    """The greatest divisor of `scale` and of all values counted in 1/`scale`."""
-    found = scale
-    for values in columns:
-        ticks = np.rint(values * scale)
-        if np.any(np.abs(ticks) > LARGEST):
-            return 1  # the caller finds the value at fault
-        found = int(np.gcd.reduce(ticks.astype(np.int64), initial=found))
-    return found
 
 
 def _exact(values: Numbers, per_unit: int) -> NDArray[np.bool_]:
