@@ -487,11 +487,14 @@ def test_bitmex_steps_are_those_of_its_page() -> None:
     ("fields", "rules", "said"),
     [
         (
-            {**RULES["size"], "contract": {"kind": "inverse"}},
+            {
+                **RULES["size"],
+                "tiers": {"default": [(0, 1e3, 0.01, 50), (1e3, 1e6, 0.02, 25)]},
+                "contract": {"kind": "inverse"},
+            },
             {},
-            "per_unit = 0.001 on a contract of kind 'inverse'",
+            "per_unit = 0.001 on an inverse contract with 2 tiers",
         ),
-        (RULES["whole"], {"rounding": "tick"}, "rounding = 'tick' with maintenance.rule = 'whole'"),
     ],
 )
 def test_what_engines_do_not_combine_is_refused(

@@ -523,7 +523,7 @@ def test_a_venue_says_how_it_liquidates() -> None:
 
 LISTED = {
     "binance_cm": "reduce_then_takeover", "binance_um": "reduce_then_takeover", "bitmex": "ladder", "bybit_inverse": "ladder",
-    "bybit_linear": "ladder", "deribit": "slice", "drift": "cure", "dydx": "portion", "hyperliquid": "slice", "kraken": "full",
+    "bybit_linear": "ladder", "deribit": "slice", "deribit_inverse": "slice", "drift": "cure", "dydx": "portion", "hyperliquid": "slice", "kraken": "full",
     "okx": "ladder",
 }  # fmt: skip
 
@@ -538,14 +538,12 @@ def test_a_shipped_venue_liquidates_its_way(name: str) -> None:
     symbol = next((one for one in venue.tiers if one != "default"), "BTCUSDT")
     frame = walk(1500, seed=3).with_columns(symbol=pl.lit(symbol))
     most = min(tier.max_leverage for tier in venue.brackets(symbol)[:1])
+    contract = venue.terms("contract", symbol)
+    money = 0.01 if contract is not None and contract.kind == "inverse" else 100.0
     table = levered(walk(1500, seed=3), 150).with_columns(
-        symbol=pl.lit(symbol), collateral=pl.lit(100.0), leverage=pl.col("leverage").clip(upper_bound=most)
+        symbol=pl.lit(symbol), collateral=pl.lit(money), leverage=pl.col("leverage").clip(upper_bound=most)
     )
     bars = perpbt.load_bars(frame)
-    if venue.terms("contract", symbol) is not None and venue.terms("contract", symbol).kind == "inverse":
-        with pytest.raises(InputError, match="an inverse contract"):
-            perpbt.simulate(bars, table, venue=venue, liquidation="venue")
-        return
     run = perpbt.simulate(bars, table, venue=venue, liquidation="venue")
     assert (run.accounts["exit_reason"] == "liquidation").any() or run.extra["liquidations"].height
     assert run.metadata["liquidation"]["procedure"] == LISTED[name]

@@ -93,7 +93,7 @@ def test_a_shipped_venue_is_described_with_all_its_numbers_and_sources(name: str
 
 def test_all_venues_ship() -> None:
     assert set(list_venues()) >= {
-        "binance_um", "binance_cm", "bybit_linear", "bybit_inverse", "okx", "bitmex", "deribit", "kraken", "hyperliquid",
+        "binance_um", "binance_cm", "bybit_linear", "bybit_inverse", "okx", "bitmex", "deribit", "deribit_inverse", "kraken", "hyperliquid",
         "dydx", "drift", "gate",
     }  # fmt: skip
     assert "deduction" not in load_venue("bitmex").describe()

@@ -38,7 +38,8 @@ CLOSES = {"reduce_then_takeover": "takeover", "ladder": "takeover", "optimal": "
 
 
 class Liquidation(Spec):
-    """How a position that falls below its maintenance margin is closed. Money is quote currency, fractions are of 1.
+    """How a position that falls below its maintenance margin is closed. Money is settlement currency (`above` and `whole_below` of an
+    inverse contract are coin), fractions are of 1.
 
     `procedure`:
         full: the whole at once. venue: as the venue's file says in its table [liquidation].
@@ -64,7 +65,8 @@ class Liquidation(Spec):
     `most_steps`: after so many steps less one the next closes the whole.
 
     Sizes by a shortage (reduce_then_takeover, cure) and the fillable price are taken at the mark open, or in the range of a bar at its
-    adverse extreme: the bar does not tell how far the price has gone when the order is sent. Raises InputError.
+    adverse extreme: the bar does not tell how far the price has gone when the order is sent. With ticks they make up for a tick more, or
+    what is left would be liquidated at that mark. With lots what a step keeps is whole lots, rounded down. Raises InputError.
     """
 
     procedure: Literal[

@@ -40,10 +40,22 @@ def on_tick(terms: Terms, side: float, price: float) -> float:
         return price  # no price that could be met
     steps = ((1.0 / price if terms.inverse else price) * terms.tick_per) / terms.tick_units
     whole = np.ceil(steps - WHOLE) if (side > 0.0) != terms.inverse else np.floor(steps + WHOLE)
-    stepped = (whole * terms.tick_units) / terms.tick_per
+    stepped = (whole * terms.tick_units) / terms.tick_per + 0.0  # never -0.0
     if not terms.inverse:
         return stepped
     return 1.0 / stepped if stepped > 0.0 else np.inf
+
+
+@part
+def one_tick_beyond(terms: Terms, side: float, price: float) -> float:
+    """The price a tick worse for a position; infinite where that of an inverse contract is no price."""
+    if terms.tick_per == 0.0:
+        return price
+    tick = terms.tick_units / terms.tick_per
+    if not terms.inverse:
+        return price - side * tick
+    worse = 1.0 / price + side * tick  # its other side is the mirror's
+    return 1.0 / worse if worse > 0.0 else np.inf
 
 
 @part

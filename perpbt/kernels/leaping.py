@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import part
-from .margin import Position, band_rate, equity, requirement
+from .margin import Position, band_rate, equity, growing, requirement
 from .pyramid import FALL, FUNDING_HIGH, FUNDING_LOW, RISE, SHIFT, WORTH_HIGH, WORTH_LOW, widest
 from .tables import DEDUCTION, FUNDING, MARK_CLOSE, MARK_HIGH, NO_CALL, RATE, Market, Rates, Table
 from .watching import Care, Path, Watch, marked, seen, seen_on
@@ -91,7 +91,7 @@ def ratio_falls_with_price(rates: Rates, position: Position, market: Market) -> 
     spare = position.quantity * position.entry - position.margin + paid
     if rates.entry_maintenance:
         return position.extra * spare > -position.kept
-    if rates.whole:  # it leaps where a band ends
+    if rates.whole or growing(rates):  # it leaps where a band ends, or bends
         return False
     for k in range(position.tiers):
         needed = (rates.tiers[k, RATE] + position.extra) * spare

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import part
-from .margin import Position, requirement
+from .margin import Position, growing, requirement
 from .tables import DEDUCTION, FUNDING, MARK_CLOSE, NO_CALL, RATE, Floats, Market, Rates
 from .watching import Care, Path, Watch, seen_on
 
@@ -84,7 +84,9 @@ def look(
         needed = needed + position.extra * (quantity * adverse)
         thin = (margin + signed * (adverse - entry)) - paid
         if needed >= worst * thin * (1.0 - SLACK):  # divide only for a candidate
-            if rates.whole:  # lines of higher bands are above what the band asks for
+            if (
+                rates.whole or rates.per_unit > 0.0
+            ):  # lines are above what the band, or the parabola, asks for
                 needed = requirement(rates, position, adverse)
             worst = max(worst, needed / thin if thin > 0.0 else np.inf)
         if position.trail != 0.0:
@@ -216,7 +218,9 @@ def quiet(
     """As `look`, block by block."""
     if path.order != NO_CALL:
         return i, path
-    if rates.terms.tick_per != 0.0:  # liquidated before a margin ratio of 1, which a screen goes by
+    if rates.terms.tick_per != 0.0 or growing(
+        rates
+    ):  # liquidated before a ratio of 1, or by no line: screens go by these
         return look(market, rates, watch, care, position, path, i, until)
     screen = screen_for(market, rates, watch, position, path)
     while i < until:

@@ -17,6 +17,8 @@ from .compile import part
 from .contracts import on_tick, tick_room
 from .tables import CAP, DEDUCTION, FLOOR, RATE, Rates
 
+SLACK = 1e-9  # far above rounding
+
 
 class Position(NamedTuple):
     """What a position is between two margin orders. Levels are times side: an adverse one is reached from
@@ -31,7 +33,7 @@ class Position(NamedTuple):
     lines: int  # maintenance lines the notional can reach
     tiers: int  # of these, lines that tilt with the mark: all, or none with maintenance on entry notional
     kept: float  # maintenance no mark can lower: that of the entry notional, or -inf
-    extra: float  # asked for beyond the tiers, of mark notional: to close out, and what grows with size
+    extra: float  # asked for beyond the tiers, of mark notional: to close out, and what grows with size (at most: see `growing`)
     guard_factor: float  # with guard_level: a test no line can fail without failing it
     guard_level: float
     stop: float  # side * stop price; -inf: none
@@ -61,6 +63,16 @@ def maintenance(rates: Rates, notional: float, tiers: int) -> float:
 def band_rate(rates: Rates, notional: float) -> float:
     """Of risk-limit steps, the rate for a whole position of this notional; the last one above the last cap."""
     return rates.tiers[min(tier_of(rates, notional), rates.tiers.shape[0] - 1), RATE]
+
+
+@part
+def growing(rates: Rates) -> bool:
+    """Does the rate grow with a size that the mark moves, the value in coin of an inverse contract?
+
+    Then what must be kept is no line but a parabola, N (r + g N). `Position.extra` bounds its rate over the whole run, so that lines and
+    guard ask for too much, never for too little; what is decided is decided by `outgrown`.
+    """
+    return rates.per_unit > 0.0 and rates.terms.inverse and not rates.entry_maintenance
 
 
 @part
@@ -101,7 +113,10 @@ def make_position(
     """
     lines = lines_in_reach(rates, quantity * max(entry, highest_mark))
     tiers, kept = lines, -np.inf
-    extra, grown = rates.close_out_rate, rates.per_unit * quantity
+    extra, size = rates.close_out_rate, quantity
+    if rates.terms.inverse and rates.per_unit > 0.0:
+        size = quantity * entry if rates.entry_maintenance else quantity * max(entry, highest_mark)
+    grown = rates.per_unit * size
     if rates.entry_maintenance:
         at_entry = quantity * entry
         tiers, kept = 0, maintenance(rates, at_entry, rates.tiers.shape[0])
@@ -119,6 +134,10 @@ def make_position(
         steepest, nearest = max(steepest, rate), max(nearest, side * level)
     nearest += tick_room(rates.terms, highest_mark)
     factor = 1.0 - side * steepest
+    if growing(rates):
+        nearest += SLACK * (((entry + highest_mark) + margin / quantity) + abs(funding))
+        if not factor > 0.0:  # no line that is above the parabola is of use: look at every bar
+            factor, nearest = 0.0, np.inf
     return Position(
         side,
         quantity,
@@ -139,9 +158,18 @@ def make_position(
 
 @part
 def crosses(rates: Rates, k: int, position: Position, price: float, funding: float) -> bool:
-    """Is line k crossed at this mark price? Exactly A <= K (long) or A >= K (short)."""
+    """Is line k crossed at this mark price? Exactly A <= K (long) or A >= K (short); with ticks at or beyond its price on one."""
+    if rates.terms.tick_per != 0.0:
+        return position.side * price <= position.side * line_price(rates, k, position, funding)
     rate, level = line(rates, k, position)
     return position.side * ((price * (1.0 - position.side * rate)) - funding) <= position.side * level
+
+
+@part
+def line_price(rates: Rates, k: int, position: Position, funding: float) -> float:
+    """The mark at which line k is met, on a tick if there are any."""
+    rate, level = line(rates, k, position)
+    return on_tick(rates.terms, position.side, (level + funding) / (1.0 - position.side * rate))
 
 
 @part
@@ -153,6 +181,8 @@ def banded(rates: Rates, position: Position) -> bool:
 @part
 def liquidated(rates: Rates, position: Position, price: float, funding: float) -> bool:
     """Is the position liquidated at this mark price? With ticks: at or beyond its liquidation price."""
+    if growing(rates) and position.tiers > 0:
+        return outgrown(rates, position, price, funding)
     if banded(rates, position):
         k = min(tier_of(rates, position.quantity * price), rates.tiers.shape[0] - 1)
         return crosses(rates, k, position, price, funding)
@@ -185,6 +215,8 @@ def liquidated_between(rates: Rates, position: Position, low: float, high: float
     """
     if position.side < 0.0:
         return liquidated(rates, position, high, funding)
+    if growing(rates) and position.tiers > 0 and outgrown(rates, position, high, funding):
+        return True
     if not banded(rates, position):
         return liquidated(rates, position, low, funding)
     for k in range(rates.tiers.shape[0]):
@@ -201,6 +233,8 @@ def liquidation_price(
     """The first mark price at which a position is liquidated: highest over lines for a long, lowest for a
     short. With risk-limit steps the range decides which bands a long is in.
     """
+    if growing(rates) and position.tiers > 0:
+        return outgrown_price(rates, position, funding, low)
     if banded(rates, position):
         return banded_price(rates, position, funding, low, high)
     nearest = -np.inf
@@ -216,8 +250,7 @@ def banded_price(rates: Rates, position: Position, funding: float, low: float, h
     side, bands = position.side, rates.tiers.shape[0]
     nearest = -np.inf
     for k in range(bands):
-        rate, level = line(rates, k, position)
-        root = (level + funding) / (1.0 - side * rate)
+        root = line_price(rates, k, position, funding)
         bottom, top = stretch(rates, k, position.quantity, 0.0, np.inf)
         if side < 0.0:
             if max(root, bottom) <= top:
@@ -227,9 +260,40 @@ def banded_price(rates: Rates, position: Position, funding: float, low: float, h
         if bottom <= top and crosses(rates, k, position, bottom, funding):
             nearest = max(nearest, min(root, top))
     if nearest == -np.inf:
-        rate, level = line(rates, 0, position)
-        return (level + funding) / (1.0 - side * rate)
+        return line_price(rates, 0, position, funding)
     return side * nearest
+
+
+@part
+def outgrown(rates: Rates, position: Position, price: float, funding: float) -> bool:
+    """`liquidated` where the rate grows with the mark: equity against what must be kept, as they stand."""
+    if rates.terms.tick_per != 0.0 and position.side * price <= position.side * outgrown_price(
+        rates, position, funding, 0.0
+    ):
+        return True
+    return equity(position, price, funding) <= requirement(rates, position, price)
+
+
+@part
+def outgrown_price(rates: Rates, position: Position, funding: float, low: float) -> float:
+    """`liquidation_price` where the rate grows with the mark: a root of s g Q P^2 - (1 - s r) P + K + CF = 0.
+
+    The one on the losing side; of a position on the mirror's long side that a range from `low` met on the winning side alone, the other.
+    """
+    side, growth = position.side, rates.per_unit * position.quantity
+    rate, level = rates.tiers[0, RATE] + rates.close_out_rate, line(rates, 0, position)[1] + funding
+    slope = 1.0 - side * rate
+    square = slope * slope - side * ((4.0 * growth) * level)
+    if level <= 0.0:
+        nearest = on_tick(rates.terms, side, level / slope)
+    elif square < 0.0:
+        nearest = np.inf  # at every price
+    else:
+        nearest = on_tick(rates.terms, side, (2.0 * level) / (slope + np.sqrt(square)))
+    beyond = side > 0.0 and low > 0.0 and (rates.terms.tick_per == 0.0 or low > nearest)
+    if beyond and equity(position, low, funding) > requirement(rates, position, low):
+        return (slope + np.sqrt(max(square, 0.0))) / (2.0 * growth)
+    return nearest
 
 
 @part
@@ -250,8 +314,12 @@ def equity(position: Position, price: float, funding: float) -> float:
 def requirement(rates: Rates, position: Position, price: float) -> float:
     """Maintenance plus close-out cost at a mark price."""
     notional = position.quantity * price
-    if banded(rates, position):
-        return notional * band_rate(rates, notional) + position.extra * notional
+    if rates.whole or rates.per_unit > 0.0:  # not by lines
+        if banded(rates, position):
+            return notional * band_rate(rates, notional) + position.extra * notional
+        if growing(rates):
+            kept = notional * rates.tiers[0, RATE] - rates.tiers[0, DEDUCTION]
+            return (kept + rates.close_out_rate * notional) + (rates.per_unit * notional) * notional
     needed = position.kept
     for k in range(position.tiers):
         needed = max(needed, notional * rates.tiers[k, RATE] - rates.tiers[k, DEDUCTION])

@@ -84,7 +84,8 @@ def collateral_for(rates: Rates, plan: Plan, wallet: float, entry: float, stop: 
 def limits(rates: Rates, leverage: float, notional: float, quantity: float) -> int:
     """Whether the tier of a notional allows this leverage; a rate that grows with size adds to the initial margin too."""
     k = tier_of(rates, notional)
-    allowed, grown = rates.tiers[k, MAX_LEVERAGE], rates.per_unit * quantity
+    size = notional if rates.terms.inverse else quantity  # in base units
+    allowed, grown = rates.tiers[k, MAX_LEVERAGE], rates.per_unit * size
     if grown > 0.0:
         if (rates.tiers[k, RATE] + rates.close_out_rate) + grown >= 1.0:
             return ABOVE_LAST_TIER  # no equity is enough

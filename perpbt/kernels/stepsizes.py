@@ -12,7 +12,7 @@ import numpy as np
 
 from .closing import liquidation_slippage
 from .compile import part
-from .contracts import moved
+from .contracts import in_lots, moved, one_tick_beyond
 from .margin import Position, equity, requirement, tier_of
 from .tables import (
     CAP,
@@ -140,22 +140,24 @@ def size_to_cover(
     rule: Procedure,
     position: Position,
     at: Moment,
-    have: float,
     fill: float,
     cost: float,
     share: float,
 ) -> float:
     """Quantity that makes up for `share` of the shortage at `worst` on every maintenance line, at `cost` per unit; infinite if none does.
 
-    `have` is the equity there.
+    With ticks at a tick beyond it, or what is left would be liquidated there.
     """
-    reference = position.entry if rates.entry_maintenance else at.worst
-    scale, size = SAFE / rule.target, 0.0
+    worst = one_tick_beyond(rates.terms, position.side, at.worst)
+    if worst == np.inf:  # no price is a tick beyond
+        return np.inf
+    reference = position.entry if rates.entry_maintenance else worst
+    scale, size, have = SAFE / rule.target, 0.0, equity(position, worst, at.funding)
     for k in range(rates.tiers.shape[0]):
-        unit = rates.tiers[k, RATE] * reference + rates.close_out_rate * at.worst
+        unit = rates.tiers[k, RATE] * reference + rates.close_out_rate * worst
         short = (unit * position.quantity - rates.tiers[k, DEDUCTION]) * scale - have
         if short > 0.0:
-            gain = (unit * scale + position.side * (fill - at.worst)) - cost
+            gain = (unit * scale + position.side * (fill - worst)) - cost
             size = max(size, (short * share) / gain) if gain > 0.0 else np.inf
     return size
 
@@ -171,10 +173,10 @@ def reducing(
     spell = with_reduction(spell, at.bar)
     if rule.fraction > 0.0:
         return Step(quantity * rule.fraction, quantity * (1.0 - rule.fraction), deal, spell)
-    have, sold = equity(position, at.worst, at.funding), 0.0
+    sold = 0.0
     for _ in range(ROUNDS):  # from below, by the impact of the round before
         fill = fill_at(market, rates, position.side, sold, deal, at.bar)
-        sold = size_to_cover(rates, rule, position, at, have, fill, (deal.fee + deal.penalty) * fill, 1.0)
+        sold = size_to_cover(rates, rule, position, at, fill, (deal.fee + deal.penalty) * fill, 1.0)
         if not sold < quantity:
             return Step(quantity, 0.0, at_last(rates, rule, at.base), spell)
     return Step(sold, quantity - sold, deal, spell)
@@ -232,6 +234,10 @@ def portioning(
         deal = on_market(rates, at.base)
     give = min(max(rule.adjustment * (1.0 - have / need), 0.0), 1.0)
     fillable = at.worst - side * ((give * rule.spread) * need) / quantity
+    if rates.terms.inverse:  # as much further in price
+        fillable = moved(
+            rates.terms, at.worst, -(side * (((give * rule.spread) * need) / (quantity * at.worst)))
+        )
     if side * fill_at(market, rates, side, sold, deal, at.bar) < side * fillable:
         return Step(0.0, 0.0, deal, spell)
     return Step(sold, kept, deal, spell)
@@ -263,7 +269,7 @@ def curing(
         share = ((short + freed) * ripe - freed) / short
     sold = 0.0
     if share > 0.0:
-        sold = size_to_cover(rates, rule, position, at, have, fill, penalty, share)
+        sold = size_to_cover(rates, rule, position, at, fill, penalty, share)
         if sold < quantity:
             freed = freed + short * share
     spell = Spell(
@@ -335,10 +341,33 @@ def exiting(
 
 
 @part
+def in_whole_lots(rates: Rates, rule: Procedure, position: Position, base: float, step: Step) -> Step:
+    """What is kept in whole lots, at least one less than there is."""
+    if rates.terms.lot_per == 0.0 or not (step.kept > 0.0 and step.sold > 0.0):
+        return step
+    kept = in_lots(rates.terms, step.kept)
+    if not kept < position.quantity:
+        kept = in_lots(rates.terms, position.quantity - rates.terms.lot_units / rates.terms.lot_per)
+    if kept > 0.0:
+        return Step(position.quantity - kept, kept, step.deal, step.spell)
+    deal = at_last(rates, rule, base) if np.isnan(step.deal.slippage) else step.deal
+    return Step(position.quantity, 0.0, deal, step.spell)
+
+
+@part
 def next_step(
     market: Market, rates: Rates, rule: Procedure, position: Position, at: Moment, spell: Spell, schedule: Floats
 ) -> Step:  # fmt: skip
-    """What the procedure wants to close now."""
+    """What the procedure closes now."""
+    wanted = step_wanted(market, rates, rule, position, at, spell, schedule)
+    return in_whole_lots(rates, rule, position, at.base, wanted)
+
+
+@part
+def step_wanted(
+    market: Market, rates: Rates, rule: Procedure, position: Position, at: Moment, spell: Spell, schedule: Floats
+) -> Step:  # fmt: skip
+    """What the procedure would close now, lots apart."""
     if rule.kind == REDUCE:
         return reducing(market, rates, rule, position, at, spell)
     if rule.kind == LADDER:

@@ -12,126 +12,24 @@ from __future__ import annotations
 
 import math
 
-from .margin import band, banded, in_force, maintenance
+from .liquidating import Counting, by_procedure, final, next_slice
+from .margin import in_force
 from .position import NOTHING, rejected, see_value, total, worst_at_exit
+from .readings import (
+    Reading,
+    against,
+    equity,
+    is_liquidated,
+    is_liquidated_between,
+    liquidation_reading,
+    margin_ratio,
+    price_of,
+    reading,
+    required,
+    ticked,
+)
 from .shapes import Bars, Leaving, Record, Values
-from .steps import on_tick, whole_lots
-
-Reading = float  # 1 / price
-
-
-def reading(price: float) -> Reading:
-    """Coin per unit of quote currency."""
-    return 1 / price
-
-
-def price_of(at: Reading) -> float:
-    """The price of a reading; infinite where no price reaches it."""
-    return 1 / at if at > 0 else math.inf
-
-
-def ticked(at: Reading, side: int, venue: Record) -> Reading:
-    """A level's reading with its price on a tick; one that no price reaches stays."""
-    if not venue.get("tick") or not 0 < at < math.inf:
-        return at
-    price = on_tick(1 / at, side, venue)
-    return 1 / price if price > 0 else math.inf
-
-
-# ----------------------------------------------------------------------------------------------- margin (§4)
-def equity(p: Record, at: Reading, cf: float) -> float:
-    """E = m + q (1/entry - 1/P) - q (CF_i - CF_e), in coin."""
-    q = p["side"] * p["quantity"]
-    return (p["margin"] + q * (p["entry"] - at)) - q * (cf - p["cf_entry"])
-
-
-def required(p: Record, at: Reading, venue: Record) -> float:
-    """Maintenance on the coin value at mark or at entry, plus the close-out rate."""
-    reference = p["entry"] if venue["maintenance_on"] == "entry" else at
-    return maintenance(p["quantity"] * reference, venue) + venue["close_out_rate"] * (p["quantity"] * at)
-
-
-def margin_ratio(p: Record, at: Reading, cf: float, venue: Record) -> float:
-    """Required over equity, infinite once the equity is gone."""
-    left = equity(p, at, cf)
-    return required(p, at, venue) / left if left > 0 else math.inf
-
-
-def lines(p: Record, venue: Record) -> list[tuple[float, float]]:
-    """(r, K) of each tier: a long is liquidated when (1/P)(1 + r) + CF >= K, a short when (1/P)(1 - r) + CF <= K."""
-    extra, whole = venue["close_out_rate"], venue.get("rule") == "whole"
-    tiers = [(tier["rate"] + extra, 0.0 if whole else tier["deduction"]) for tier in venue["tiers"]]
-    if venue["maintenance_on"] == "entry":
-        tiers = [(extra, -maintenance(p["quantity"] * p["entry"], venue))]
-    start = p["entry"] + p["cf_entry"]
-    if p["side"] > 0:
-        return [(r, start + (p["margin"] + cum) / p["quantity"]) for r, cum in tiers]
-    return [(r, start - (p["margin"] + cum) / p["quantity"]) for r, cum in tiers]
-
-
-def liquidation_reading(
-    p: Record, cf: float, venue: Record, least: Reading = 0.0, greatest: Reading | None = None
-) -> Reading:
-    """The first reading at which it is liquidated: the least over tiers for a long, the greatest for a short.
-
-    With risk-limit steps a short's is the greatest in [least, greatest], by default up to its entry.
-    """
-    if banded(venue):
-        return banded_reading(p, cf, venue, least, p["entry"] if greatest is None else greatest)
-    if p["side"] > 0:
-        return ticked(min((k - cf) / (1 + r) for r, k in lines(p, venue)), 1, venue)
-    return ticked(max((k - cf) / (1 - r) for r, k in lines(p, venue)), -1, venue)
-
-
-def stretches(
-    p: Record, least: Reading, greatest: Reading, venue: Record
-) -> list[tuple[float, float, float, float]]:
-    """Of risk-limit steps, band by band: (r, K, least, greatest reading in the range at which the band holds)."""
-    found = []
-    for (r, k), tier in zip(lines(p, venue), venue["tiers"], strict=True):
-        top = greatest if tier is venue["tiers"][-1] else min(greatest, tier["cap"] / p["quantity"])
-        bottom = max(least, tier["floor"] / p["quantity"])
-        if bottom <= top:
-            found.append((r, k, bottom, top))
-    return found
-
-
-def banded_reading(p: Record, cf: float, venue: Record, least: Reading, greatest: Reading) -> Reading:
-    """`liquidation_reading` of risk-limit steps; of a short that no reading of the range liquidates, that of the first band."""
-    if p["side"] < 0:
-        found = [
-            min((k - cf) / (1 - r), top)
-            for r, k, bottom, top in stretches(p, least, greatest, venue)
-            if (bottom * (1 - r)) + cf <= k
-        ]
-        r, k = lines(p, venue)[0]
-        return max(found) if found else (k - cf) / (1 - r)
-    first = math.inf
-    for r, k, bottom, top in stretches(p, 0.0, math.inf, venue):
-        if max((k - cf) / (1 + r), bottom) <= top:
-            first = min(first, max((k - cf) / (1 + r), bottom))
-    return first
-
-
-def is_liquidated(p: Record, at: Reading, cf: float, venue: Record) -> bool:
-    """By the lines; with ticks by the liquidation price that stands on one; with risk-limit steps by the line of the band."""
-    known = lines(p, venue)
-    if banded(venue):
-        known = [known[venue["tiers"].index(band(p["quantity"] * at, venue))]]
-    elif venue.get("tick"):
-        return against(p, at, liquidation_reading(p, cf, venue))
-    if p["side"] > 0:
-        return any((at * (1 + r)) + cf >= k for r, k in known)
-    return any((at * (1 - r)) + cf <= k for r, k in known)
-
-
-def is_liquidated_between(p: Record, least: Reading, greatest: Reading, cf: float, venue: Record) -> bool:
-    """At a reading of the mark's range: at the worst, or, with risk-limit steps, at the least of a band for a short."""
-    if p["side"] > 0:
-        return is_liquidated(p, greatest, cf, venue)
-    if banded(venue):
-        return any((bottom * (1 - r)) + cf <= k for r, k, bottom, _ in stretches(p, least, greatest, venue))
-    return is_liquidated(p, least, cf, venue)
+from .steps import whole_lots
 
 
 # ---------------------------------------------------------------------------------------------- opening (§3)
@@ -199,7 +97,11 @@ def open_position(
     margin = ((1 + buffer) * notional) / leverage
     fee = fee_rate * notional
     tier = next(tier for tier in venue["tiers"] if tier["floor"] < notional <= tier["cap"])
-    if leverage > tier["max_leverage"]:
+    added = venue.get("per_unit", 0.0) * notional
+    if added > 0 and (tier["rate"] + venue["close_out_rate"]) + added >= 1:
+        return None, "notional_above_last_tier"  # no equity is enough
+    allowed = 1 / (1 / tier["max_leverage"] + added) if added > 0 else tier["max_leverage"]
+    if leverage > allowed:
         return None, "leverage_above_tier_maximum"
     stop = level(order.get("stop"), -s, entry, leverage, entry_bar, venue, s)
     target = level(order.get("take_profit"), +s, entry, leverage, entry_bar, venue, s)
@@ -215,7 +117,9 @@ def open_position(
         "trailing_trigger": order.get("trailing_trigger") or stop_trigger,
         "target_trigger": order.get("take_profit_trigger") or "last",
         "wallet": order.get("wallet", collateral) - collateral, "top_up": 0.0, "released": 0.0,
-        "margin_orders": [], "peak": collateral, "drawdown": 0.0,
+        "margin_orders": [], "peak": collateral, "drawdown": 0.0, "counting": INVERSE,
+        "entry_bar": entry_bar, "worst_ratio": 0.0, "ratio_at_open": 0.0, "spared": False,
+        "schedule": [], "final": None, "reduced_at": -1, "cool_until": -1, "cured_at": -1,
     }  # fmt: skip
     if is_liquidated(p, reading(bar["mark_open"]), cf, venue):
         return None, "liquidated_at_entry"
@@ -237,11 +141,6 @@ def trailing_stop(p: Record) -> Reading:
 def stretch(p: Record, at: Reading) -> None:
     """The best price so far: the least reading for a long."""
     p["extreme"] = min(p["extreme"], at) if p["side"] > 0 else max(p["extreme"], at)
-
-
-def against(p: Record, at: Reading, threshold: Reading) -> bool:
-    """Has a losing price reached the threshold?"""
-    return at >= threshold if p["side"] > 0 else at <= threshold
 
 
 def in_favour(p: Record, at: Reading, threshold: Reading) -> bool:
@@ -314,9 +213,15 @@ def exit_in_range(p: Record, bar: Record, cf: float, venue: Record, rules: Recor
     return adverse_exit(p, bar, cf, venue) or favourable_exit(p, bar)
 
 
+def turnover_of(bar: Record) -> float:
+    """In coin, which volumes are in; 0 where it is not known."""
+    volume: float = bar["volume"] if bar["volume"] is not None else 0.0
+    return volume
+
+
 def slippage_of(reason: str, bar: Record, closed_notional: float, venue: Record) -> float:
     """§6: V and the bar's turnover both in coin."""
-    turnover = bar["volume"] if bar["volume"] is not None else 0.0
+    turnover = turnover_of(bar)
     if reason != "liquidation" or not turnover > 0:
         flat: float = venue["slippage"]
         return flat
@@ -352,7 +257,8 @@ def margin_order(
     p: Record, call: Record | None, bar: Record, cf: float, venue: Record
 ) -> tuple[str, float] | None:
     """Read at the close, done at the next open: ("top_up", coin), ("deleverage", fraction), None."""
-    if call is None or len(p["margin_orders"]) >= call["max_calls"]:
+    done = sum(part["action"] != "reduced" for part in p["margin_orders"])
+    if call is None or done >= call["max_calls"]:
         return None
     at = reading(bar["mark_close"])
     left, need = equity(p, at, cf), required(p, at, venue)
@@ -400,32 +306,67 @@ def run_position(
         "liquidation_price": price_of(liquidated), "bankruptcy_price": price_of(bankrupt),
         "readings": {"entry": p["entry"], "liquidation_price": liquidated},
     }  # fmt: skip
-    worst_ratio = margin_ratio(p, reading(bars[entry_bar]["mark_open"]), cf[entry_bar], venue)
-    adverse_extreme = "mark_low" if p["side"] > 0 else "mark_high"
-    pending, left, phase, ratio_at_open, i = None, None, "C", 0.0, entry_bar
+    p["worst_ratio"] = margin_ratio(p, reading(bars[entry_bar]["mark_open"]), cf[entry_bar], venue)
+    pending, left, phase, i = None, None, "C", entry_bar
     for i in range(entry_bar, len(bars)):
-        bar, venue = bars[i], in_force(rule_book, i)
-        stretch(p, on(bar, p["trailing_trigger"], "open"))
-        if i > entry_bar:
-            ratio_at_open = margin_ratio(p, reading(bar["mark_open"]), cf[i], venue)
-            time_due = order.get("exit_due") is not None and bar["ts"] >= order["exit_due"]
-            signal_due = order.get("exit_signal") is not None and order["exit_signal"][i - 1]
-            left, phase = exit_at_open(p, bar, cf[i], venue, rules, time_due, signal_due), "B"
-            if left:
-                break
-            if pending:
-                execute(p, *pending, i, bar, cf[i], venue)
-        left, phase = exit_in_range(p, bar, cf[i], venue, rules), "C"
+        bar, venue, phase = bars[i], in_force(rule_book, i), "B"
+        if p["schedule"]:  # an orderly exit goes on: nothing else matters any more
+            left = next_slice(p, i, bars, cf, venue)
+        else:
+            p["spared"] = False
+            stretch(p, on(bar, p["trailing_trigger"], "open"))
+            if i > entry_bar:
+                p["ratio_at_open"] = margin_ratio(p, reading(bar["mark_open"]), cf[i], venue)
+                left = leave_at_open(p, order, i, bars, cf, venue, rules)
         if left:
             break
-        worst_ratio = max(worst_ratio, margin_ratio(p, reading(bar[adverse_extreme]), cf[i], venue))
-        stretch(p, on(bar, p["trailing_trigger"], "high" if p["side"] > 0 else "low"))
-        see_value(p, p["released"] + equity(p, reading(bar["mark_close"]), cf[i]))
-        pending = margin_order(p, order.get("margin_call"), bar, cf[i], venue)
+        if p["schedule"]:
+            continue
+        if pending:
+            execute(p, *pending, i, bar, cf[i], venue)
+        left, phase = leave_in_range(p, i, bars, cf, venue, rules), "C"
+        if left:
+            break
+        if not p["schedule"]:
+            pending = at_close(p, order, i, bar, cf[i], venue)
     return closed(p, at_entry, bars, cf, venue, (entry_bar, i), left, phase, crowd_notional) | {
-        "worst_margin_ratio": worst_at_exit(worst_ratio, ratio_at_open, left, phase),
+        "worst_margin_ratio": worst_at_exit(p["worst_ratio"], p["ratio_at_open"], left, phase),
         "refill": lambda crowd: run_position(bars, cf, order, rule_book, rules, entry_bar, crowd),
     }
+
+
+def leave_at_open(
+    p: Record, order: Record, i: int, bars: Bars, cf: Values, venue: Record, rules: Record
+) -> Leaving | None:
+    """§2 B, liquidations by the venue's procedure."""
+    bar = bars[i]
+    time_due = order.get("exit_due") is not None and bar["ts"] >= order["exit_due"]
+    signal_due = order.get("exit_signal") is not None and order["exit_signal"][i - 1]
+
+    def find() -> Leaving | None:
+        return exit_at_open(p, bar, cf[i], venue, rules, time_due, signal_due)
+
+    return by_procedure(p, find, "B", i, bars, cf, venue)
+
+
+def leave_in_range(p: Record, i: int, bars: Bars, cf: Values, venue: Record, rules: Record) -> Leaving | None:
+    """§2 C, liquidations by the venue's procedure."""
+
+    def find() -> Leaving | None:
+        return exit_in_range(p, bars[i], cf[i], venue, rules)
+
+    return by_procedure(p, find, "C", i, bars, cf, venue)
+
+
+def at_close(
+    p: Record, order: Record, i: int, bar: Record, cf: float, venue: Record
+) -> tuple[str, float] | None:
+    """§2 D: what is remembered of a bar the position has survived, and the margin order decided at its close."""
+    adverse_extreme = "mark_low" if p["side"] > 0 else "mark_high"
+    p["worst_ratio"] = max(p["worst_ratio"], margin_ratio(p, reading(bar[adverse_extreme]), cf, venue))
+    stretch(p, on(bar, p["trailing_trigger"], "high" if p["side"] > 0 else "low"))
+    see_value(p, p["released"] + equity(p, reading(bar["mark_close"]), cf))
+    return margin_order(p, order.get("margin_call"), bar, cf, venue)
 
 
 def closed(
@@ -443,6 +384,8 @@ def closed(
     fee_rate = venue["maker_fee"] if is_limit else venue["taker_fee"]
     before = {"peak": p["peak"], "drawdown": p["drawdown"]}
     last = waterfall(p, p["margin"], p["quantity"], cf[i], fill, reason, fee_rate, venue)
+    if p["final"]:
+        base, fill, last = final(p, bar, cf[i], venue)
     see_value(p, p["released"] + last["back"])
     parts, invested = p["margin_orders"], p["collateral"] + p["top_up"]
     cash_change = (p["released"] + last["back"]) - invested
@@ -452,10 +395,17 @@ def closed(
         "entry_time": bars[entry_bar]["ts"], "exit_time": bar["ts"], "entry_bar": entry_bar, "exit_bar": i,
         "phase": phase, "exit_price": price_of(fill), "exit_reason": reason, "rejection": None,
         "pnl": total(0.0, parts, last, "pnl"), "funding": total(0.0, parts, last, "funding"),
-        "fees": total(p["entry_fee"], parts, last, "fee"), "liquidation_fee": last["liquidation_fee"],
-        "surplus": last["surplus"], "deficit": total(0.0, parts, last, "deficit"), "top_up": p["top_up"],
+        "fees": total(p["entry_fee"], parts, last, "fee"),
+        "liquidation_fee": total(0.0, parts, last, "liquidation_fee"),
+        "surplus": total(0.0, parts, last, "surplus"), "deficit": total(0.0, parts, last, "deficit"), "top_up": p["top_up"],
         "cash_change": cash_change, "total_return": cash_change / invested, "max_drawdown": p["drawdown"],
         "notional": p["notional"], "entry_fee": p["entry_fee"], "exit_quantity": p["quantity"],
         "exit_margin": p["margin"], "base": base, "margin_orders": parts, "released": p["released"],
-        "closing": last, "before_exit": before, "wallet": p["wallet"] + last["back"], "readings": readings,
+        "closing": last, "last_step": p.get("last_step"), "before_exit": before, "wallet": p["wallet"] + last["back"], "readings": readings,
     }  # fmt: skip
+
+
+INVERSE = Counting(
+    read=reading, gains=-1, equity=equity, required=required, margin_ratio=margin_ratio, liquidation=liquidation_reading,
+    moved=fill_reading, turnover=turnover_of, slippage_of=slippage_of, waterfall=waterfall,
+)  # fmt: skip

@@ -6,18 +6,20 @@ stays with the position: m' = m (1 - g) + left of the part, Q' = Q (1 - g), same
 brings surplus or deficit; a part that would fill beyond the bankruptcy price is not closed: the whole goes instead.
 
 Two marks: M, at which the liquidation is met (mark open; in the range the liquidation price), and W, the worst of the phase (mark
-open; in the range its adverse extreme), for which whatever is sized by a shortage is sized.
+open; in the range its adverse extreme), for which whatever is sized by a shortage is sized. With ticks it is sized for a tick beyond W,
+or what is left would still be liquidated at W. With lots what is kept is whole lots, rounded down; with less than one, the whole goes.
+
+How a contract counts (`Counting`) is the position's own: marks, bases and fills of an inverse one are readings 1/P, its money is coin.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from .margin import equity, liquidation_price, margin_ratio, required
-from .position import slippage_of, waterfall
 from .shapes import Bars, Leaving, Record, Values
+from .steps import whole_lots
 
 SAFE = 1.0 + 1e-9  # of a requirement that has to be met and not only touched, whatever rounding does
 LOWER = 1.0 - 2.0**-50  # of a quantity that must not be above a tier's cap, whatever rounding does
@@ -25,6 +27,42 @@ ROUNDS = 64  # of sizing a part by the impact it has itself
 HALVINGS = 80
 Step: TypeAlias = tuple[float, float, Record]  # how much to close, how much to keep, on what terms
 ONE_A_BAR = ("portion", "cure")
+
+
+class Counting(NamedTuple):
+    """How a contract counts: the functions of `margin` and `position`, or those of `readings` and `inverse`."""
+
+    read: Callable[[float], float]  # a price of a bar
+    gains: int  # +1: a long gains as what is read rises; -1: as it falls
+    equity: Callable[[Record, float, float], float]  # position, mark, CF
+    required: Callable[[Record, float, Record], float]  # position, mark, venue
+    margin_ratio: Callable[[Record, float, float, Record], float]
+    liquidation: Callable[
+        [Record, float, Record, float, float], float
+    ]  # position, CF, venue, two ends of the mark's range
+    moved: Callable[[float, float], float]  # what is read of a price higher by a share
+    turnover: Callable[[Record], float]  # of a bar, in settlement currency; 0 where it is not known
+    slippage_of: Callable[[str, Record, float, Record], float]
+    waterfall: Callable[[Record, float, float, float, float, str, float, Record], dict[str, float]]
+    # position, margin, quantity, CF, fill, reason, fee, venue
+
+
+def by_procedure(
+    p: Record, find: Callable[[], Leaving | None], phase: str, i: int, bars: Bars, cf: Values, venue: Record
+) -> Leaving | None:  # fmt: skip
+    """What `find` finds; a liquidation closes all, unless the venue goes by steps (§6, options)."""
+    found = find()
+    if venue.get("liquidation") is None:
+        return found
+    return in_steps(p, find, found, phase, i, bars, cf, venue)
+
+
+def next_slice(p: Record, i: int, bars: Bars, cf: Values, venue: Record) -> Leaving | None:
+    """The next slice of an orderly exit."""
+    p["ratio_at_open"] = 0.0  # no longer the trader's
+    opened = p["counting"].read(bars[i]["open"])
+    at = at_open(p, i, bars[i], cf[i])
+    return ("liquidation", opened, False) if liquidate(p, opened, at, bars, venue) else None
 
 
 def in_steps(
@@ -36,10 +74,12 @@ def in_steps(
     """
     bar, worst = bars[i], "mark_low" if p["side"] > 0 else "mark_high"
     while found is not None and found[0] == "liquidation":
-        at = at_open(i, bar, cf[i])
+        at = at_open(p, i, bar, cf[i])
         if phase == "C":
-            met = liquidation_price(p, cf[i], venue, bar["mark_low"], bar["mark_high"])
-            at |= {"phase": "C", "M": met, "W": bar[worst], "highest": bar["mark_high"]}
+            read = p["counting"].read
+            low, high = sorted((read(bar["mark_low"]), read(bar["mark_high"])))
+            met = p["counting"].liquidation(p, cf[i], venue, low, high)
+            at |= {"phase": "C", "M": met, "W": read(bar[worst]), "highest": high}
             p["worst_ratio"] = max(p["worst_ratio"], 1.0)
         if i > p["entry_bar"]:
             p["worst_ratio"] = max(p["worst_ratio"], p["ratio_at_open"])
@@ -51,9 +91,9 @@ def in_steps(
     return found
 
 
-def at_open(i: int, bar: Record, cf: float) -> Record:
+def at_open(p: Record, i: int, bar: Record, cf: float) -> Record:
     """Where a liquidation at the open is met."""
-    mark = bar["mark_open"]
+    mark = p["counting"].read(bar["mark_open"])
     return {"bar": i, "phase": "B", "cf": cf, "M": mark, "W": mark, "highest": mark}
 
 
@@ -65,7 +105,7 @@ def liquidate(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> 
     if wanted is None:  # no order, or none that fills: not again in this bar
         p["spared"] = True
         return False
-    sold, kept, terms = wanted
+    sold, kept, terms = in_lots(p, *wanted, base, venue)
     if kept > 0:
         if steps + 1 < rule["most_steps"] and close_part(p, sold, kept, terms, at, bars, venue):
             p["spared"] = rule["procedure"] in ONE_A_BAR
@@ -74,9 +114,24 @@ def liquidate(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> 
     p["final"], p["schedule"] = terms, []
     p["last_step"] = {
         "bar": at["bar"], "phase": at["phase"], "action": terms["action"], "sold": p["quantity"], "step": steps + 1,
-        "ratio": margin_ratio(p, at["M"], at["cf"], venue), "margin": 0.0, "quantity": 0.0,
+        "ratio": p["counting"].margin_ratio(p, at["M"], at["cf"], venue), "margin": 0.0, "quantity": 0.0,
     }  # fmt: skip
     return True
+
+
+def in_lots(
+    p: Record, sold: float, kept: float, terms: Record, base: float, venue: Record
+) -> tuple[float, float, Record]:
+    """What is kept in whole lots, at least one less than there is."""
+    if not venue.get("lot") or not (kept > 0 and sold > 0):
+        return sold, kept, terms
+    units, per = venue["lot"]
+    lots = whole_lots(kept, venue)
+    if not lots < p["quantity"]:
+        lots = whole_lots(p["quantity"] - units / per, venue)
+    if lots > 0:
+        return p["quantity"] - lots, lots, terms
+    return p["quantity"], 0.0, terms if terms["slippage"] is not None else last(base, venue)
 
 
 def market(base: float, venue: Record) -> Record:
@@ -101,8 +156,9 @@ def fill_of(p: Record, quantity: float, terms: Record, bar: Record, venue: Recor
     """The fill of so much: base worsened by the impact of its own volume, or by what the terms say."""
     slip = terms["slippage"]
     if slip is None:
-        slip = slippage_of("liquidation", bar, quantity * terms["base"], venue)
-    return terms["base"] * (1 - p["side"] * slip)
+        slip = p["counting"].slippage_of("liquidation", bar, quantity * terms["base"], venue)
+    fill: float = p["counting"].moved(terms["base"], -(p["side"] * slip))
+    return fill
 
 
 def shared(
@@ -110,10 +166,10 @@ def shared(
 ) -> Record:
     """§6: the waterfall of what is closed, by these terms."""
     by_terms = {**venue, "liquidation_fee": terms["penalty"], "surplus_to_fund": terms["share"]}
-    moved = cf - p["cf_entry"]
-    return waterfall(
-        p["side"], margin, quantity, p["entry"], moved, fill, "liquidation", terms["fee"], by_terms
+    found: Record = p["counting"].waterfall(
+        p, margin, quantity, cf, fill, "liquidation", terms["fee"], by_terms
     )
+    return found
 
 
 def close_part(
@@ -130,7 +186,7 @@ def close_part(
     left = (part["surplus"] + part["back"]) - part["deficit"]
     if not left > 0 and not p["schedule"]:
         return False
-    ratio = margin_ratio(p, at["M"], cf, venue)
+    ratio = p["counting"].margin_ratio(p, at["M"], cf, venue)
     p["margin"], p["quantity"] = (p["margin"] - own) + left, kept
     p["margin_orders"].append(
         {
@@ -185,17 +241,30 @@ def enough(p: Record, terms: Record, at: Record, bars: Bars, venue: Record) -> f
 
 def size_to_cover(p: Record, fill: float, cost: float, share: float, at: Record, venue: Record) -> float:
     """Quantity that makes up for `share` of the shortage at W on every maintenance line, at `cost` per unit; infinite if none does."""
-    worst, s = at["W"], p["side"]
+    worst, gains = one_tick_beyond(p, at["W"], venue), p["side"] * p["counting"].gains
+    if worst == math.inf:  # no price is a tick beyond
+        return math.inf
     reference = p["entry"] if venue["maintenance_on"] == "entry" else worst
-    have, scale = equity(p, worst, at["cf"]), SAFE / venue["liquidation"]["target"]
+    have, scale = p["counting"].equity(p, worst, at["cf"]), SAFE / venue["liquidation"]["target"]
     size = 0.0
     for tier in venue["tiers"]:
         unit = tier["rate"] * reference + venue["close_out_rate"] * worst
         short = (unit * p["quantity"] - tier["deduction"]) * scale - have
         if short > 0:
-            gain = (unit * scale + s * (fill - worst)) - cost
+            gain = (unit * scale + gains * (fill - worst)) - cost
             size = max(size, (short * share) / gain) if gain > 0 else math.inf
     return size
+
+
+def one_tick_beyond(p: Record, worst: float, venue: Record) -> float:
+    """The price a tick worse than W; infinite where that of an inverse contract is no price."""
+    if not venue.get("tick"):
+        return worst
+    units, per = venue["tick"]
+    if p["counting"].gains > 0:
+        return worst - p["side"] * (units / per)
+    price = 1 / worst - p["side"] * (units / per)
+    return 1 / price if price > 0 else math.inf
 
 
 def ladder(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> Step:
@@ -221,7 +290,8 @@ def slice_of(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> S
     backstop takes it.
     """
     rule, quantity, time = venue["liquidation"], p["quantity"], bars[at["bar"]]["ts"]
-    if equity(p, at["M"], at["cf"]) < rule["backstop"] * required(p, at["M"], venue):
+    counting = p["counting"]
+    if counting.equity(p, at["M"], at["cf"]) < rule["backstop"] * counting.required(p, at["M"], venue):
         return quantity, 0.0, takeover(base)
     if quantity * at["M"] > rule["above"] and time >= p["cool_until"]:
         p["cool_until"] = time + rule["cool_down"]
@@ -232,8 +302,8 @@ def slice_of(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> S
 
 def portion(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> Step | None:
     """dYdX: once a bar at most a portion, at the fillable price or better; what is bankrupt is taken over."""
-    rule, quantity, worst, s = venue["liquidation"], p["quantity"], at["W"], p["side"]
-    have, need = equity(p, worst, at["cf"]), required(p, worst, venue)
+    rule, quantity, worst, counting = venue["liquidation"], p["quantity"], at["W"], p["counting"]
+    have, need = counting.equity(p, worst, at["cf"]), counting.required(p, worst, venue)
     if have <= 0:
         return quantity, 0.0, takeover(base)
     terms = last(base, venue)
@@ -245,8 +315,14 @@ def portion(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> St
             market(base, venue),
         )
     give = min(max(rule["adjustment"] * (1 - have / need), 0.0), 1.0)
-    fillable = worst - s * ((give * rule["spread"]) * need) / quantity
-    if s * fill_of(p, sold, terms, bars[at["bar"]], venue) < s * fillable:
+    gains = p["side"] * counting.gains
+    if counting.gains > 0:
+        fillable = worst - gains * ((give * rule["spread"]) * need) / quantity
+    else:  # as much further in price
+        fillable = counting.moved(
+            worst, -(p["side"] * (((give * rule["spread"]) * need) / (quantity * worst)))
+        )
+    if gains * fill_of(p, sold, terms, bars[at["bar"]], venue) < gains * fillable:
         return None
     return sold, kept, terms
 
@@ -261,14 +337,14 @@ def cure(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> Step 
     reward = rule["fee"]
     if slots >= rule["grace_slots"]:
         reward = min(rule["fee"] + slots * rule["fee_growth"], rule["fee_max"])
-    need = required(p, worst, venue)
-    short = need * (SAFE / rule["target"]) - equity(p, worst, at["cf"])
+    need = p["counting"].required(p, worst, venue)
+    short = need * (SAFE / rule["target"]) - p["counting"].equity(p, worst, at["cf"])
     notional = quantity * worst
     room = 0.95 * ((need / notional - reward) - short / notional)
     penalty = (
         max(min(venue["liquidation_fee"], room), 0.0) * worst
     )  # per unit, of the mark and not of the fill
-    fill = at["M"] * (1 - p["side"] * reward)
+    fill = p["counting"].moved(at["M"], -(p["side"] * reward))
     terms = {
         "base": at["M"], "slippage": reward, "fee": 0.0, "penalty": penalty / fill, "share": venue["surplus_to_fund"],
         "action": "liquidated",
@@ -292,27 +368,27 @@ def optimal(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> St
     """Slices at this moment and the next opens, of sizes fixed now by what is known of the bar before."""
     quantity = p["quantity"]
     if not p["schedule"]:
-        p["schedule"] = planned(quantity * base, at["bar"], bars, venue)
+        before = bars[at["bar"] - 1] if at["bar"] > 0 else None
+        slices = min(venue["liquidation"]["slices"], len(bars) - at["bar"])
+        turnover = 0.0 if before is None else p["counting"].turnover(before)
+        sigma = 0.0 if before is None else before["sigma"]
+        p["schedule"] = planned(quantity * base, slices, turnover, sigma, venue)
     share = p["schedule"].pop(0)
     if not p["schedule"]:
         return quantity, 0.0, last(base, venue)
     return quantity * share, quantity * (1 - share), last(base, venue)
 
 
-def planned(money: float, i: int, bars: Bars, venue: Record) -> list[float]:
+def planned(money: float, slices: int, turnover: float, sigma: float, venue: Record) -> list[float]:
     """Each slice as a share of what it finds: least cost c sum(n^1.5) plus risk aversion times variance, c = Y sigma / sqrt(T).
 
     Where c is not known, or 0, all at once. For the slices to be best, sqrt(n_j) = sqrt(n_j+1) + (2 A sigma^2 / 1.5 c) x_j with x_j
     what is left after slice j: from the last slice backwards, and the last one by halving.
     """
-    rule = venue["liquidation"]
-    slices = min(rule["slices"], len(bars) - i)
-    known: Record = bars[i - 1] if i > 0 else {"sigma": 0.0, "volume": None}
-    turnover = known["volume"] * known["close"] if known["volume"] is not None else 0.0
-    if slices < 2 or not (turnover > 0 and known["sigma"] > 0 and venue["impact"] > 0):
+    if slices < 2 or not (turnover > 0 and sigma > 0 and venue["impact"] > 0):
         return [1.0]
-    cost = (venue["impact"] * known["sigma"]) / math.sqrt(turnover)
-    pull = (2 * rule["risk_aversion"] * (known["sigma"] * known["sigma"])) / (1.5 * cost)
+    cost = (venue["impact"] * sigma) / math.sqrt(turnover)
+    pull = (2 * venue["liquidation"]["risk_aversion"] * (sigma * sigma)) / (1.5 * cost)
     low, high = 0.0, money / slices
     for _ in range(HALVINGS):
         middle = 0.5 * (low + high)
@@ -339,8 +415,3 @@ SIZES = {
     "full": whole, "reduce_then_takeover": reduce_then_takeover, "ladder": ladder, "slice": slice_of,
     "portion": portion, "cure": cure, "optimal": optimal,
 }  # fmt: skip
-
-
-def unwind(p: Record, i: int, bars: Bars, cf: Values, venue: Record) -> bool:
-    """The next slice of an orderly exit, at the open of bar i; True with the last."""
-    return liquidate(p, bars[i]["open"], at_open(i, bars[i], cf[i]), bars, venue)

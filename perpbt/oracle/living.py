@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from .liquidating import final, in_steps, unwind
-from .margin import equity, in_force, liquidation_price, margin_ratio
+from .liquidating import Counting, by_procedure, final, next_slice
+from .margin import equity, in_force, liquidation_price, margin_ratio, required
 from .position import (
     execute,
     exit_at_open,
@@ -18,10 +16,26 @@ from .position import (
     slippage_of,
     stretch,
     total,
+    turnover_of,
     waterfall,
     worst_at_exit,
 )
 from .shapes import Bars, Leaving, Record, Values
+
+
+def shared(
+    p: Record, margin: float, quantity: float, cf: float, fill: float, reason: str, fee_rate: float, venue: Record
+) -> dict[str, float]:  # fmt: skip
+    """The waterfall of so much of a position."""
+    return waterfall(
+        p["side"], margin, quantity, p["entry"], cf - p["cf_entry"], fill, reason, fee_rate, venue
+    )
+
+
+LINEAR = Counting(
+    read=lambda price: price, gains=1, equity=equity, required=required, margin_ratio=margin_ratio,
+    liquidation=liquidation_price, moved=lambda price, share: price * (1 + share), turnover=turnover_of, slippage_of=slippage_of, waterfall=shared,
+)  # fmt: skip
 
 
 def run_position(
@@ -38,6 +52,7 @@ def run_position(
     p, why = open_position(bars[entry_bar], cf[entry_bar], order, venue, rules, entry_bar)
     if p is None:
         return rejected(order, why, entry_bar)
+    p["counting"] = LINEAR
     at_entry = {
         "entry_price": p["entry"], "quantity": p["quantity"], "margin": p["margin"],
         "liquidation_price": liquidation_price(p, cf[entry_bar], venue),
@@ -94,22 +109,6 @@ def leave_in_range(p: Record, i: int, bars: Bars, cf: Values, venue: Record, rul
         return exit_in_range(p, bars[i], cf[i], venue, rules)
 
     return by_procedure(p, find, "C", i, bars, cf, venue)
-
-
-def by_procedure(
-    p: Record, find: Callable[[], Leaving | None], phase: str, i: int, bars: Bars, cf: Values, venue: Record
-) -> Leaving | None:
-    """What `find` finds; a liquidation closes all, unless the venue goes by steps (§6, options)."""
-    found = find()
-    if venue.get("liquidation") is None:
-        return found
-    return in_steps(p, find, found, phase, i, bars, cf, venue)
-
-
-def next_slice(p: Record, i: int, bars: Bars, cf: Values, venue: Record) -> Leaving | None:
-    """The next slice of an orderly exit."""
-    p["ratio_at_open"] = 0.0  # no longer the trader's
-    return ("liquidation", bars[i]["open"], False) if unwind(p, i, bars, cf, venue) else None
 
 
 def at_close(

@@ -99,8 +99,9 @@ def is_liquidated(p: Record, price: float, cf: float, venue: Record) -> bool:
         return False
     lines = liquidation_lines(p, venue)
     if banded(venue):  # at one price one band holds
-        lines = [lines[venue["tiers"].index(band(p["quantity"] * price, venue))]]
-    elif venue.get("tick"):
+        r, k = lines[venue["tiers"].index(band(p["quantity"] * price, venue))]
+        return crossed(p, price, r, k, cf, venue)
+    if venue.get("tick"):
         return against(p, price, liquidation_price(p, cf, venue))
     if p["side"] > 0:
         return any((price * (1 - r)) - cf <= k for r, k in lines)
@@ -118,8 +119,20 @@ def is_liquidated_between(p: Record, low: float, high: float, cf: float, venue: 
     if p["side"] < 0:
         return is_liquidated(p, high, cf, venue)
     if banded(venue):
-        return any((bottom * (1 - r)) - cf <= k for r, k, bottom, _ in stretches(p, low, high, venue))
+        return any(crossed(p, bottom, r, k, cf, venue) for r, k, bottom, _ in stretches(p, low, high, venue))
     return is_liquidated(p, low, cf, venue)
+
+
+def crossed(p: Record, price: float, r: float, k: float, cf: float, venue: Record) -> bool:
+    """Of risk-limit steps: is the line of a band crossed? With ticks: at the price on one."""
+    if venue.get("tick"):
+        return against(p, price, line_price(p, r, k, cf, venue))
+    return (price * (1 - r)) - cf <= k if p["side"] > 0 else (price * (1 + r)) - cf >= k
+
+
+def line_price(p: Record, r: float, k: float, cf: float, venue: Record) -> float:
+    """Where one line is met, on a tick if the venue states any."""
+    return on_tick((k + cf) / (1 - r if p["side"] > 0 else 1 + r), p["side"], venue)
 
 
 def liquidation_price(
@@ -143,15 +156,14 @@ def banded_price(p: Record, cf: float, venue: Record, low: float, high: float) -
     """`liquidation_price` of risk-limit steps; of a long that no price of the range liquidates, the root in the first band."""
     if p["side"] > 0:
         prices = [
-            min((k + cf) / (1 - r), top)
+            min(line_price(p, r, k, cf, venue), top)
             for r, k, bottom, top in stretches(p, low, high, venue)
-            if (bottom * (1 - r)) - cf <= k
+            if crossed(p, bottom, r, k, cf, venue)
         ]
-        r, k = liquidation_lines(p, venue)[0]
-        return max(prices) if prices else (k + cf) / (1 - r)
+        return max(prices) if prices else line_price(p, *liquidation_lines(p, venue)[0], cf, venue)
     found = math.inf
     for (r, k), tier in zip(liquidation_lines(p, venue), venue["tiers"], strict=True):
-        price = max((k + cf) / (1 + r), tier["floor"] / p["quantity"])
+        price = max(line_price(p, r, k, cf, venue), tier["floor"] / p["quantity"])
         if tier is venue["tiers"][-1] or price <= tier["cap"] / p["quantity"]:
             found = min(found, price)
     return found

@@ -210,9 +210,14 @@ def exit_in_range(p: Record, bar: Record, cf: float, venue: Record, rules: Recor
     return adverse_exit(p, bar, cf, venue) or favourable_exit(p, bar)
 
 
+def turnover_of(bar: Record) -> float:
+    """What was traded in a bar; 0 where it is not known."""
+    return bar["volume"] * bar["close"] if bar["volume"] is not None else 0.0
+
+
 def slippage_of(reason: str, bar: Record, closed_notional: float, venue: Record) -> float:
     """§6, D6: flat for orders; half-spread + Y sigma sqrt(V / T) for a liquidation in a bar with turnover."""
-    turnover = bar["volume"] * bar["close"] if bar["volume"] is not None else 0.0
+    turnover = turnover_of(bar)
     if reason != "liquidation" or not turnover > 0:
         return venue["slippage"]
     impact = (venue["impact"] * bar["sigma"]) * math.sqrt(closed_notional / turnover)

@@ -14,7 +14,7 @@ def whole_lots(quantity: float, venue: Record) -> float:
     if not venue.get("lot"):
         return quantity
     units, per = venue["lot"]
-    return (math.floor((quantity * per) / units + ROOM) * units) / per
+    return (float(math.floor((quantity * per) / units + ROOM)) * units) / per
 
 
 def placed(price: float | None, side: int, venue: Record) -> float | None:
@@ -28,4 +28,5 @@ def on_tick(price: float, side: int, venue: Record) -> float:
         return price
     units, per = venue["tick"]
     steps = (price * per) / units
-    return ((math.ceil(steps - ROOM) if side > 0 else math.floor(steps + ROOM)) * units) / per
+    whole = float(math.ceil(steps - ROOM) if side > 0 else math.floor(steps + ROOM))
+    return (whole * units) / per

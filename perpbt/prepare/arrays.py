@@ -179,7 +179,7 @@ def rates_for(
             "allowed in this mode: plain linear contracts without rounding"
         )
     terms = venue.terms("maintenance", symbol) or MaintenanceTerms()
-    check_rule(terms, symbol, contract or PLAIN, rules)
+    check_rule(venue, terms, symbol, contract or PLAIN)
     check_steps(venue, symbol, contract or PLAIN, rules)
     ladders, since = epochs or one_epoch(venue, symbol)
     return Rates(
@@ -197,7 +197,7 @@ def rates_for(
         target_at_open=rules.take_profit_fill == "open",
         clip=rules.oversize == "clip",
         whole=terms.rule == "whole",
-        per_unit=float(terms.per_unit),
+        per_unit=per_unit_of(terms, contract or PLAIN),
         tiers=ladders[0].copy(),
         ladders=ladders,
         since=since,
@@ -215,17 +215,19 @@ def check_steps(venue: Venue, symbol: str, contract: Contract, rules: Rules) -> 
             )
 
 
-def check_rule(terms: MaintenanceTerms, symbol: str, contract: Contract, rules: Rules) -> None:
+def check_rule(venue: Venue, terms: MaintenanceTerms, symbol: str, contract: Contract) -> None:
     """Refuse what engines do not combine."""
-    if terms.per_unit > 0.0 and contract.kind != "linear":
+    bands = max(len(one.tiers) for one in venue.schedule(symbol))
+    if terms.per_unit > 0.0 and contract.kind == "inverse" and bands > 1:
         raise InputError(
-            f"{symbol}: maintenance.per_unit = {terms.per_unit:g} on a contract of kind {contract.kind!r}; allowed: 'linear', "
-            "whose size does not move with the price"
+            f"{symbol}: maintenance.per_unit = {terms.per_unit:g} on an inverse contract with {bands} tiers; allowed: one tier, to whose "
+            "rate the size in coin adds"
         )
-    if terms.rule == "whole" and rules.rounding in ("tick", "both"):
-        raise InputError(
-            f"{symbol}: rules.rounding = {rules.rounding!r} with maintenance.rule = 'whole'; allowed: 'none' or 'lot'"
-        )
+
+
+def per_unit_of(terms: MaintenanceTerms, contract: Contract) -> float:
+    """The rate added for each unit of size as kernels count it: base units, coin of value (inverse), contracts (quanto)."""
+    return float(terms.per_unit) / (contract.multiplier if contract.kind == "quanto" else 1.0)
 
 
 def average_true_range(frame: pl.DataFrame, window: int) -> Floats:

@@ -89,6 +89,14 @@ def restored(accounts: pl.DataFrame, contracts: Mapping[str, Contract], *, sides
     return in_contracts(accounts, contracts, "quantity")
 
 
+def restored_steps(steps: pl.DataFrame, contracts: Mapping[str, Contract]) -> pl.DataFrame:
+    """The table of liquidations in steps as traders read it: fills of inverse contracts turned back, quantities in contracts."""
+    inverse = [symbol for symbol, contract in contracts.items() if contract.kind == "inverse"]
+    price = pl.when(pl.col("symbol").is_in(inverse)).then(1.0 / pl.col("price")).otherwise("price")
+    table = steps.with_columns(price.alias("price")) if inverse else steps
+    return in_contracts(table, contracts, "quantity", "quantity_after")
+
+
 def in_contracts(table: pl.DataFrame, contracts: Mapping[str, Contract], *columns: str) -> pl.DataFrame:
     """A table whose quantities are counted in contracts."""
     for name, contract in contracts.items():

@@ -15,8 +15,7 @@ from perpbt.kernels.tables import PROCEDURES, Procedure, Rates
 def procedure_for(wanted: Liquidation, rates: Rates, symbol: str) -> Procedure | None:
     """A liquidation procedure in numbers; None for the whole at once on the market, which every kernel knows.
 
-    Raises InputError for what engines do not combine with steps: inverse contracts, whole lots or ticks; and for steps sized by a
-    shortage where maintenance is no sum of bands.
+    Raises InputError for what engines do not combine: steps sized by a shortage where maintenance is no sum of bands.
     """
     if wanted.plain:
         return None
@@ -27,11 +26,6 @@ def procedure_for(wanted: Liquidation, rates: Rates, symbol: str) -> Procedure |
         raise InputError(
             f"liquidation = {wanted.procedure!r} sized by the shortage, with maintenance.rule = "
             f"{'whole' if rates.whole else 'size'!r} ({symbol}); allowed there: a fraction, or another procedure"
-        )
-    if rates.terms.inverse or rates.terms.lot_per or rates.terms.tick_per:
-        what = "an inverse contract" if rates.terms.inverse else "rules.rounding"
-        raise InputError(
-            f"liquidation = {wanted.procedure!r} (close = {wanted.close!r}) with {what} ({symbol}); allowed there: 'full' on the market"
         )
     given = wanted.numbers()
     whole = {"most_steps", "cool_down", "lowest_tiers", "slices"}

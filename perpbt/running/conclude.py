@@ -22,7 +22,7 @@ from perpbt.engines.chunks import Counted, choose_threads, in_threads, meanwhile
 from perpbt.errors import InputError
 from perpbt.kernels.curves import equity_curves
 from perpbt.kernels.tables import REJECTIONS, Floats, Integers, Table
-from perpbt.prepare.mirror import in_contracts, restored
+from perpbt.prepare.mirror import restored, restored_steps
 from perpbt.result import OF_FUND, Result, in_quote
 from perpbt.running.budget import A_FLOW, A_POSITION, Budget, peak_memory
 from perpbt.running.setting import Setting
@@ -246,7 +246,7 @@ def conclude(
     if not setting.procedures.plain:
         lazy = accounts.lazy() if isinstance(accounts, pl.DataFrame) else accounts.scan()
         steps = step_table(found.steps, lazy)
-        extra["liquidations"] = in_contracts(steps, setting.contracts, "quantity", "quantity_after")
+        extra["liquidations"] = restored_steps(steps, setting.contracts)
     note_refusals(setting, book, found)
     note_flat_fills(setting, book)
     setting.timings["total"] = time.perf_counter() - started

@@ -2,7 +2,7 @@
 
 `rule`: "brackets", a schedule like that of a tax, each band's rate for the notional inside it (Binance,
 Bybit, Hyperliquid); "whole", risk-limit steps: the rate of the band for the whole position (BitMEX); "size":
-the one band's rate plus `per_unit` for every base unit held (Deribit). With `open_interest_lower` and
+the one band's rate plus `per_unit` for every base unit held, or coin of value of an inverse contract (Deribit). With `open_interest_lower` and
 `open_interest_upper` the initial margin of a new position rises with the market's open interest (dYdX).
 """
 
@@ -21,7 +21,9 @@ class MaintenanceTerms(Spec):
 
     rule: Literal["brackets", "whole", "size"] = "brackets"
     per_unit: Annotated[float, Range(least=0)] = 0.0
-    """Rate added, to maintenance and initial margin alike, for each base unit of the position; "size" only."""
+    """Rate added, to maintenance and initial margin alike, for each unit of the position's size; "size" only.
+
+    Size is in base units; of an inverse contract its value in coin at the mark, of a quanto its number of contracts."""
 
     open_interest_lower: Annotated[float, Range(least=0)] = 0.0
     open_interest_upper: Annotated[float, Range(least=0)] = 0.0
