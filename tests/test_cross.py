@@ -41,8 +41,32 @@ MODES = st.fixed_dictionaries(
 
 def engine_venue(venue: dict[str, Any]) -> perpbt.Venue:
     names = ("floor", "cap", "rate", "max_leverage", "deduction")
+    names = names[:4] if venue.get("rule") == "whole" else names  # steps have no deductions
     tiers = tuple(tuple(tier[name] for name in names) for tier in venue["tiers"])
-    return perpbt.Venue(**{**venue, "name": "made", "tiers": {"default": tiers}})
+    known = {key: value for key, value in venue.items() if key not in ("rule", "per_unit", "epochs")}
+    made = perpbt.Venue(**{**known, "name": "made", "tiers": {"default": tiers}})
+    if "rule" in venue:
+        made = made.replace(
+            maintenance={
+                "rule": "size" if venue["per_unit"] else venue["rule"],
+                "per_unit": venue["per_unit"],
+            }
+        )
+    return made
+
+
+def ruled(venue: dict[str, Any], terms: str) -> dict[str, Any]:
+    """The venue with another way to read its tiers, as the oracle is told of it."""
+    if terms == "whole":
+        steps = [{**tier, "deduction": 0.0} for tier in venue["tiers"]]
+        return {**venue, "tiers": steps, "rule": "whole", "per_unit": 0.0}
+    if terms == "size":
+        one = {**venue["tiers"][0], "cap": 1e9}
+        return {**venue, "tiers": [one], "rule": "brackets", "per_unit": 1 / 1024}
+    return venue
+
+
+TERMS = st.sampled_from(("brackets", "whole", "size"))
 
 
 def shared(market: dict[str, Any], seed: int) -> list[dict[str, Any]]:
@@ -57,7 +81,6 @@ def shared(market: dict[str, Any], seed: int) -> list[dict[str, Any]]:
                 **row,
                 "account": owner,
                 "weight": 1.0 + owners.index(owner) % 3,
-                "trailing_stop": None,
                 "reserve": rng.choice((None, None, 10.0, 250.0)),
             }
         )
@@ -65,8 +88,7 @@ def shared(market: dict[str, Any], seed: int) -> list[dict[str, Any]]:
 
 
 def table_of(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    columns = [name for name in made_markets.WISHES if name != "trailing_stop"] + ["reserve"]
-    return made_markets.accounts_frame(rows, columns)
+    return made_markets.accounts_frame(rows, [*made_markets.WISHES, "reserve"])
 
 
 def run(
@@ -95,10 +117,13 @@ def same(first: perpbt.Result, second: perpbt.Result) -> None:
     made_markets.venues(),
     made_markets.rules(),
     MODES,
+    TERMS,
     st.integers(0, 999),
 )
-def test_engines_equal_the_oracle(market: Any, venue: Any, rules: Any, margin: Any, seed: int) -> None:
-    rows = shared(market, seed)
+def test_engines_equal_the_oracle(
+    market: Any, venue: Any, rules: Any, margin: Any, terms: str, seed: int
+) -> None:
+    rows, venue = shared(market, seed), ruled(venue, terms)
     results = [run(market, rows, venue, rules, margin, engine) for engine in ENGINES]
     same(results[0], results[1])
     same(results[0], results[2])
@@ -110,13 +135,14 @@ def test_engines_equal_the_oracle(market: Any, venue: Any, rules: Any, margin: A
     made_markets.venues(),
     made_markets.rules(),
     MODES,
+    TERMS,
     st.integers(0, 999),
 )
 def test_the_run_equals_the_oracle_from_bars_on(
-    market: Any, venue: Any, rules: Any, margin: Any, seed: int
+    market: Any, venue: Any, rules: Any, margin: Any, kind: str, seed: int
 ) -> None:
     """Grid, funding, entries and exits due as plain Python finds them, with nothing of the package's preparation."""
-    rows = shared(market, seed)
+    rows, venue = shared(market, seed), ruled(venue, kind)
     result = run(market, rows, venue, rules, margin, "skip").accounts
     cf = {s: cumulative_funding(bars, market["funding"][s]) for s, bars in market["bars"].items()}
     held = {row["symbol"] for row in rows}
@@ -156,6 +182,8 @@ def leg_of(row: dict[str, Any], bars: list[dict[str, Any]], times: list[int]) ->
         "leverage": row["leverage"],
         "margin_buffer": row["margin_buffer"] or 0.0,
         "stop": row["stop_loss"],
+        "trailing": row["trailing_stop"],
+        "trailing_trigger": row["trailing_trigger"] or "last",
         "take_profit": row["take_profit"],
         "stop_trigger": row["stop_trigger"] or "last",
         "take_profit_trigger": row["take_profit_trigger"] or "last",

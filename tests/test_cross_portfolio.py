@@ -139,7 +139,8 @@ def test_both_charge_a_raw_minimum_alike() -> None:
     multipliers = unit_multipliers([terms])
     empty = np.zeros((1, 1))
     whole = np.zeros(1, dtype=np.int64)
-    charges = Charges(empty, np.zeros((1, 1, 5)), whole, whole, np.zeros(1), unit_numbers([terms]), multipliers,
+    charges = Charges(empty, np.zeros((1, 1, 5)), whole, whole, np.zeros((1, 1), dtype=np.int64), whole, np.zeros(1),
+                      unit_numbers([terms]), multipliers,
                       True, False, False, False, False, False, False)  # fmt: skip
     for raw in (0.0, 9.0, 10.0, 11.0, 70.0, 71.0, 1e6):
         assert charged(charges, 0, raw) == charged_naively(raw, [(10.0, 1.0), (70.0, 2.0), (math.inf, 4.0)])
@@ -261,15 +262,20 @@ def test_what_does_not_go_together_is_told() -> None:
     refused("one_way", margin={"mode": "portfolio", "legs": "one_way"})
     refused(r"\[portfolio\]", margin="portfolio")
     refused("crowding", crowding=True)
-    refused("equity_every", equity_every="1h")
+    refused("dynamic", margin="portfolio", dynamic={"model": "ewma"})
     refused("memory", memory="1GiB")
     refused("liquidation", liquidation="ladder")
-    refused("trailing_stop", table=table.with_columns(trailing_stop=0.1))
     refused("weight", table=table.with_columns(weight=pl.int_range(1, pl.len() + 1).cast(pl.Float64)))
     refused("reserve", margin="isolated", table=table.with_columns(reserve=1.0))
     holdings = pl.DataFrame({"account": [0], "asset": ["USDX"], "amount": [1.0]})
     refused("collateral", margin="isolated", collateral=holdings)
     refused(r"\[collateral.USDX\]", collateral=holdings)
+    refused("equity_every with collateral", collateral=holdings, equity_every="1h")
+    refused("inverse", venue=perpbt.Venue(
+        name="made", tiers={"default": ((0.0, 1e9, 0.01, 125.0),)},
+        contract={"kind": "inverse", "settlement": "BTC", "multiplier": 1.0},
+    ))  # fmt: skip
+    refused("rounding", rules={"rounding": "lot"})
     venue = perpbt.Venue(
         name="made",
         tiers={"default": ((0.0, 1e9, 0.01, 125.0),)},

@@ -30,8 +30,13 @@ Rules, where a shared wallet differs from isolated positions:
 `result.extra["wallets"]`: a row per account, sorted by world and account: positions, brought, wallet (money at the end), peak,
 max_drawdown, worst_margin_ratio, liquidations, liquidation_time (of the first), surplus, deficit, collateral_pnl.
 
-Not yet with a shared wallet, and refused: trailing stops, crowding, coupling, equity curves, a bound on memory, liquidation procedures but
-"full", dynamic margin, tiers that change in time, maintenance rules but brackets, contracts that are not linear.
+- Tiers may change in time (dated, dynamic, scaled by open interest): at the first bar of a symbol's own in which new ones hold, the account
+  meets them with all it holds. Risk-limit steps read the notional at the mark tested; a rate that grows with size that of each position,
+  or of the net quantity in one-way mode.
+- Equity curves (`equity_every`) are those of whole wallets: what an account brings, then its equity at mark.
+
+Not with a shared wallet, and refused by name: crowding, coupling, a bound on memory, liquidation procedures but "full", contracts that are
+not plain linear ones, rounding, equity curves of wallets that hold assets, dynamic margin with `margin="portfolio"` (scenarios read no tiers).
 """
 
 from __future__ import annotations

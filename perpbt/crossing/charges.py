@@ -6,33 +6,58 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from perpbt.crossing.grid import Timeline
 from perpbt.crossing.terms import Margin
 from perpbt.errors import InputError
 from perpbt.kernels.crossing.tables import SHOCKS, Charges
-from perpbt.kernels.tables import Floats, Rates
+from perpbt.kernels.tables import Floats, Integers, Rates
 from perpbt.venue import Venue
 from perpbt.venue.tables.portfolio import PortfolioTerms
 
 
-def make_charges(venue: Venue, rates: Sequence[Rates], symbols: Sequence[str], margin: Margin) -> Charges:
+def begun_on(line: Timeline, symbol: int, rates: Rates) -> Integers:
+    """The bar of the grid at which each epoch of a symbol's tiers begins: the symbol's own, 0 for the first."""
+    begun = line.own[symbol][rates.since].astype(np.int64)
+    begun[0] = 0
+    return begun
+
+
+def make_charges(
+    venue: Venue, rates: Sequence[Rates], symbols: Sequence[str], margin: Margin, line: Timeline
+) -> Charges:
     """Rates of each symbol side by side; scenarios of each risk unit where that is how accounts are kept."""
-    first, most = rates[0], max(one.tiers.shape[0] for one in rates)
+    first, most = rates[0], max(one.ladders.shape[1] for one in rates)
     numbers = [
         (
             one.taker_fee, one.maker_fee, one.slippage, one.liquidation_fee, one.close_out_rate, one.half_spread, one.impact,
-            one.max_slippage, one.surplus_to_fund,
+            one.max_slippage, one.surplus_to_fund, float(one.whole), one.per_unit,
         )
         for one in rates
     ]  # fmt: skip
-    tiers = [np.vstack([one.tiers, *[one.tiers[-1:]] * (most - one.tiers.shape[0])]) for one in rates]
+    filled = [
+        np.concatenate(
+            [one.ladders, np.repeat(one.ladders[:, -1:], most - one.ladders.shape[1], axis=1)], axis=1
+        )
+        for one in rates
+    ]
+    begun = [begun_on(line, k, one) for k, one in enumerate(rates)]
+    since = np.unique(np.concatenate(begun))
+    offsets = np.cumsum([0, *[one.size for one in begun]])
+    ladder = [
+        at + np.searchsorted(own, since, side="right") - 1 for at, own in zip(offsets, begun, strict=False)
+    ]
     scans = scenarios(venue, symbols) if margin.mode == "portfolio" else []
     names = sorted({unit_of(scan, symbol) for scan, symbol in zip(scans, symbols, strict=False)})
     unit = [names.index(unit_of(scan, symbol)) for scan, symbol in zip(scans, symbols, strict=False)]
     of_unit = [scans[unit.index(u)] for u in range(len(names))]
     return Charges(
         numbers=np.array(numbers, dtype=np.float64),
-        tiers=np.ascontiguousarray(np.stack(tiers)),
-        tier_count=np.array([one.tiers.shape[0] for one in rates], dtype=np.int64),
+        tiers=np.ascontiguousarray(np.concatenate(filled)),
+        tier_count=np.repeat(
+            np.array([one.ladders.shape[1] for one in rates], dtype=np.int64), [one.size for one in begun]
+        ),
+        since=since,
+        ladder=np.ascontiguousarray(np.stack(ladder, axis=1), dtype=np.int64),
         unit=np.array(unit or [0] * len(symbols), dtype=np.int64),
         minimum=np.array([scan.minimum for scan in scans] or [0.0] * len(symbols), dtype=np.float64),
         units=unit_numbers(of_unit),

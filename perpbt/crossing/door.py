@@ -24,11 +24,33 @@ from perpbt.engines.chunks import Counted, Outcome, choose_threads, in_threads
 from perpbt.engines.given import GivenOrder, Wishes
 from perpbt.errors import InputError
 from perpbt.kernels.crossing.blocks import grid_over
-from perpbt.kernels.crossing.tables import HOLDING, SIGMA_, TURNOVER_, WALLET, Charges, Grid
+from perpbt.kernels.crossing.tables import (
+    FUNDING_,
+    HOLDING,
+    MARK_CLOSE_,
+    SIGMA_,
+    TURNOVER_,
+    WALLET,
+    Charges,
+    Grid,
+)
 from perpbt.kernels.crossing.walking import run_wallets
-from perpbt.kernels.tables import ACCEPTED, CALL, LIQUIDATION, ROW, Market, Rates, Table
+from perpbt.kernels.pyramid import no_pyramid
+from perpbt.kernels.tables import (
+    ACCEPTED,
+    CALL,
+    FUNDING,
+    LIQUIDATION,
+    MARK_CLOSE,
+    ROW,
+    SERIES,
+    Market,
+    Rates,
+    Table,
+)
 from perpbt.load import Bars
-from perpbt.prepare.arrays import floats, market_arrays, rates_for
+from perpbt.prepare.arrays import PLAIN, contract_for, floats, market_arrays
+from perpbt.running.scheduled import scheduled_rates
 from perpbt.running.setting import Setting, describe_symbol
 
 CHUNK = 256  # accounts a thread takes at a time
@@ -62,7 +84,7 @@ def run_shared(
 ) -> Shared:
     """All accounts to their end."""
     order = GivenOrder(table, Wishes(table), setting.spool)
-    line, markets, closes = load_symbols(setting, loaded, order.symbols)
+    line, markets, closes, rates = load_symbols(setting, loaded, order.symbols, margin)
     since = time.perf_counter()
     legs = make_legs(table, order.symbols, line)
     for k, symbol in enumerate(order.symbols):
@@ -71,7 +93,9 @@ def run_shared(
             setting.notes.append(
                 f"{symbol}: {early:,} entries lie before the first bar and are filled at its open"
             )
-    prepared = prepare(setting, line, order.symbols, markets, closes, margin, legs, collateral)
+    prepared = prepare(setting, line, order.symbols, markets, closes, rates, margin, legs, collateral)
+    if setting.equity_every is not None:
+        setting.markets.update(grid_markets(prepared, len(order.symbols)))
     since = setting.timed("prepare", since)
     rows, wallets = np.zeros(table.height, dtype=ROW), np.zeros(legs.size, dtype=WALLET)
     counted = Counted(setting.progress, LABEL, legs.size)
@@ -96,44 +120,50 @@ def run_shared(
 
 
 def load_symbols(
-    setting: Setting, loaded: Bars, symbols: Sequence[str]
-) -> tuple[Timeline, list[Market], list[np.ndarray]]:
-    """Bars of all symbols, as arrays, and their last closes."""
-    markets, closes = [], []
+    setting: Setting, loaded: Bars, symbols: Sequence[str], margin: Margin
+) -> tuple[Timeline, list[Market], list[np.ndarray], list[Rates]]:
+    """Bars of all symbols as arrays, their last closes, and what the venue charges and requires while they last."""
+    markets, closes, rates = [], [], []
     for symbol in symbols:
+        check_contract(setting, symbol, margin)
         since = time.perf_counter()
         collected = loaded.collect(symbol)
         describe_symbol(setting, collected, loaded.provenance.get(symbol))
         since = setting.timed("load", since)
         markets.append(market_arrays(collected, setting.rules, "dense"))
         closes.append(floats(collected.frame["close"]))
+        rates.append(scheduled_rates(setting, collected, markets[-1], PLAIN))
         setting.timed("prepare", since)
-    return timeline_of([market.time for market in markets]), markets, closes
+    return timeline_of([market.time for market in markets]), markets, closes, rates
 
 
-def check_rule(setting: Setting, symbol: str) -> None:
-    """Of the ways to read tiers, a shared wallet knows brackets that hold for all time."""
-    rule = setting.venue.terms("maintenance", symbol)
-    if rule is not None and rule.rule != "brackets":
+def grid_markets(prepared: Prepared, symbols: int) -> dict[int, Market]:
+    """What equity curves read of each symbol, on the grid."""
+    made = {}
+    for k in range(symbols):
+        series = np.zeros((SERIES, prepared.line.time.size))
+        series[MARK_CLOSE], series[FUNDING] = prepared.grid.series[k, [MARK_CLOSE_, FUNDING_]]
+        made[k] = Market(prepared.line.time, series, 0.0, 0.0, 0.0, no_pyramid())
+    return made
+
+
+def check_contract(setting: Setting, symbol: str, margin: Margin) -> None:
+    """A shared wallet holds plain linear contracts."""
+    contract, rounding = contract_for(setting.venue, symbol), setting.rules.rounding
+    if not contract.plain or rounding != "none":
         raise InputError(
-            f"venue {setting.venue.name}: maintenance.rule = {rule.rule!r} for {symbol}; allowed with a shared wallet: 'brackets'"
-        )
-    if len(setting.venue.schedule(symbol)) > 1:
-        raise InputError(
-            f"venue {setting.venue.name}: tiers of {symbol} that change in time; allowed with a shared wallet: one set of tiers"
+            f"margin = {margin.mode!r} with {symbol}, a {contract.kind} contract on venue {setting.venue.name}, rules.rounding = "
+            f"{rounding!r}; allowed with a shared wallet: plain linear contracts without rounding"
         )
 
 
 def prepare(
     setting: Setting, line: Timeline, symbols: Sequence[str], markets: Sequence[Market], closes: Sequence[np.ndarray],
-    margin: Margin, legs: Legs, collateral: Collateral | None,
+    rates: Sequence[Rates], margin: Margin, legs: Legs, collateral: Collateral | None,
 ) -> Prepared:  # fmt: skip
     """Grid, charges and collateral."""
-    for symbol in symbols:
-        check_rule(setting, symbol)
     series = {k: on_grid(line, k, markets[k], closes[k]) for k in range(len(symbols))}
-    rates = [rates_for(setting.venue, symbol, setting.rules) for symbol in symbols]
-    charges = make_charges(setting.venue, rates, symbols, margin)
+    charges = make_charges(setting.venue, rates, symbols, margin, line)
     holdings = make_holdings(collateral, setting.venue, legs, line, symbols, charges.unit.tolist())
     series |= {len(symbols) + k: one for k, one in enumerate(holdings.series)}
     grid = grid_over(stacked(series), setting.engine == "skip")

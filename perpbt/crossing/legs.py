@@ -20,8 +20,8 @@ from perpbt.prepare.arrays import milliseconds
 
 # In what order the legs of an account are worked through, first key first: nothing depends on the order of the table.
 ORDER = (
-    "symbol", "entry", "side", "leverage", "collateral", "reserve", "buffer", "stop_value", "target_value", "due", "stop_on_mark",
-    "target_on_mark",
+    "symbol", "entry", "side", "leverage", "collateral", "reserve", "buffer", "stop_value", "trail", "target_value", "due",
+    "stop_on_mark", "trail_on_mark", "target_on_mark",
 )  # fmt: skip
 
 
@@ -47,12 +47,7 @@ def numbers(accounts: pl.DataFrame, name: str, default: float) -> Floats:
 
 
 def make_legs(accounts: pl.DataFrame, symbols: Sequence[str], line: Timeline) -> Legs:
-    """Legs of all rows. Raises InputError for a trailing stop, and where rows of one account differ in weight."""
-    if "trailing_stop" in accounts.columns and accounts["trailing_stop"].is_not_null().any():
-        row = int(accounts["trailing_stop"].is_not_null().arg_max() or 0)
-        raise InputError(
-            f"accounts: row {row}, column 'trailing_stop': {accounts['trailing_stop'][row]!r}; allowed with a shared wallet: none"
-        )
+    """Legs of all rows. Raises InputError where rows of one account differ in weight."""
     whose = pl.DataFrame(
         {
             "account": accounts["account"],
@@ -96,8 +91,9 @@ def make_legs(accounts: pl.DataFrame, symbols: Sequence[str], line: Timeline) ->
         side=np.where((accounts["side"] == "long").to_numpy(), 1.0, -1.0), leverage=numbers(accounts, "leverage", 1.0),
         buffer=numbers(accounts, "margin_buffer", 0.0), collateral=numbers(accounts, "collateral", 0.0),
         reserve=numbers(accounts, "reserve", 0.0), stop_value=numbers(accounts, "stop_loss", np.nan),
-        target_value=numbers(accounts, "take_profit", np.nan), stop_on_mark=on_mark("stop_trigger"),
-        target_on_mark=on_mark("take_profit_trigger"),
+        target_value=numbers(accounts, "take_profit", np.nan), trail=numbers(accounts, "trailing_stop", np.nan),
+        stop_on_mark=on_mark("stop_trigger"), target_on_mark=on_mark("take_profit_trigger"),
+        trail_on_mark=on_mark("trailing_trigger"),
     )  # fmt: skip
     keys = [np.nan_to_num(legs[name], nan=-1.0) for name in reversed(ORDER)]
     order = np.lexsort([*keys, owner])

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from perpbt.crossing.charges import begun_on
 from perpbt.crossing.legs import Legs
 from perpbt.crossing.terms import Margin
 from perpbt.engines.chunks import Counted
-from perpbt.engines.witness import TIER, rules_of
+from perpbt.engines.witness import rules_of, tiers_of
 from perpbt.errors import InputError
 from perpbt.kernels.crossing import tables as shared
-from perpbt.kernels.tables import CLOSE, OPEN, RANGE, REASONS, REJECTIONS, Floats, Rates, Row, Table
+from perpbt.kernels.tables import CLOSE, OPEN, RANGE, REASONS, REJECTIONS, Floats, Integers, Rates, Row, Table
 from perpbt.oracle.cross import run_wallet
 
 if TYPE_CHECKING:
@@ -50,12 +51,15 @@ def bars_of(series: Floats, time: np.ndarray) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def venue_of(rates: Rates) -> dict[str, Any]:
-    """What a venue charges and requires, by name."""
+def venue_of(rates: Rates, begun: Integers) -> dict[str, Any]:
+    """What a venue charges and requires, by name; `begun` is the bar of the grid at which each set of its tiers does."""
     return {
         **{name: getattr(rates, name) for name in CHARGES},
         "maintenance_on": "entry" if rates.entry_maintenance else "mark",
-        "tiers": [dict(zip(TIER, tier, strict=True)) for tier in rates.tiers.tolist()],
+        "rule": "whole" if rates.whole else "brackets",
+        "per_unit": rates.per_unit,
+        "tiers": tiers_of(rates.tiers),
+        "epochs": [(bar, tiers_of(tiers)) for bar, tiers in zip(begun.tolist(), rates.ladders, strict=True)],
     }
 
 
@@ -70,7 +74,8 @@ def leg_of(leg: Row, symbols: Sequence[str], count: int) -> dict[str, Any]:
         "entry": int(leg["entry"]) if leg["entry"] < count else None, "due": int(leg["due"]) if leg["due"] >= 0 else None,
         "collateral": float(leg["collateral"]), "reserve": float(leg["reserve"]), "leverage": float(leg["leverage"]),
         "margin_buffer": float(leg["buffer"]), "stop": level("stop_value"), "take_profit": level("target_value"),
-        "stop_trigger": "mark" if leg["stop_on_mark"] else "last",
+        "trailing": level("trail"), "stop_trigger": "mark" if leg["stop_on_mark"] else "last",
+        "trailing_trigger": "mark" if leg["trail_on_mark"] else "last",
         "take_profit_trigger": "mark" if leg["target_on_mark"] else "last",
     }  # fmt: skip
 
@@ -159,7 +164,10 @@ def run_wallets_naively(
     bars = {
         name: bars_of(prepared.grid.series[k], prepared.line.time) for k, name in enumerate(prepared.names)
     }
-    venues = {name: venue_of(rates) for name, rates in zip(symbols, prepared.rates, strict=True)}
+    venues = {
+        name: venue_of(rates, begun_on(prepared.line, k, rates))
+        for k, (name, rates) in enumerate(zip(symbols, prepared.rates, strict=True))
+    }
     rules, terms = rules_of(prepared.rates[0]), terms_of(prepared, margin, symbols)
     for account in range(legs.size):
         mine = [

@@ -270,7 +270,7 @@ def simulate_shared(
     """The same for accounts whose positions share a wallet."""
     since = time.perf_counter()
     table = read_accounts(accounts, loaded.symbols)
-    refuse(setting, margin, table["symbol"].unique().to_list())
+    refuse(setting, margin, table["symbol"].unique().to_list(), collateral is not None)
     setting.timed("accounts", since)
     shared = run_shared(setting, loaded, table, margin, collateral)
     order = shared.order
@@ -281,7 +281,7 @@ def simulate_shared(
         population=order.population,
         labels=order.labels,
         policies=pl.DataFrame(schema={"policy": pl.String, "leverage": pl.Float64}),
-        equity=lambda chunk: None,
+        equity=lambda chunk: given_equity(setting, chunk, table),
         started=started,
     )
     result.extra["wallets"] = shared.wallets
@@ -291,14 +291,14 @@ def simulate_shared(
     return result
 
 
-def refuse(setting: Setting, margin: Margin, symbols: list[str]) -> None:
-    """What a run of shared wallets cannot do yet."""
+def refuse(setting: Setting, margin: Margin, symbols: list[str], holds: bool) -> None:
+    """What a run of shared wallets cannot do yet; `holds`: whether wallets hold anything but cash."""
     given = {
         "coupling": setting.coupling is not None,
         "crowding": setting.crowding,
-        "equity_every": setting.equity_every is not None,
+        "equity_every with collateral": setting.equity_every is not None and holds,
         "memory": setting.budget is not None,
-        "dynamic": setting.dynamic is not None,
+        "dynamic": setting.dynamic is not None and margin.mode == "portfolio",  # scenarios read no tiers
         "liquidation": any(not setting.procedures.of(symbol).plain for symbol in symbols),
     }
     for name, wanted in given.items():
@@ -359,16 +359,19 @@ def note_early_entries(setting: Setting, entry: Integers, market: Market, symbol
 
 
 def given_equity(setting: Setting, chunk: Chunk, table: pl.DataFrame) -> pl.DataFrame | None:
-    """Equity curves of given positions: each starts from its collateral; an account's positions are added up.
+    """Equity curves of given positions: each starts from its collateral and reserve; an account's positions are added up.
 
     Where an account's positions are on symbols with different bars, each counts with its last known equity.
     """
     row = pl.Series("row", range(table.height), dtype=pl.UInt32)
-    curves = equity_table(setting, chunk, np.arange(table.height), table["collateral"].to_numpy())
+    brought = pl.col("collateral")
+    if "reserve" in table.columns:
+        brought = brought + pl.col("reserve").fill_null(0.0)
+    owners = table.select(row, "account", brought)
+    curves = equity_table(setting, chunk, np.arange(table.height), owners["collateral"].to_numpy())
     if curves is None:
         return None
     curves = curves.rename({"account": "row"}).with_columns(pl.col("row").cast(pl.UInt32))
-    owners = table.select(row, "account", "collateral")
     asked = curves.join(owners, on="row").select("time", "account").unique()
     known = (
         asked.join(owners, on="account")

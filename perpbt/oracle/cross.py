@@ -1,10 +1,10 @@
 """One wallet behind several positions, bar after bar in plain Python (§4 cross and portfolio margin).
 
 A leg: {"symbol", "side" (+1 | -1), "entry" (index of the bar it opens at, None: no such bar), "due" (index of the bar of its time
-exit or None), "collateral", "reserve", "leverage", "margin_buffer", "stop", "take_profit" (fractions of the entry price or None),
-"stop_trigger", "take_profit_trigger"}. `bars` maps a symbol to its bars on the common grid (`.grid`), each with its CF as "cf" and its
-"turnover" (None: not known).
-`venues` maps a symbol to what the venue charges and requires there, as in the rest of this room. `terms`: {"mode" ("cross" |
+exit or None), "collateral", "reserve", "leverage", "margin_buffer", "stop", "trailing", "take_profit" (fractions of the entry price, of
+the best price or None), "stop_trigger", "trailing_trigger", "take_profit_trigger"}. `bars` maps a symbol to its bars on the common grid
+(`.grid`), each with its CF as "cf", its "turnover" (None: not known) and its "sigma" (NaN where the symbol has no bar of its own).
+`venues` maps a symbol to what the venue charges and requires there, as in the rest of this room, its "epochs" in bars of the grid. `terms`: {"mode" ("cross" |
 "portfolio"), "legs" ("hedge" | "one_way"), "extremes" (test all adverse extremes at once instead of the close), "portfolio" (see
 `.scenarios`), "assets": a list of {"name" (a key of `bars`), "amount", "counted" (amount after the haircut), "unit" (the risk unit it
 is netted in or None), "conversion_fee"} in the order of conversion}.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+from .margin import grown, in_force
 from .shapes import Bars, Record
 from .standing import (
     AT_CLOSE,
@@ -48,8 +49,8 @@ def order_of(leg: Record) -> tuple[object, ...]:
 
     return (
         leg["symbol"], number("entry", math.inf), leg["side"], leg["leverage"], leg["collateral"], leg["reserve"],
-        leg["margin_buffer"], number("stop"), number("take_profit"), number("due"),
-        leg["stop_trigger"], leg["take_profit_trigger"],
+        leg["margin_buffer"], number("stop"), number("trailing"), number("take_profit"), number("due"),
+        leg["stop_trigger"], leg["trailing_trigger"], leg["take_profit_trigger"],
     )  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def run_wallet(
     legs = [{**leg, "status": "waiting", "number": k} for k, leg in enumerate(legs)]
     legs.sort(key=order_of)
     a: Record = {
-        "bars": bars, "legs": legs, "venues": venues, "rules": rules, "terms": terms, "cash": 0.0, "peak": 0.0, "drawdown": 0.0,
+        "bars": bars, "legs": legs, "venues": venues, "rule_books": venues, "rules": rules, "terms": terms, "cash": 0.0, "peak": 0.0, "drawdown": 0.0,
         "worst": 0.0, "brought": 0.0, "surplus": 0.0, "deficit": 0.0, "liquidations": 0, "liquidated_at": None,
         "assets": [], "asset_pnl": 0.0, "assets_worth": 0.0, "converted": 0.0, "carrier": None,
     }  # fmt: skip
@@ -84,7 +85,10 @@ def run_wallet(
 # ------------------------------------------------------------------------------------------------ inside a bar
 def run_bar(a: Record, t: int) -> None:
     """§2: the open, openings, the range, the close."""
+    a["venues"] = {name: in_force(venue, t) for name, venue in a["rule_books"].items()}
     carried = held(a)
+    for leg in carried:
+        stretch(a, leg, t, "open")
     if carried:
         left, kept = look(a, t, AT_OPEN)
         a["worst"] = max(a["worst"], ratio(kept, left))
@@ -105,6 +109,8 @@ def run_bar(a: Record, t: int) -> None:
         leg["liquidation_price"] = liquidation_price(a, t, leg["symbol"], inside, None)
     if held(a):
         run_range(a, t)
+    for leg in held(a):
+        stretch(a, leg, t, "high" if leg["side"] > 0 else "low")
     if held(a):
         see_value(a, close_value(a, t))
 
@@ -120,7 +126,7 @@ def run_range(a: Record, t: int) -> None:
         return
     for leg in held(a):
         bar = a["bars"][leg["symbol"]][t]
-        first, second = adverse_exit(leg, bar), favourable_exit(leg, bar)
+        first, second = stopped(leg, bar), favourable_exit(leg, bar)
         leave(a, leg, t, "C", (second or first) if optimistic else (first or second))
     if not held(a):
         return
@@ -144,7 +150,7 @@ def survives_extremes(a: Record, t: int, one: bool) -> bool:
             a["worst"] = max(a["worst"], 1.0)
             liquidate(a, t, "C", AT_EXTREMES)
             return False
-        leave(a, leg, t, "C", adverse_exit(leg, a["bars"][leg["symbol"]][t]))
+        leave(a, leg, t, "C", stopped(leg, a["bars"][leg["symbol"]][t]))
     return True
 
 
@@ -155,12 +161,13 @@ def nearest_stop(a: Record, t: int) -> Record | None:
     end = prices_at(a, t, AT_EXTREMES)[symbol]
     down = 1 if is_worse_low(a, symbol, bar, *AT_EXTREMES) else -1
     limit = liquidation_price(a, t, symbol, bar["mark_open"], end)
-    nearest = None
+    nearest, first = None, -math.inf
     for leg in held(a):
-        if leg["side"] != down or not adverse_exit(leg, bar) or down * leg["stop_price"] <= down * limit:
+        met = adverse_exit(leg, bar)
+        if leg["side"] != down or not met or down * met[1] <= down * limit:
             continue
-        if nearest is None or down * leg["stop_price"] > down * nearest["stop_price"]:
-            nearest = leg
+        if nearest is None or down * met[1] > first:
+            nearest, first = leg, down * met[1]
     return nearest
 
 
@@ -189,8 +196,14 @@ def open_leg(a: Record, leg: Record, t: int) -> None:
     if oversized:
         notional = last_cap
     margin, fee = (buffered * notional) / leverage, venue["taker_fee"] * notional
-    tier = next(tier for tier in venue["tiers"] if notional <= tier["cap"])
-    if leverage > tier["max_leverage"]:
+    tier, added = (
+        next(tier for tier in venue["tiers"] if notional <= tier["cap"]),
+        grown(notional / entry, venue),
+    )
+    if added > 0 and (tier["rate"] + venue["close_out_rate"]) + added >= 1:
+        return leg.update(status="rejected", rejection="notional_above_last_tier")  # no equity is enough
+    allowed = 1 / (1 / tier["max_leverage"] + added) if added > 0 else tier["max_leverage"]
+    if leverage > allowed:
         return leg.update(status="rejected", rejection="leverage_above_tier_maximum")
     stop = None if leg["stop"] is None else entry * (1 - s * leg["stop"])
     target = None if leg["take_profit"] is None else entry * (1 + s * leg["take_profit"])
@@ -202,9 +215,10 @@ def open_leg(a: Record, leg: Record, t: int) -> None:
     before = a["cash"]
     leg.update(
         status="open", entry_price=entry, quantity=notional / entry, notional=notional, margin=margin, entry_fee=fee,
-        cf_entry=bar["cf"], stop_price=stop, target_price=target,
+        cf_entry=bar["cf"], stop_price=stop, target_price=target, extreme=entry,
     )  # fmt: skip
     a["cash"] = (a["cash"] + (collateral + leg["reserve"])) - fee
+    stretch(a, leg, t, "open")
     left, kept = look(a, t, AT_OPEN)
     if left <= kept:
         a["cash"] = before
@@ -228,12 +242,29 @@ def on(bar: Record, trigger: str, name: str) -> float:
     return bar[name] if trigger == "last" else bar["mark_" + name]
 
 
+def stretch(a: Record, leg: Record, t: int, name: str) -> None:
+    """The extreme behind a trailing stop takes in a price of bar t: the best so far for the leg's side."""
+    best = max if leg["side"] > 0 else min
+    leg["extreme"] = best(leg["extreme"], on(a["bars"][leg["symbol"]][t], leg["trailing_trigger"], name))
+
+
+def trailing_level(leg: Record, bar: Record) -> float | None:
+    """§5: extreme (1 - s x); None without a trailing stop, and where the symbol has no bar of its own: nothing trades there."""
+    if leg["trailing"] is None or math.isnan(bar["sigma"]):
+        return None
+    level: float = leg["extreme"] * (1 - leg["side"] * leg["trailing"])
+    return level
+
+
 def exit_at_open(a: Record, leg: Record, t: int) -> tuple[str, float, bool] | None:
-    """§2 B: stop, take-profit, time: (reason, base, limit fill)."""
+    """§2 B: stop, trailing stop, take-profit, time: (reason, base, limit fill)."""
     bar, s = a["bars"][leg["symbol"]][t], leg["side"]
     opened = bar["open"]
     if leg["stop"] is not None and s * on(bar, leg["stop_trigger"], "open") <= s * leg["stop_price"]:
         return "stop_loss", opened, False
+    trailing = trailing_level(leg, bar)
+    if trailing is not None and s * on(bar, leg["trailing_trigger"], "open") <= s * trailing:
+        return "trailing_stop", opened, False
     trigger = leg["take_profit_trigger"]
     if leg["take_profit"] is not None and s * on(bar, trigger, "open") >= s * leg["target_price"]:
         if trigger == "mark":
@@ -245,13 +276,26 @@ def exit_at_open(a: Record, leg: Record, t: int) -> tuple[str, float, bool] | No
     return None
 
 
-def adverse_exit(leg: Record, bar: Record) -> tuple[str, float, bool] | None:
-    """§2 C: the stop inside the range."""
+def adverse_exit(leg: Record, bar: Record) -> tuple[str, float] | None:
+    """§2 C: of stop and trailing stop the one met first inside the range, and its price; the stop if they are one."""
     s, worst = leg["side"], "low" if leg["side"] > 0 else "high"
-    if leg["stop"] is None or s * on(bar, leg["stop_trigger"], worst) > s * leg["stop_price"]:
+    found = None
+    if leg["stop"] is not None and s * on(bar, leg["stop_trigger"], worst) <= s * leg["stop_price"]:
+        found = "stop_loss", leg["stop_price"]
+    level = trailing_level(leg, bar)
+    met = level is not None and s * on(bar, leg["trailing_trigger"], worst) <= s * level
+    if level is not None and met and (found is None or s * level > s * found[1]):
+        found = "trailing_stop", level
+    return found
+
+
+def stopped(leg: Record, bar: Record) -> tuple[str, float, bool] | None:
+    """The same as a way to leave: (reason, base, limit fill)."""
+    met = adverse_exit(leg, bar)
+    if met is None:
         return None
-    base = min(leg["stop_price"], bar["open"]) if s > 0 else max(leg["stop_price"], bar["open"])
-    return "stop_loss", min(max(base, bar["low"]), bar["high"]), False
+    base = min(met[1], bar["open"]) if leg["side"] > 0 else max(met[1], bar["open"])
+    return met[0], min(max(base, bar["low"]), bar["high"]), False
 
 
 def favourable_exit(leg: Record, bar: Record) -> tuple[str, float, bool] | None:

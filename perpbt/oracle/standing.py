@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from .margin import maintenance
+from .margin import required as required_alone
 from .scenarios import portfolio_required
 from .shapes import Record
 
@@ -97,10 +97,8 @@ def average_entry(a: Record, symbol: str) -> float:
 
 
 def leg_required(quantity: float, entry: float, price: float, venue: Record) -> float:
-    """MM + the close-out rate on the notional, of a quantity on one symbol."""
-    reference = entry if venue["maintenance_on"] == "entry" else price
-    notional = quantity * price
-    return maintenance(quantity * reference, venue) + venue["close_out_rate"] * notional
+    """What a quantity on one symbol must keep, by the venue's rule, as an isolated position of that size must."""
+    return required_alone({"quantity": quantity, "entry": entry}, price, venue)
 
 
 def required(a: Record, prices: Mapping[str, float]) -> float:

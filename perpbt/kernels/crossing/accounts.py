@@ -12,7 +12,8 @@ from perpbt.kernels.compile import kernel, part
 from perpbt.kernels.crossing.margin import (
     equity,
     hold,
-    kept_of,
+    kept_now,
+    put_under,
     reach,
     required,
     stand_at,
@@ -31,6 +32,7 @@ from perpbt.kernels.crossing.tables import (
     MAX_SLIPPAGE,
     OPEN_,
     PENALTY,
+    PER_UNIT,
     SIGMA_,
     SLIPPAGE,
     SURPLUS,
@@ -50,6 +52,7 @@ from perpbt.kernels.tables import (
     LIQUIDATED_AT_ENTRY,
     LIQUIDATION,
     MAX_LEVERAGE,
+    RATE,
     REJECTED,
     STOP_BEYOND_ENTRY,
     Row,
@@ -114,7 +117,7 @@ def price_at_entry(
         one = held[h]
         if one["symbol"] != symbol:
             continue
-        count, near = charges.tier_count[symbol], one["lines"]
+        count, near = charges.tier_count[one["ladder"]], one["lines"]
         one["lines"] = count
         for j in range(one["first"], one["last"]):
             legs[j]["lines"] = count
@@ -124,7 +127,8 @@ def price_at_entry(
         one["lines"] = near
         for j in range(one["first"], one["last"]):
             leg = legs[j]
-            leg["lines"] = reach(charges, symbol, leg["quantity"] * max(leg["price"], grid.highest[symbol]))
+            most = leg["quantity"] * max(leg["price"], grid.highest[symbol])
+            leg["lines"] = reach(charges, one["ladder"], most)
     return found
 
 
@@ -138,6 +142,18 @@ def asset_value(grid: Grid, assets: Assets, account: int, row: int, t: int) -> f
     return total
 
 
+@part
+def allowed(charges: Charges, symbol: int, tier: int, ladder: int, quantity: float, leverage: float) -> int:
+    """Whether a tier allows this leverage; a rate that grows with size adds to the initial margin too."""
+    tiers, most = charges.tiers, charges.tiers[ladder, tier, MAX_LEVERAGE]
+    grown = charges.numbers[symbol, PER_UNIT] * quantity
+    if grown > 0.0:
+        if (tiers[ladder, tier, RATE] + charges.numbers[symbol, CLOSE_OUT]) + grown >= 1.0:
+            return ABOVE_LAST_TIER  # no equity is enough
+        most = 1.0 / (1.0 / most + grown)
+    return ABOVE_MAXIMUM_LEVERAGE if leverage > most else ACCEPTED
+
+
 @kernel
 def open_leg(
     grid: Grid, charges: Charges, assets: Assets, legs: Table, first: int, last: int, j: int, t: int, account: int,
@@ -146,11 +162,12 @@ def open_leg(
     """Size and checks as for an isolated position; then the whole account must stand at mark open."""
     leg, acc, row = legs[j], wallet[account], rows[legs[j]["place"]]
     symbol, side, leverage = leg["symbol"], leg["side"], leg["leverage"]
-    charge, tiers, count = charges.numbers[symbol], charges.tiers, charges.tier_count[symbol]
+    ladder = charges.ladder[acc["epoch"], symbol]
+    charge, tiers, count = charges.numbers[symbol], charges.tiers, charges.tier_count[ladder]
     entry = grid.series[symbol, OPEN_, t] * (1.0 + side * charge[SLIPPAGE])
     buffered, collateral = 1.0 + leg["buffer"], leg["collateral"]
     notional = (collateral * leverage) / (buffered + charge[TAKER] * leverage)
-    last_cap = tiers[symbol, count - 1, CAP]
+    last_cap = tiers[ladder, count - 1, CAP]
     rejection, oversized = ACCEPTED, notional > last_cap
     if oversized and charges.clip:
         notional = last_cap
@@ -158,10 +175,10 @@ def open_leg(
         rejection = ABOVE_LAST_TIER
     margin, fee = (buffered * notional) / leverage, charge[TAKER] * notional
     k = 0
-    while k < count - 1 and notional > tiers[symbol, k, CAP]:
+    while k < count - 1 and notional > tiers[ladder, k, CAP]:
         k += 1
-    if rejection == ACCEPTED and leverage > tiers[symbol, k, MAX_LEVERAGE]:
-        rejection = ABOVE_MAXIMUM_LEVERAGE
+    if rejection == ACCEPTED:
+        rejection = allowed(charges, symbol, k, ladder, notional / entry, leverage)
     stop, target = entry * (1.0 - side * leg["stop_value"]), entry * (1.0 + side * leg["target_value"])
     if rejection == ACCEPTED and (side * stop >= side * entry or side * target <= side * entry):
         rejection = STOP_BEYOND_ENTRY  # neither holds of what is not asked for, which is NaN
@@ -175,8 +192,8 @@ def open_leg(
         before = acc["cash"]
         leg["status"], leg["price"], leg["quantity"] = HELD, entry, notional / entry
         leg["funding"], leg["stop"], leg["target"] = grid.series[symbol, FUNDING_, t], stop, target
-        leg["lines"] = reach(charges, symbol, leg["quantity"] * max(entry, grid.highest[symbol]))
-        leg["kept"] = kept_of(charges, symbol, leg["quantity"] * entry, count)
+        leg["extreme"], leg["seen"] = side * entry, t
+        put_under(grid, charges, leg, ladder)
         acc["cash"] = (before + (collateral + leg["reserve"])) - fee
         if fresh:
             acc["carrier"] = j
@@ -301,20 +318,18 @@ def weigh(charges: Charges, legs: Table, acc: Row, held: Table) -> None:
         one = held[h]
         price = one["high"]
         kept = 0.0 if charges.portfolio else symbol_kept(charges, legs, held, h, price)
-        extra = charges.numbers[one["symbol"], CLOSE_OUT]
         for j in range(one["first"], one["last"]):
             leg = legs[j]
             if leg["status"] != HELD:
                 continue
-            notional = leg["quantity"] * price
             if charges.portfolio:
-                leg["weight"] = notional
+                leg["weight"] = leg["quantity"] * price
             elif charges.one_way:
                 leg["weight"] = kept * (leg["quantity"] / one["gross"])
-            elif charges.entry_maintenance:
-                leg["weight"] = leg["kept"] + extra * notional
             else:
-                leg["weight"] = kept_of(charges, one["symbol"], notional, leg["lines"]) + extra * notional
+                leg["weight"] = kept_now(
+                    charges, one["symbol"], one["ladder"], leg["quantity"], price, leg["lines"], leg["kept"]
+                )
             total = total + leg["weight"]
             number += 1
     for h in range(acc["symbols"]):

@@ -35,6 +35,8 @@ from perpbt.kernels.crossing.tables import (
     OPEN_,
     RANGE_MARK,
     RANGE_WORTH,
+    SIGMA_,
+    WHOLE,
     Charges,
     Grid,
 )
@@ -57,19 +59,67 @@ def crosses(leg: Row, low: float, high: float, mark_low: float, mark_high: float
     return side * (above if side > 0.0 else below) >= side * leg["target"]
 
 
+@part
+def trails(leg: Row, extreme: float, low: float, high: float, mark_low: float, mark_high: float) -> bool:
+    """Can these extremes reach the leg's trailing stop, at most that of the best among them?"""
+    side = leg["side"]
+    below, above = (mark_low, mark_high) if leg["trail_on_mark"] == 1 else (low, high)
+    best, worst = max(side * below, side * above), min(side * below, side * above)
+    return worst <= max(extreme, best) * (1.0 - side * leg["trail"])
+
+
+@part
+def bar_trails(grid: Grid, leg: Row, extreme: float, t: int) -> bool:
+    """Is the trailing stop met in bar t, at its open or inside? Not where the symbol has no bar of its own."""
+    bars, side = grid.series[leg["symbol"]], leg["side"]
+    opened, low, high = OPEN_, LOW_, HIGH_
+    if leg["trail_on_mark"] == 1:
+        opened, low, high = MARK_OPEN_, MARK_LOW_, MARK_HIGH_
+    worst = min(side * bars[opened, t], side * bars[low if side > 0.0 else high, t])
+    level = max(extreme, side * bars[opened, t]) * (1.0 - side * leg["trail"])
+    return not np.isnan(bars[SIGMA_, t]) and worst <= level
+
+
+@part
+def best_of(grid: Grid, leg: Row, level: int, t: int) -> float:
+    """side * best price for a trailing stop, over the block of this level at bar t; of level 0 over the bar."""
+    symbol, side, on_mark = leg["symbol"], leg["side"], leg["trail_on_mark"] == 1
+    if level > 0:
+        node, column = grid.starts[level - 1] + (t >> (SHIFT * level)), RANGE_MARK if on_mark else LAST
+        return side * grid.nodes[symbol, node, column + (1 if side > 0.0 else 0)]
+    bars, high = grid.series[symbol], side > 0.0
+    if on_mark:
+        return max(side * bars[MARK_OPEN_, t], side * bars[MARK_HIGH_ if high else MARK_LOW_, t])
+    return max(side * bars[OPEN_, t], side * bars[HIGH_ if high else LOW_, t])
+
+
+@kernel
+def catch_up(grid: Grid, leg: Row, t: int) -> None:
+    """Let the extreme behind a trailing stop take in all bars before t."""
+    seen, extreme = leg["seen"], leg["extreme"]
+    while seen < t:
+        level = widest(seen, t, grid.levels)
+        extreme = max(extreme, best_of(grid, leg, level, seen))
+        seen += 1 << (SHIFT * level)
+    leg["seen"], leg["extreme"] = seen, extreme
+
+
 @kernel
 def first_exit(grid: Grid, leg: Row, t: int) -> int:
     """The first bar from t on in which an order of the leg's own closes it; the number of bars if none does."""
-    symbol, count = leg["symbol"], grid.series.shape[2]
-    if np.isnan(leg["stop"]) and np.isnan(leg["target"]):
-        return leg["due"] if leg["due"] >= 0 else count
+    symbol, count, trailing = leg["symbol"], grid.series.shape[2], not np.isnan(leg["trail"])
     end = leg["due"] if leg["due"] >= 0 else count
-    nodes, bars = grid.nodes[symbol], grid.series[symbol]
+    if np.isnan(leg["stop"]) and np.isnan(leg["target"]) and not trailing:
+        return end
+    nodes, bars, extreme = grid.nodes[symbol], grid.series[symbol], leg["extreme"]
     while t < end:
         level = widest(t, end, grid.levels)
         while level > 0:
             node = nodes[grid.starts[level - 1] + (t >> (SHIFT * level))]
-            if not crosses(leg, node[LAST], node[LAST + 1], node[RANGE_MARK], node[RANGE_MARK + 1]):
+            low, high, below, above = node[LAST], node[LAST + 1], node[RANGE_MARK], node[RANGE_MARK + 1]
+            if not crosses(leg, low, high, below, above) and not (
+                trailing and trails(leg, extreme, low, high, below, above)
+            ):
                 break
             level -= 1
         if level == 0:
@@ -78,8 +128,10 @@ def first_exit(grid: Grid, leg: Row, t: int) -> int:
                 min(bars[MARK_OPEN_, t], bars[MARK_LOW_, t]),
                 max(bars[MARK_OPEN_, t], bars[MARK_HIGH_, t]),
             )
-            if crosses(leg, low, high, below, above):
+            if crosses(leg, low, high, below, above) or (trailing and bar_trails(grid, leg, extreme, t)):
                 return t
+        if trailing:
+            extreme = max(extreme, best_of(grid, leg, level, t))
         t += 1 << (SHIFT * level)
     return end
 
@@ -163,7 +215,7 @@ def below(charges: Charges, legs: Table, held: Table, acc: Row, ratio: float) ->
         if one["asset"] == 0:
             scale = scale + ratio * abs(one["paid"])
             total = total + ratio * one["paid"]
-        unit, by_itself = one["unit"], one["asset"] == 0
+        unit, by_itself = one["unit"], one["asset"] == 0 and charges.numbers[one["symbol"], WHOLE] == 0.0
         if charges.portfolio:
             by_itself = unit >= 0 and of_unit(held, acc["held"], unit) == 1
         if by_itself:
@@ -172,6 +224,11 @@ def below(charges: Charges, legs: Table, held: Table, acc: Row, ratio: float) ->
             scale = scale + kept
         elif charges.portfolio and unit >= 0 and of_unit(held, h, unit) == 0:
             kept = unit_kept(charges, held, acc["held"], unit)
+            total, scale = total + kept, scale + kept
+        elif (
+            not charges.portfolio and one["asset"] == 0
+        ):  # steps of a whole position: not convex, but most at the top
+            kept = symbol_kept(charges, legs, held, h, high)
             total, scale = total + kept, scale + kept
         total = total + max(at_low, at_high)
     return total < 0.0 - NARROW * scale

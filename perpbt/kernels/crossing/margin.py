@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perpbt.kernels.compile import part
+from perpbt.kernels.compile import kernel, part
 from perpbt.kernels.crossing.tables import (
     BASIS,
     CLOSE_OUT,
@@ -16,7 +16,9 @@ from perpbt.kernels.crossing.tables import (
     EXTREME_WEIGHT,
     FUNDING_,
     HELD,
+    PER_UNIT,
     SHOCKS,
+    WHOLE,
     Assets,
     Charges,
     Grid,
@@ -25,23 +27,64 @@ from perpbt.kernels.tables import CAP, DEDUCTION, RATE, Row, Table
 
 
 @part
-def kept_of(charges: Charges, symbol: int, notional: float, lines: int) -> float:
-    """MM(N) over the first `lines` tiers of a symbol."""
+def kept_of(charges: Charges, symbol: int, ladder: int, notional: float, lines: int) -> float:
+    """MM(N) over the first `lines` tiers; of risk-limit steps, at the rate of the band that holds all of N."""
     tiers = charges.tiers
-    needed = notional * tiers[symbol, 0, RATE] - tiers[symbol, 0, DEDUCTION]
+    if charges.numbers[symbol, WHOLE] != 0.0:
+        band = 0
+        while band < charges.tier_count[ladder] - 1 and notional > tiers[ladder, band, CAP]:
+            band += 1
+        return notional * tiers[ladder, band, RATE]
+    needed = notional * tiers[ladder, 0, RATE] - tiers[ladder, 0, DEDUCTION]
     for k in range(1, lines):
-        needed = max(needed, notional * tiers[symbol, k, RATE] - tiers[symbol, k, DEDUCTION])
+        needed = max(needed, notional * tiers[ladder, k, RATE] - tiers[ladder, k, DEDUCTION])
     return needed
 
 
 @part
-def reach(charges: Charges, symbol: int, notional: float) -> int:
+def reach(charges: Charges, ladder: int, notional: float) -> int:
     """How many lines can bind while the notional stays at most this; those within rounding distance count."""
-    count, most = charges.tier_count[symbol], notional * (1.0 + 1e-9)
+    count, most = charges.tier_count[ladder], notional * (1.0 + 1e-9)
     k = 0
-    while k < count and most > charges.tiers[symbol, k, CAP]:
+    while k < count and most > charges.tiers[ladder, k, CAP]:
         k += 1
     return min(k + 1, count)
+
+
+@part
+def kept_at_entry(charges: Charges, symbol: int, ladder: int, quantity: float, price: float) -> float:
+    """Maintenance of a quantity on its entry notional, for venues that go by that."""
+    notional = quantity * price
+    grown = charges.numbers[symbol, PER_UNIT] * quantity
+    return kept_of(charges, symbol, ladder, notional, charges.tier_count[ladder]) + grown * notional
+
+
+@part
+def kept_now(
+    charges: Charges, symbol: int, ladder: int, quantity: float, price: float, lines: int, at_entry: float
+) -> float:
+    """What a quantity must keep at a mark, the close-out rate included."""
+    notional, extra = quantity * price, charges.numbers[symbol, CLOSE_OUT]
+    if charges.entry_maintenance:
+        return at_entry + extra * notional
+    extra = extra + charges.numbers[symbol, PER_UNIT] * quantity
+    return kept_of(charges, symbol, ladder, notional, lines) + extra * notional
+
+
+@part
+def put_under(grid: Grid, charges: Charges, leg: Row, ladder: int) -> None:
+    """Let a leg be kept by these tiers."""
+    quantity, price, symbol = leg["quantity"], leg["price"], leg["symbol"]
+    leg["lines"] = reach(charges, ladder, quantity * max(price, grid.highest[symbol]))
+    leg["kept"] = kept_at_entry(charges, symbol, ladder, quantity, price)
+
+
+@part
+def epoch_at(charges: Charges, epoch: int, t: int) -> int:
+    """The epoch that bar t is in, this one or a later one."""
+    while epoch + 1 < charges.since.size and charges.since[epoch + 1] <= t:
+        epoch += 1
+    return epoch
 
 
 @part
@@ -75,12 +118,12 @@ def hold(
         if gross > 0.0:
             one = held[count]
             one["symbol"], one["first"], one["last"], one["asset"] = symbol, begin, j, 0
-            one["unit"] = charges.unit[symbol]
+            one["unit"], one["ladder"] = charges.unit[symbol], charges.ladder[acc["epoch"], symbol]
             one["net"], one["delta"], one["gross"] = net, net, gross
             if charges.one_way:
                 size, entry = abs(net), value / gross
-                one["lines"] = reach(charges, symbol, size * max(entry, grid.highest[symbol]))
-                one["kept"] = kept_of(charges, symbol, size * entry, charges.tier_count[symbol])
+                one["lines"] = reach(charges, one["ladder"], size * max(entry, grid.highest[symbol]))
+                one["kept"] = kept_at_entry(charges, symbol, one["ladder"], size, entry)
             count += 1
     acc["base"], acc["open"], acc["symbols"] = base, open_legs, count
     if acc["carrier"] != -1:
@@ -97,27 +140,37 @@ def hold(
     acc["held"] = count
 
 
+@kernel
+def renew(
+    grid: Grid, charges: Charges, assets: Assets, legs: Table, first: int, last: int, t: int, account: int, wallet: Table,
+    held: Table,
+) -> None:  # fmt: skip
+    """Meet the tiers in force from bar t on (MODEL §4)."""
+    acc = wallet[account]
+    epoch = epoch_at(charges, acc["epoch"], t)
+    if epoch == acc["epoch"]:
+        return
+    acc["epoch"] = epoch
+    for j in range(first, last):
+        if legs[j]["status"] == HELD:
+            put_under(grid, charges, legs[j], charges.ladder[epoch, legs[j]["symbol"]])
+    hold(grid, charges, assets, legs, first, last, account, wallet, held)
+
+
 @part
 def symbol_kept(charges: Charges, legs: Table, held: Table, h: int, price: float) -> float:
     """What the open legs on one symbol must keep at a mark."""
     one = held[h]
-    symbol = one["symbol"]
-    extra = charges.numbers[symbol, CLOSE_OUT]
+    symbol, ladder = one["symbol"], one["ladder"]
     if charges.one_way:
-        notional = abs(one["net"]) * price
-        kept = one["kept"]
-        if not charges.entry_maintenance:
-            kept = kept_of(charges, symbol, notional, one["lines"])
-        return kept + extra * notional
+        return kept_now(charges, symbol, ladder, abs(one["net"]), price, one["lines"], one["kept"])
     total = 0.0
     for j in range(one["first"], one["last"]):
         leg = legs[j]
         if leg["status"] == HELD:
-            notional = leg["quantity"] * price
-            kept = leg["kept"]
-            if not charges.entry_maintenance:
-                kept = kept_of(charges, symbol, notional, leg["lines"])
-            total = total + (kept + extra * notional)
+            total = total + kept_now(
+                charges, symbol, ladder, leg["quantity"], price, leg["lines"], leg["kept"]
+            )
     return total
 
 

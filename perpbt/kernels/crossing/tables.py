@@ -22,7 +22,9 @@ GRID_SERIES = 11
 BODY_WORTH, BODY_MARK, RANGE_WORTH, RANGE_MARK, LAST, CHARGED = 0, 2, 4, 6, 8, 10
 NODE = 12
 # columns of Charges.numbers
-TAKER, MAKER, SLIPPAGE, PENALTY, CLOSE_OUT, HALF_SPREAD, IMPACT, MAX_SLIPPAGE, SURPLUS = range(9)
+(
+    TAKER, MAKER, SLIPPAGE, PENALTY, CLOSE_OUT, HALF_SPREAD, IMPACT, MAX_SLIPPAGE, SURPLUS, WHOLE, PER_UNIT,
+) = range(11)  # fmt: skip
 # columns of Charges.units, before the shocks
 EXTREME, EXTREME_WEIGHT, BASIS, SHOCKS = 0, 1, 2, 3
 WAITING, HELD, CLOSED = 0, 1, 2  # LEG status
@@ -41,9 +43,13 @@ class Grid(NamedTuple):
 class Charges(NamedTuple):
     """What the venue charges and requires, a row a symbol, and how accounts are kept."""
 
-    numbers: Floats  # (symbols, 9)
-    tiers: Floats  # (symbols, most tiers, 5): columns of tables.Rates.tiers; the last one repeated
+    numbers: Floats  # (symbols, 11)
+    tiers: Floats  # (ladders, most tiers, 5): columns of tables.Rates.tiers; the last one repeated
     tier_count: Integers
+    since: (
+        Integers  # first bar of each epoch, ascending, 0 for the first: where the tiers of any symbol change
+    )
+    ladder: Integers  # (epochs, symbols): which of the tiers
     unit: Integers  # risk unit of each symbol
     minimum: Floats  # raw minimum charge on gross value, a symbol
     units: Floats  # (units, 3 + shocks)
@@ -82,8 +88,10 @@ LEG = np.dtype(
         ("reserve", np.float64),
         ("stop_value", np.float64),  # fractions of the entry price, NaN: none
         ("target_value", np.float64),
+        ("trail", np.float64),  # of the best price; NaN: none
         ("stop_on_mark", np.int8),
         ("target_on_mark", np.int8),
+        ("trail_on_mark", np.int8),
         ("status", np.int8),
         ("price", np.float64),  # of entry
         ("quantity", np.float64),
@@ -92,6 +100,8 @@ LEG = np.dtype(
         ("exit_at", np.int64),  # bar in which an order of its own closes it, if it gets so far
         ("stop", np.float64),  # price
         ("target", np.float64),
+        ("extreme", np.float64),  # side * best price of bars before `seen`
+        ("seen", np.int64),
         ("kept", np.float64),  # maintenance of the entry notional, where that is what counts
         ("weight", np.float64),  # of its part in a liquidation
         ("fee_due", np.float64),
@@ -116,6 +126,7 @@ WALLET = np.dtype(
         ("symbols", np.int64),  # they are on
         ("held", np.int64),  # entries in use of the table of held symbols, assets included
         ("next_entry", np.int64),  # bar of the next opening
+        ("epoch", np.int64),
         ("carrier", np.int64),  # leg with which assets came, -1: none
         ("assets_from", np.float64),  # their value then
         ("assets_worth", np.float64),  # at the end
@@ -131,6 +142,7 @@ HOLDING = np.dtype(
         ("first", np.int64),  # of its legs
         ("last", np.int64),
         ("unit", np.int64),  # risk unit; -1 none
+        ("ladder", np.int64),  # its tiers in force
         ("asset", np.int8),
         ("down", np.int8),  # is the lower mark the worse one?
         (

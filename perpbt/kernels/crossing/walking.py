@@ -15,8 +15,8 @@ from perpbt.kernels.crossing.accounts import (
     price_at_entry,
     see_value,
 )
-from perpbt.kernels.crossing.leaping import first_exit, leap
-from perpbt.kernels.crossing.margin import equity, ratio_of, required, stand_at, stand_at_worse
+from perpbt.kernels.crossing.leaping import catch_up, first_exit, leap
+from perpbt.kernels.crossing.margin import equity, ratio_of, renew, required, stand_at, stand_at_worse
 from perpbt.kernels.crossing.tables import (
     CLOSE_,
     CLOSED,
@@ -28,6 +28,7 @@ from perpbt.kernels.crossing.tables import (
     MARK_LOW_,
     MARK_OPEN_,
     OPEN_,
+    SIGMA_,
     WAITING,
     Assets,
     Charges,
@@ -41,6 +42,7 @@ from perpbt.kernels.tables import (
     STOP_LOSS,
     TAKE_PROFIT,
     TIME,
+    TRAILING_STOP,
     Integers,
     Row,
     Table,
@@ -50,12 +52,23 @@ NOTHING = -1
 
 
 @part
+def trailing_level(grid: Grid, leg: Row, t: int) -> float:
+    """side * trailing stop in bar t, from the best of entry, earlier bars and this open. -inf without one, and without a bar."""
+    if np.isnan(leg["trail"]) or np.isnan(grid.series[leg["symbol"], SIGMA_, t]):
+        return -np.inf
+    opened = grid.series[leg["symbol"], MARK_OPEN_ if leg["trail_on_mark"] == 1 else OPEN_, t]
+    return max(leg["extreme"], leg["side"] * opened) * (1.0 - leg["side"] * leg["trail"])
+
+
+@part
 def exit_at_open(grid: Grid, charges: Charges, leg: Row, t: int) -> tuple[int, float, bool]:
-    """Stop, take-profit and time exit at the open: why, base and whether it is a limit fill."""
+    """Stop, trailing stop, take-profit and time exit at the open: why, base and whether it is a limit fill."""
     symbol, side = leg["symbol"], leg["side"]
     opened, marked = grid.series[symbol, OPEN_, t], grid.series[symbol, MARK_OPEN_, t]
     if side * (marked if leg["stop_on_mark"] == 1 else opened) <= side * leg["stop"]:
         return STOP_LOSS, opened, False
+    if side * (marked if leg["trail_on_mark"] == 1 else opened) <= trailing_level(grid, leg, t):
+        return TRAILING_STOP, opened, False
     on_mark = leg["target_on_mark"] == 1
     if side * (marked if on_mark else opened) >= side * leg["target"]:
         if on_mark:
@@ -67,18 +80,26 @@ def exit_at_open(grid: Grid, charges: Charges, leg: Row, t: int) -> tuple[int, f
 
 
 @part
-def adverse_exit(grid: Grid, leg: Row, t: int) -> tuple[int, float, bool]:
-    """The stop inside the range."""
+def adverse_exit(grid: Grid, leg: Row, t: int) -> tuple[int, float]:
+    """Of stop and trailing stop the one met first inside the range, and side * its price; the stop if they are one."""
     symbol, side = leg["symbol"], leg["side"]
-    low, high = LOW_, HIGH_
-    if leg["stop_on_mark"] == 1:
-        low, high = MARK_LOW_, MARK_HIGH_
-    worst = grid.series[symbol, low if side > 0.0 else high, t]
-    if not side * worst <= side * leg["stop"]:
-        return NOTHING, 0.0, False
-    opened = grid.series[symbol, OPEN_, t]
-    base = min(leg["stop"], opened) if side > 0.0 else max(leg["stop"], opened)
-    return STOP_LOSS, min(max(base, grid.series[symbol, LOW_, t]), grid.series[symbol, HIGH_, t]), False
+    last = side * grid.series[symbol, LOW_ if side > 0.0 else HIGH_, t]
+    mark = side * grid.series[symbol, MARK_LOW_ if side > 0.0 else MARK_HIGH_, t]
+    why, nearest = NOTHING, -np.inf
+    if (mark if leg["stop_on_mark"] == 1 else last) <= side * leg["stop"]:
+        why, nearest = STOP_LOSS, side * leg["stop"]
+    trailing = trailing_level(grid, leg, t)
+    if (mark if leg["trail_on_mark"] == 1 else last) <= trailing and trailing > nearest:
+        why, nearest = TRAILING_STOP, trailing
+    return why, nearest
+
+
+@part
+def stopped_at(grid: Grid, leg: Row, t: int, threshold: float) -> float:
+    """The price before slippage of a stop at side * `threshold` inside the range: one that traded, no better than the open."""
+    symbol, price, opened = leg["symbol"], leg["side"] * threshold, grid.series[leg["symbol"], OPEN_, t]
+    base = min(price, opened) if leg["side"] > 0.0 else max(price, opened)
+    return min(max(base, grid.series[symbol, LOW_, t]), grid.series[symbol, HIGH_, t])
 
 
 @part
@@ -102,19 +123,20 @@ def nearest_stop(
     grid: Grid, charges: Charges, legs: Table, t: int, account: int, wallet: Table, held: Table
 ) -> int:
     """The leg whose stop is met before the liquidation price on the way to the adverse extreme; -1: none."""
-    one, nearest, beyond = held[0], NOTHING, held[0]["low"]
+    one, nearest, beyond, first = held[0], NOTHING, held[0]["low"], -np.inf
     way = 1.0 if one["down"] == 1 else -1.0
     inside, limit = grid.series[one["symbol"], MARK_OPEN_, t], np.nan
     for j in range(one["first"], one["last"]):
         leg = legs[j]
-        if leg["status"] != HELD or leg["side"] != way or adverse_exit(grid, leg, t)[0] == NOTHING:
+        if leg["status"] != HELD or leg["side"] != way:
+            continue
+        why, met = adverse_exit(grid, leg, t)
+        if why == NOTHING:
             continue
         if np.isnan(limit):
             limit = falls_to(grid, charges, legs, wallet, account, held, 0, t, inside, beyond)
-        if way * leg["stop"] > way * limit and (
-            nearest == NOTHING or way * leg["stop"] > way * legs[nearest]["stop"]
-        ):
-            nearest = j
+        if met > way * limit and met > first:
+            nearest, first = j, met
     return nearest
 
 
@@ -137,25 +159,11 @@ def survives_extremes(
                 grid, charges, assets, legs, first, last, t, RANGE, LOW_, HIGH_, account, wallet, held, rows
             )
             return False
-        why, base, limit = adverse_exit(grid, legs[j], t)
+        why, met = adverse_exit(grid, legs[j], t)
         leave(
-            grid,
-            charges,
-            assets,
-            legs,
-            first,
-            last,
-            j,
-            t,
-            RANGE,
-            why,
-            base,
-            limit,
-            account,
-            wallet,
-            held,
-            rows,
-        )
+            grid, charges, assets, legs, first, last, j, t, RANGE, why, stopped_at(grid, legs[j], t, met), False, account, wallet,
+            held, rows,
+        )  # fmt: skip
     return True
 
 
@@ -184,30 +192,16 @@ def run_range(
     for j in range(first, last):
         if legs[j]["status"] != HELD:
             continue
-        why, base, limit = adverse_exit(grid, legs[j], t)
+        why, met = adverse_exit(grid, legs[j], t)
+        base, limit = stopped_at(grid, legs[j], t, met), False
         if why == NOTHING or charges.optimistic:
             other, at, resting = favourable_exit(grid, legs[j], t)
             if other != NOTHING:
                 why, base, limit = other, at, resting
         if why != NOTHING:
             leave(
-                grid,
-                charges,
-                assets,
-                legs,
-                first,
-                last,
-                j,
-                t,
-                RANGE,
-                why,
-                base,
-                limit,
-                account,
-                wallet,
-                held,
-                rows,
-            )
+                grid, charges, assets, legs, first, last, j, t, RANGE, why, base, limit, account, wallet, held, rows
+            )  # fmt: skip
     if acc["open"] == 0:
         return
     if at_extremes:
@@ -230,6 +224,9 @@ def run_open(
     """MODEL §2 B: of what is carried in, liquidation, then orders; then openings."""
     acc = wallet[account]
     if acc["open"] > 0:
+        for j in range(first, last):
+            if legs[j]["status"] == HELD and not np.isnan(legs[j]["trail"]):
+                catch_up(grid, legs[j], t)
         stand_at(grid, held, acc, t, MARK_OPEN_)
         left, kept = equity(held, acc), required(charges, legs, held, acc)
         acc["worst"] = max(acc["worst"], ratio_of(kept, left))
@@ -280,7 +277,7 @@ def bare_grid(grid: Grid) -> Grid:
 def bare_charges(of: Charges) -> Charges:
     """The same, handed on without counting references."""
     return Charges(
-        bare(of.numbers), bare(of.tiers), bare(of.tier_count), bare(of.unit), bare(of.minimum), bare(of.units),
+        bare(of.numbers), bare(of.tiers), bare(of.tier_count), bare(of.since), bare(of.ladder), bare(of.unit), bare(of.minimum), bare(of.units),
         bare(of.multipliers), of.portfolio, of.one_way, of.extremes, of.entry_maintenance, of.optimistic, of.target_at_open,
         of.clip,
     )  # fmt: skip
@@ -324,6 +321,7 @@ def run_wallets(
                 )
         t = acc["next_entry"]
         while t < count:
+            renew(grid, charges, assets, legs, first, last, t, account, wallet, held)
             run_open(grid, charges, assets, legs, first, last, t, account, wallet, held, rows)
             if acc["open"] > 0:
                 run_range(grid, charges, assets, legs, first, last, t, account, wallet, held, rows)
@@ -335,6 +333,8 @@ def run_wallets(
                 t = max(t, acc["next_entry"])
             elif grid.levels > 0:
                 until = min(count, acc["next_entry"])
+                if acc["epoch"] + 1 < charges.since.size:
+                    until = min(until, charges.since[acc["epoch"] + 1])
                 for j in range(first, last):
                     if legs[j]["status"] == HELD:
                         until = min(until, legs[j]["exit_at"])
