@@ -183,7 +183,7 @@ def leg_of(row: dict[str, Any], bars: list[dict[str, Any]], times: list[int]) ->
         "margin_buffer": row["margin_buffer"] or 0.0,
         "stop": row["stop_loss"],
         "trailing": row["trailing_stop"],
-        "trailing_trigger": row["trailing_trigger"] or "last",
+        "trailing_trigger": row["trailing_trigger"] or row["stop_trigger"] or "last",
         "take_profit": row["take_profit"],
         "stop_trigger": row["stop_trigger"] or "last",
         "take_profit_trigger": row["take_profit_trigger"] or "last",
