@@ -345,6 +345,19 @@ def test_a_simulated_run_is_cleared_to_its_own_deficits() -> None:
     )
 
 
+def test_replenished_layers_are_whole_again_and_those_that_defaulted_are_back() -> None:
+    """On both days the member of account 1 owes 50 and has 10: of the others' 10 each day all is there again, if replenished."""
+    both = positions().filter(pl.col("account") <= 2).with_columns(
+        account=pl.Series([1, 2]), deficit=pl.Series([50.0, 0.0]), cash_change=pl.lit(0.0)
+    )  # fmt: skip
+    again = both.with_columns(pl.col("exit_time") + pl.duration(days=1))
+    for replenished, there in ((True, [20.0, 20.0]), (False, [20.0, 0.0])):
+        layers = {"contribution": 10.0, "assessment": 0.0, "replenished": replenished}
+        cleared = perpbt.clear(pl.concat([both, again]), members={1: "X", 2: "Y"}, layers=layers)
+        held = cleared.layers.filter(pl.col("layer") == "mutualised")["available"].to_list()
+        assert held == there
+
+
 def test_clearing_says_what_is_wrong() -> None:
     for call, message in (
         (lambda: perpbt.clear(positions(), members={1: "X"}, layers={}), "none for account 2"),

@@ -26,9 +26,11 @@ from perpbt.prepare.margining.tools import buffered, floored, stressed
 from perpbt.prepare.margining.volatility import (
     ewma_variance,
     fitted_garch,
+    floor_margin,
     garch_variance,
     horizon_variance,
     model_margin,
+    quantile_margin,
     two_sided,
 )
 from perpbt.statistics.coverage import christoffersen, kupiec
@@ -100,7 +102,32 @@ def test_nothing_sees_a_later_close(name: str) -> None:
         later = volatility_scales(times, other, spec)
         before = whole.since < bars
         assert part.scale.tolist() == whole.scale[before].tolist() == later.scale[before].tolist()
+        at = whole.since <= bars  # an epoch that begins with the bar does not know its close
+        assert later.scale[at].tolist() == whole.scale[at].tolist()
+    assert 333 in whole.since
     assert (times[whole.since[1:]] // DAY > times[whole.since[1:] - 1] // DAY).all()
+
+
+def test_a_quantile_is_one_of_the_moves_of_its_window() -> None:
+    """Of the last 12 daily moves over two days, counted out by hand, the one that 90 % of them do not exceed, or the next above."""
+    returns = simulated(40, 0.1, 0.85, 0.03, seed=3)
+    spec = DynamicMargin(model="quantile", window=13, horizon=2, confidence=0.9, warm_up=10)
+    found = quantile_margin(returns, spec)
+    assert np.isnan(found[:10]).all()
+    for k in range(10, 41):
+        seen = sorted(abs(returns[i] + returns[i + 1]) for i in range(max(0, k - 13), k - 1))
+        assert found[k] == pytest.approx(seen[math.ceil(0.9 * (len(seen) - 1))], rel=1e-12)
+
+
+def test_a_floor_looks_back_ten_years_and_no_further() -> None:
+    """In epochs of two weeks 260 returns make ten years: the first, wild ones are forgotten in the end."""
+    returns = np.concatenate([np.full(40, 0.2), simulated(280, 0.1, 0.85, 0.03, seed=4)])
+    spec = DynamicMargin(every="2w", floor=True, confidence=0.99)
+    found = floor_margin(returns, spec)
+    for k in (1, 39, 259, 260, 261, 299, 320):
+        past = returns[max(0, k - 260) : k]
+        assert found[k] == pytest.approx(2.5758293035489 * math.sqrt(np.mean(past * past)), rel=1e-9)
+    assert found[320] < 0.6 * found[260]
 
 
 def test_a_margin_needs_its_warm_up() -> None:

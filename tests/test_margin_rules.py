@@ -340,12 +340,15 @@ def test_risk_limit_steps_liquidate_where_the_band_asks_for_more() -> None:
 TIERS = DATA / "binance_leverage_tiers.parquet"
 
 
-def test_a_position_opened_before_a_change_meets_the_new_rates_at_its_first_bar() -> None:
-    """At 97 with margin 5 a long is safe at 0.4 %, and is liquidated at the open of the bar in which 3 % begin to hold."""
+@pytest.mark.parametrize("since", [3.5, 4.0])
+def test_a_position_opened_before_a_change_meets_the_new_rates_at_its_first_bar(since: float) -> None:
+    """At 97 with margin 5 a long is safe at 0.4 %, and is liquidated at the open of the bar in which 3 % begin to hold: the first that
+    opens at their date or after it.
+    """
     made = perpbt.Venue(
         name="made",
         tiers={},
-        dated={"AAA": [(moment(-9), [(0, 1e6, 0.004, 50)]), (moment(3.5), [(0, 1e6, 0.03, 20)])]},
+        dated={"AAA": [(moment(-9), [(0, 1e6, 0.004, 50)]), (moment(since), [(0, 1e6, 0.03, 20)])]},
     )
     bars = pl.DataFrame({"ts": [moment(k) for k in range(6)], "symbol": "AAA"}).with_columns(
         pl.Series("open", [100.0] + [97.0] * 5),
