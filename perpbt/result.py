@@ -24,7 +24,18 @@ from perpbt.stored import AccountsFile, LazyTable
 
 # names of Result.extra
 EXTRA = [
-    *("adl", "calls", "cascades", "collateral", "converted", "layers", "liquidations", "margins", "measures"),
+    *(
+        "adl",
+        "calls",
+        "cascades",
+        "collateral",
+        "converted",
+        "inventory",
+        "layers",
+        "liquidations",
+        "margins",
+        "measures",
+    ),
     "wallets",
 ]
 # money in tables of a run in settlement currency

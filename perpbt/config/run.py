@@ -96,6 +96,8 @@ class FundSpec(Spec):
     """Opening balance of each fund."""
     scope: Literal["symbol", "pooled"] | None = None
     fee_share: Part | None = None
+    hold: Annotated[Span | None, OrNone()] = None
+    """How long it takes to sell what it takes over at bankruptcy prices; none: who is liquidated is sold on the market at once."""
     groups: dict[Name, Annotated[tuple[Name, ...], Listed()]] = Field(default_factory=dict)
     """Name -> symbols that share a fund of this name; symbols in no group have their own. Entries for symbols that are not in the data
     mean nothing."""

@@ -13,6 +13,15 @@ and what engine = "dense" runs.
 
 from perpbt.coupling.couple import couple
 from perpbt.coupling.doors import FollowingDoor, GivenDoor
-from perpbt.coupling.refusing import check_contract, check_policies
+from perpbt.coupling.holding import hold
+from perpbt.coupling.refusing import check_contract, check_holding, check_policies
 
-__all__ = ["FollowingDoor", "GivenDoor", "check_contract", "check_policies", "couple"]
+__all__ = [
+    "FollowingDoor",
+    "GivenDoor",
+    "check_contract",
+    "check_holding",
+    "check_policies",
+    "couple",
+    "hold",
+]

@@ -13,21 +13,46 @@ from perpbt.running.setting import Setting
 def check_contract(setting: Setting, contract: Contract, symbol: str) -> None:
     """Accounts meet in linear contracts that are liquidated at once only. Raises InputError."""
     terms = setting.coupling
-    if terms is None or not terms.changes_lives:
+    if (terms is None or not terms.changes_lives) and setting.terms.hold is None:
         return
+    what = "coupling" if setting.terms.hold is None else "fund.hold"
     if contract.kind != "linear":
         raise InputError(
-            f"coupling with {symbol}, a contract of kind {contract.kind!r}; allowed: linear contracts"
+            f"{what} with {symbol}, a contract of kind {contract.kind!r}; allowed: linear contracts"
         )
     if not setting.procedures.of(symbol).plain:
         raise InputError(
-            f"coupling with {symbol}, which is liquidated in steps; allowed: liquidation at once (procedure 'full')"
+            f"{what} with {symbol}, which is liquidated in steps; allowed: liquidation at once (procedure 'full')"
         )
+
+
+def check_holding(setting: Setting) -> None:
+    """A fund that holds what it takes over stands alone. Raises InputError."""
+    if setting.terms.hold is None:
+        return
+    terms = setting.coupling
+    given = {
+        "coupling, which closes positions against winners instead": terms is not None and terms.changes_lives,
+        "crowding, which fills liquidations together on the market": setting.crowding,
+        "memory": setting.budget is not None,
+    }
+    for name, wanted in given.items():
+        if wanted:
+            raise InputError(f"fund.hold with {name}: allowed: one of the two")
 
 
 def check_policies(setting: Setting, policies: Sequence[Policy]) -> None:
     """Accounts that follow signals meet in funds and in deleveraging, without margin calls. Raises InputError."""
     terms = setting.coupling
+    if (
+        setting.terms.hold is not None
+        and setting.venue.surplus_to_fund < 1.0
+        and any(one.compounding for one in policies)
+    ):
+        raise InputError(
+            f"fund.hold with compounding policies on venue {setting.venue.name}, which gives back "
+            f"{1 - setting.venue.surplus_to_fund:.0%} of a surplus: allowed with surplus_to_fund = 1, or without compounding"
+        )
     if terms is None or not terms.changes_lives:
         return
     if terms.spec.kind == "cascade":

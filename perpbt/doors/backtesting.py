@@ -32,7 +32,7 @@ from perpbt.config import (
     TurnoverInterest,
     as_policies,
 )
-from perpbt.coupling import FollowingDoor, check_contract, check_policies, couple
+from perpbt.coupling import FollowingDoor, check_contract, check_holding, check_policies, couple, hold
 from perpbt.engines.book import Book, Chunk, Fills, SymbolPart
 from perpbt.engines.chunks import (
     Counted,
@@ -240,6 +240,7 @@ def backtest(
     bound = as_strategies(strategy, folder=strategy_folder)
     refuse_coupled(setting, chosen)
     check_policies(setting, chosen)
+    check_holding(setting)
     loaded, starting = open_bars(bars), read_offsets(offsets)
     setting.settle_in(loaded.symbols)
     order = FollowingOrder(
@@ -267,6 +268,8 @@ def backtest(
 
 def together(setting: Setting, book: Book, order: FollowingOrder) -> tuple[FollowingOrder, Coupled | None]:
     """What becomes of the positions where accounts meet, and the order they are in then; None where nothing can change for anybody."""
+    if setting.terms.hold is not None:
+        return order, hold(setting, book, setting.markets)
     if setting.coupling is None or not setting.coupling.changes_lives:
         return order, None
     since = time.perf_counter()
@@ -311,7 +314,7 @@ def follow_symbol(
         if setting.coupling is not None:
             order.signals[number, index] = signals
         setting.timed("kernels", since)
-    if setting.equity_every is not None or setting.coupling is not None:
+    if setting.keeps_markets:
         setting.markets[index] = market
     if setting.settlement is not None:
         setting.settlement.note(collected.symbol, market.time, collected.frame)
@@ -380,7 +383,7 @@ def finish(
         started=started,
         coupled=coupled,
     )
-    if coupled is not None:
+    if coupled is not None and "adl" in result.extra:
         result.extra["measures"] = by_policy(result.accounts, result.extra["adl"])
     result.metadata["strategies"] = [
         {

@@ -17,7 +17,7 @@ import polars as pl
 
 from perpbt.accounts import read_accounts, read_in_slices
 from perpbt.config import AdlSpec, CouplingSpec, Duration, DynamicMargin, FundSpec, Rules, TurnoverInterest
-from perpbt.coupling import GivenDoor, check_contract, couple
+from perpbt.coupling import GivenDoor, check_contract, check_holding, couple, hold
 from perpbt.crossing import Collateral, Margin, read_collateral, read_margin, run_shared
 from perpbt.engines import chunks as engine
 from perpbt.engines.book import Book, Chunk, Fills, SymbolPart
@@ -86,7 +86,7 @@ def run_given(setting: Setting, loaded: Bars, order: GivenOrder, index: int) -> 
         outcome = given_block(setting, market, rates, signals, order.wishes, picked, counted)
         fills.note(outcome.rows)
         order.put(index, outcome, picked)
-    if setting.equity_every is not None or setting.coupling is not None:
+    if setting.keeps_markets:
         setting.markets[index] = market
     setting.timed("kernels", since)
     return fills.part(rates)
@@ -176,7 +176,8 @@ def simulate(
             file of tier tables, each from its date (`perpbt.venue.tier_files`), in place of the venue's.
         dynamic: margin rates that follow the market: a `DynamicMargin` or its keys, such as {"model": "ewma"}; the
             result's extra table "margins" then holds the margins and scales. None: the venue's rates as they are.
-        fund: seed (quote currency), scope ("symbol" or "pooled") or groups (name -> symbols that share one), fee_share; what is left out is the venue's.
+        fund: seed (quote currency), scope ("symbol" or "pooled") or groups (name -> symbols that share one), fee_share,
+            hold (how long it takes to sell what it takes over, see `perpbt.coupling.holding`); what is left out is the venue's.
         open_interest: mean total notional (quote currency) to which each world's weights are scaled: a
             number, a number per symbol, a frame with ts, open_interest and optionally symbol, or
             {"days_of_turnover": x}, which goes with the market.
@@ -221,6 +222,7 @@ def simulate(
         memory=memory, scratch=scratch, tiers=tiers, dynamic=dynamic, coupling=terms_of(coupling, adl),
         conversion=conversion,
     )  # fmt: skip
+    check_holding(setting)
     loaded = open_bars(bars)
     if kept.mode != "isolated":
         return simulate_shared(setting, loaded, accounts, kept, read_collateral(collateral), started)
@@ -295,6 +297,7 @@ def refuse(setting: Setting, margin: Margin, symbols: list[str], holds: bool) ->
     """What a run of shared wallets cannot do yet; `holds`: whether wallets hold anything but cash."""
     given = {
         "coupling": setting.coupling is not None,
+        "fund.hold": setting.terms.hold is not None,
         "crowding": setting.crowding,
         "equity_every with collateral": setting.equity_every is not None and holds,
         "memory": setting.budget is not None,
@@ -316,6 +319,8 @@ def refuse_reserve(table: pl.DataFrame) -> None:
 
 def together(setting: Setting, book: Book, order: GivenOrder) -> Coupled | None:
     """What becomes of the positions where accounts meet; None where nothing can change for anybody."""
+    if setting.terms.hold is not None:
+        return hold(setting, book, setting.markets)
     if setting.coupling is None or not setting.coupling.changes_lives:
         return None
     since = time.perf_counter()

@@ -10,7 +10,8 @@ What comes in:
          caller)}; `bars` is a list of them.
   venue  {"taker_fee", "maker_fee", "slippage", "liquidation_fee", "close_out_rate", "half_spread",
          "impact", "max_slippage", "maintenance_on" ("mark" | "entry"), "surplus_to_fund", "fund_seed",
-         "fund_fee_share", "fund_scope" ("symbol" | "pooled"; or "fund_groups", symbols that share one, by its name), "tiers": a list of {"floor", "cap", "rate",
+         "fund_fee_share", "fund_scope" ("symbol" | "pooled"; or "fund_groups", symbols that share one, by its name), "fund_hold" (ms, where it
+         holds what it takes over: see `holding.py`), "tiers": a list of {"floor", "cap", "rate",
          "max_leverage", "deduction"}}, and where they hold "inverse" (True: see `inverse.py`), the steps "lot" (of
          quantity times multiplier) and "tick" (of the price), each a pair of whole numbers, units / per; "rule"
          ("brackets", "whole": the band's rate for the whole position), "per_unit" (rate added for each base unit

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from .shapes import Bars, Record
+from . import holding
+from .shapes import Bars, Record, Values
 
 Crowd: TypeAlias = tuple[str, str, int, int, str]
 Flow: TypeAlias = tuple[str, int, str, str, float]  # symbol, time, phase, name, money
@@ -14,13 +15,14 @@ Flow: TypeAlias = tuple[str, int, str, str, float]  # symbol, time, phase, name,
 
 def settle(
     rows: list[Record], bars: Mapping[str, Bars], venue: Record, crowding: bool = False,
-    open_interest: float | None = None,
+    open_interest: float | None = None, cf: Mapping[str, Values] | None = None,
 ) -> tuple[list[Record], list[Record]]:  # fmt: skip
     """D12, D13: (rows with their final fills and weights, the fund's ledger).
 
     Each row of `rows` also carries "world", "symbol", "weight"; `bars` maps a symbol to its bars. The ledger
     is a list of {"time", "world", "symbol", "liquidation_fees", "surplus", "fee_share", "deficit",
-    "uncovered", "balance"}, one opening row per fund first; a pooled fund's opening row has the symbol "all".
+    "uncovered", "balance"}, one opening row per fund first; a pooled fund's opening row has the symbol "all". `cf` (CF at each bar, by
+    symbol) is needed where the venue's fund holds what it takes over ("fund_hold", ms).
     """
     weights = [row["weight"] for row in rows]
     if open_interest is not None:
@@ -37,7 +39,10 @@ def settle(
             {**row, **row["refill"](math.fsum(crowds[crowd_of(row)]))} if crowd_of(row) in crowds else row
             for row in rows
         ]
-    return rows, ledger(rows, bars, venue)
+    sold = (
+        holding.sales(rows, bars, cf, venue) if cf is not None and venue.get("fund_hold") is not None else []
+    )
+    return rows, ledger(rows, bars, venue, sold)
 
 
 def crowd_of(row: Record) -> Crowd | None:
@@ -88,7 +93,9 @@ def fund_name(venue: Record, symbol: str) -> str:
     return "all" if venue["fund_scope"] == "pooled" else symbol
 
 
-def ledger(rows: list[Record], bars: Mapping[str, Bars], venue: Record) -> list[Record]:
+def ledger(
+    rows: list[Record], bars: Mapping[str, Bars], venue: Record, sold: Sequence[Record] = ()
+) -> list[Record]:
     """§7: per fund in time order, B before C, all credits, then draws; what is short is shared pro rata."""
     result = []
     funds: dict[tuple[str, str], list[Flow]] = {}
@@ -96,6 +103,12 @@ def ledger(rows: list[Record], bars: Mapping[str, Bars], venue: Record) -> list[
         fund = funds.setdefault((row["world"], fund_name(venue, row["symbol"])), [])
         if row["exit_reason"] != "rejected":
             fund.extend((row["symbol"], *flow) for flow in flows(row, bars[row["symbol"]], venue))
+    for one in sold:  # what the fund has held: profits are surplus, losses deficits
+        flow = "surplus" if one["pnl"] > 0 else "deficit"
+        if one["pnl"] != 0:
+            funds[one["world"], fund_name(venue, one["symbol"])].append(
+                (one["symbol"], one["time"], one["phase"], flow, abs(one["pnl"]))
+            )
     for (world, name), fund in sorted(funds.items()):
         balance = venue["fund_seed"]
         start = min(bars[symbol][0]["ts"] for symbol in bars if fund_name(venue, symbol) == name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .liquidating import Counting, by_procedure, final, next_slice
 from .margin import equity, in_force, liquidation_price, margin_ratio, required
 from .position import (
+    NOTHING,
     execute,
     exit_at_open,
     exit_in_range,
@@ -111,6 +112,13 @@ def leave_in_range(p: Record, i: int, bars: Bars, cf: Values, venue: Record, rul
     return by_procedure(p, find, "C", i, bars, cf, venue)
 
 
+def taken_over(p: Record, moved: float) -> tuple[float, Record]:
+    """§7: the fund takes the position at its bankruptcy price; nothing is left, and nothing is owed."""
+    paid = (p["side"] * p["quantity"]) * moved
+    price = (p["entry"] - p["side"] * (p["margin"] / p["quantity"])) + moved
+    return price, {**NOTHING, "pnl": -(p["margin"] - paid), "funding": -paid}
+
+
 def at_close(
     p: Record, order: Record, i: int, bar: Record, cf: float, venue: Record
 ) -> tuple[str, float] | None:
@@ -139,6 +147,8 @@ def closed(
     last = waterfall(p["side"], p["margin"], p["quantity"], p["entry"], moved, fill, reason, fee_rate, venue)
     if p["final"]:
         base, fill, last = final(p, bar, cf[i], venue)
+    if reason == "liquidation" and venue.get("fund_hold") is not None:
+        fill, last = taken_over(p, moved)
     see_value(p, p["released"] + last["back"])
     parts, invested = p["margin_orders"], p["collateral"] + p["top_up"]
     cash_change = (p["released"] + last["back"]) - invested

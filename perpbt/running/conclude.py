@@ -53,6 +53,7 @@ class Coupled:
     transfers: Transfers
     fund: pl.DataFrame
     given_up: float  # of all, times weights: PnL that closing prices took
+    of_positions: pl.DataFrame | None = None  # the ledger without what is uncovered of the fund's own sales
     extra: dict[str, pl.DataFrame] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -232,7 +233,8 @@ def conclude(
         fund, sums["pnl"] = coupled.fund, sums["pnl"] + coupled.given_up
     totals = check_run(sums, found.gross, fund, terms)
     since = setting.timed("settle", since)
-    statistics = found.tally.table(fund, population)
+    explained = fund if coupled is None or coupled.of_positions is None else coupled.of_positions
+    statistics = found.tally.table(explained, population)
     extra = {"margins": pl.concat(setting.margins)} if setting.margins else {}
     if settlement is not None:
         fund, statistics = settlement.columns(fund, "time"), settlement.statistics(statistics)
@@ -333,6 +335,7 @@ def metadata(setting: Setting, book: Book, totals: dict[str, float], crowd: int)
             "seed": setting.terms.seed,
             "fee_share": setting.terms.fee_share,
             "scope": setting.terms.scope,
+            **({} if setting.terms.hold is None else {"hold_seconds": setting.terms.hold / 1000}),
             **(
                 {"groups": {name: list(symbols) for name, symbols in setting.terms.groups}}
                 if setting.terms.groups

@@ -82,6 +82,11 @@ class Setting:
         """Where the arrays of a symbol are kept."""
         return MEMORY if self.budget is None else self.budget.shelf
 
+    @property
+    def keeps_markets(self) -> bool:
+        """Whether bars are needed once all positions are finished: for equity curves, and where accounts or a fund go on from there."""
+        return self.equity_every is not None or self.coupling is not None or self.terms.hold is not None
+
     def contract(self, symbol: str) -> Contract:
         """What the venue says a symbol is, noted."""
         return self.contracts.setdefault(symbol, contract_for(self.venue, symbol))
@@ -176,6 +181,7 @@ def make_setting(
         seed=found.fund_seed if wanted.seed is None else wanted.seed,
         fee_share=found.fund_fee_share if wanted.fee_share is None else wanted.fee_share,
         pooled=not wanted.groups and (wanted.scope or found.fund_scope) == "pooled",
+        hold=None if wanted.hold is None else int(wanted.hold),
         groups=tuple((name, tuple(symbols)) for name, symbols in wanted.groups.items()),
     )
     name, reason = choose_engine(engine)

@@ -29,6 +29,7 @@ class FundTerms:
     pooled: bool
     seeds: tuple[float, ...] = ()  # by symbol, where they differ
     groups: tuple[tuple[str, tuple[str, ...]], ...] = ()  # symbols that share a fund, by its name
+    hold: int | None = None  # ms in which it sells what it takes over
 
     @property
     def scope(self) -> str:
@@ -304,6 +305,9 @@ def check_run(
     }  # fmt: skip
     came = totals["traders"] + totals["venue_fees"] + totals["fund_change"] - totals["uncovered"]
     gave = totals["price_pnl"] + totals["funding"] + covered.get("outside", 0.0)
+    if "inventory" in fund.columns:  # a fund that holds what it takes over has a price PnL of its own
+        totals["inventory"] = booked("inventory")
+        gave, gross = gave + totals["inventory"], gross + float(fund["inventory"].abs().sum())
     if not abs(came - gave) <= TOLERANCE * gross:
         raise RunError(
             f"money of the run does not balance: traders + venue + fund - uncovered = {came!r}, "
