@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perpbt import adl, clearing
+    from perpbt import adl, clearing, formulas
     from perpbt.clearing import clear
     from perpbt.config import (
         AdlSpec,
@@ -74,7 +74,7 @@ _HOMES = {
     "simulate": "doors.simulation",
 }
 
-_ROOMS = ("adl", "clearing")  # modules that are used by their own names
+_ROOMS = ("adl", "clearing", "formulas")  # modules that are used by their own names
 
 __all__ = [
     "AdlSpec",
@@ -103,6 +103,7 @@ __all__ = [
     "describe",
     "explain",
     "find_strategy",
+    "formulas",
     "list_strategies",
     "list_studies",
     "list_venues",

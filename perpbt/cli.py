@@ -291,6 +291,13 @@ def liquidation(
     other_unrealised: Annotated[
         float | None, typer.Option(help="Cross: unrealised profit of the other positions.")
     ] = None,
+    other: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,...",
+            help="Cross: another position of the wallet, such as symbol=ETHUSDT,side=long,entry=3000,quantity=2; repeatable.",
+        ),
+    ] = None,
     mark: Annotated[float | None, typer.Option(help="Mark price now; default the entry price.")] = None,
     funding_paid: Annotated[
         float | None, typer.Option(help="Since entry, in settlement currency; received is below 0.")
@@ -316,6 +323,9 @@ def liquidation(
     close_out_rate: Annotated[
         float | None, typer.Option(help="Added to the maintenance rate; default as the venue does.")
     ] = None,
+    fee_to_close: Annotated[
+        float | None, typer.Option(help="Kept too, of the notional at the bankruptcy price; default 0.")
+    ] = None,
 ) -> None:
     """Work out one position's liquidation price, step by step.
 
@@ -329,7 +339,11 @@ def liquidation(
 
         perpbt liquidation --contract inverse --side short --entry 8000 --quantity 10000 --margin 0.1
         --maintenance-rate 0.005
+
+        perpbt liquidation --symbol ETHUSDT --side long --entry 3000 --quantity 10 --wallet 5000
+        --other symbol=BTCUSDT,side=short,entry=60000,quantity=0.1,mark=61000
     """
+    from perpbt.explaining.asked import in_words
     from perpbt.explaining.explanation import explain
 
     given = {
@@ -338,7 +352,8 @@ def liquidation(
         "other_maintenance": other_maintenance, "other_unrealised": other_unrealised, "mark": mark,
         "funding_paid": funding_paid, "contract": contract, "multiplier": multiplier, "tick": tick, "lot": lot,
         "maintenance": maintenance_rate, "maintenance_on": maintenance_on, "close_out_rate": close_out_rate,
-        "rounding": rounding,
+        "rounding": rounding, "fee_to_close": fee_to_close,
+        "others": [in_words(one) for one in other] if other else None,
     }  # fmt: skip
     typer.echo(explain(given).render())
 

@@ -40,6 +40,7 @@ WALLS: Mapping[str, set[str]] = {
     "accounts": {"checks", "config", "errors", "load"},
     "venue": {"adl", "checks", "config", "contracts", "errors"},
     "explaining": {"checks", "contracts", "errors", "venue"},
+    "formulas": {"contracts", "explaining", "pricing", "procedures", "venue"},
     "procedures": {"config", "engines", "errors", "kernels"},
     "prepare": {"config", "contracts", "errors", "kernels", "load", "mapped", "venue"},
     "engines": {"accounts", "errors", "kernels", "mapped", "oracle", "prepare"},

@@ -258,8 +258,8 @@ def test_the_commands_of_its_help_run(
 ) -> None:
     assert command(monkeypatch, "--help") == 0
     said = " ".join(capsys.readouterr().out.split())
-    examples = re.findall(r"perpbt liquidation (--\S+ \S+(?: --\S+ [\w.]+)+)", said)
-    assert len(examples) == 2
+    examples = re.findall(r"perpbt liquidation (--\S+ \S+(?: --\S+ [\w.=,]+)+)", said)
+    assert len(examples) == 3
     for example in examples:
         assert command(monkeypatch, *example.split()) == 0
         assert "Liquidated when the mark reaches" in capsys.readouterr().out

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from perpbt.contracts import (
     require_word,
 )
 from perpbt.errors import InputError
+from perpbt.explaining.cross import Held, cross_equity, cross_required
 from perpbt.venue import Venue, load_venue
 from perpbt.venue.brackets import Tier, ladder
 
@@ -35,10 +36,12 @@ OWN_RULES = ("maintenance", "tiers")
 ROUNDINGS = ("none", "lot", "tick", "both")
 KEYS = (
     "venue", "symbol", "contract", "multiplier", "tick", "lot", "currency", "side", "entry_price", *SIZES,
-    *BACKINGS, "margin_buffer", "other_maintenance", "other_unrealised", "mark", "funding_paid", "maintenance",
-    "tiers", "maintenance_on", "close_out_rate", "rounding",
+    *BACKINGS, "margin_buffer", "other_maintenance", "other_unrealised", "others", "mark", "funding_paid", "maintenance",
+    "tiers", "maintenance_on", "close_out_rate", "fee_to_close", "rounding",
 )  # fmt: skip
-ONLY_WITH = {"margin_buffer": "leverage", "other_maintenance": "wallet", "other_unrealised": "wallet"}
+ONLY_WITH = {
+    "margin_buffer": "leverage", "other_maintenance": "wallet", "other_unrealised": "wallet", "others": "wallet",
+}  # fmt: skip
 
 
 class Working(NamedTuple):
@@ -66,6 +69,11 @@ class Asked:
     cross: bool
     working: tuple[Working, ...]
     notes: tuple[str, ...]
+    wallet: float = 0.0
+    legs: tuple[Held, ...] = ()
+    """Others of the wallet on the same contract, which its price moves too."""
+    others: tuple[Held, ...] = ()
+    """Those on other contracts, which stay at their marks."""
 
 
 class Said(dict[str, Any]):
@@ -119,10 +127,11 @@ def read(position: Mapping[str, Any] | object) -> Asked:
     venue, maintenance, tiers, rule = _rules(said, contract, venue, stated)
     working: list[Working] = []
     notes: list[str] = []
-    held = _position(said, contract, venue, maintenance, tiers, working, notes)
     base, quote = currencies(symbol)
     settled = {"linear": quote or "quote currency", "inverse": base or "coin", "quanto": "coin"}
     currency = _text(said, "currency", contract.settlement or settled[contract.kind])
+    legs, others = _beside(said, symbol, currency, working)
+    held = _position(said, contract, venue, maintenance, tiers, working, notes)
     whole = contract.kind == "linear" and contract.multiplier == 1.0
     counted = (base or "base units") if whole else "contracts"
     mark = said.positive("mark", held.entry_price)
@@ -142,10 +151,81 @@ def read(position: Mapping[str, Any] | object) -> Asked:
         "wallet" in said,
         tuple(working),
         tuple(notes),
+        said.number("wallet", 0.0),
+        legs,
+        others,
     )
 
 
-def _said(position: Mapping[str, Any] | object) -> Said:
+def in_words(text: str) -> dict[str, Any]:
+    """A position said in one line, "symbol=ETHUSDT,side=long,entry=3000,quantity=2": `entry` is its entry_price."""
+    found: dict[str, Any] = {}
+    for part in text.split(","):
+        key, sign, value = (word.strip() for word in part.partition("="))
+        if not (key and sign and value):
+            raise InputError(f"{text!r}: {part.strip()!r} must be KEY=VALUE, several parted by commas")
+        try:
+            found["entry_price" if key == "entry" else key] = float(value)
+        except ValueError:
+            found[key] = value
+    return found
+
+
+def _beside(
+    said: Said, symbol: str, currency: str, working: list[Working]
+) -> tuple[tuple[Held, ...], tuple[Held, ...]]:
+    """The other positions of a wallet: those on the same contract, and those on others. Says what they keep and have gained."""
+    if "others" not in said:
+        return (), ()
+    given = said["others"]
+    for key in ("other_maintenance", "other_unrealised"):
+        if key in said:
+            raise InputError(f"{key} = {said[key]!r}: only without others, whose sum it is")
+    if isinstance(given, Mapping) or not isinstance(given, Sequence) or not given:
+        raise InputError(f"others = {given!r}: must be a list of positions of the same wallet")
+    legs: list[Held] = []
+    apart: list[Held] = []
+    for number, one in enumerate(given):
+        place = f"others[{number}]"
+        known = _said(one, place)
+        for key in ("leverage", "margin", "wallet", "others"):
+            if key in known:
+                raise InputError(f"{place}.{key} = {known[key]!r}: one wallet backs all positions")
+        own = {"venue": said.get("venue"), "symbol": symbol, **known, "wallet": 0.0}
+        try:
+            asked = read(own)
+        except InputError as error:
+            raise InputError("\n".join(f"{place}.{line}" for line in str(error).splitlines())) from None
+        if asked.currency != currency:
+            raise InputError(f"{place}: settled in {asked.currency}; must be in {currency}, as the wallet is")
+        held = Held(dataclasses.replace(asked.position, margin=0.0), asked.maintenance, asked.mark)
+        (legs if asked.symbol == symbol else apart).append(held)
+        working += _worth(held, f"{asked.position.side} {asked.symbol}")
+    every = [*legs, *apart]
+    said["other_maintenance"], said["other_unrealised"] = cross_required(every), cross_equity(0.0, every)
+    return tuple(legs), tuple(apart)
+
+
+def _worth(held: Held, what: str) -> list[Working]:
+    """What another position of the wallet keeps, and has gained, at its mark."""
+    position, rule, mark = held
+    at = mark if rule.on == "mark" else position.entry_price
+    rate, deduction = rule.terms(position, at)
+    formula, figures = f"notional at {rule.on} * rate", f"{position.value(at):,.10g} * {rate:.6g}"
+    if deduction:
+        formula, figures = f"{formula} - deduction", f"{figures} - {deduction:,.10g}"
+    if rule.close_out_rate:
+        formula = f"{formula} + notional at mark * close-out rate"
+        figures = f"{figures} + {position.value(mark):,.10g} * {rule.close_out_rate:.6g}"
+    paid = f" - {position.funding_paid:,.10g} of funding" if position.funding_paid else ""
+    gained = f"from {position.entry_price:,.10g} to {mark:,.10g}{paid}"
+    return [
+        Working(f"Kept by the {what}", formula, figures, rule.required(position, mark)),
+        Working(f"Profit of the {what}", f"of {position.quantity:,.10g}", gained, cross_equity(0.0, [held])),
+    ]
+
+
+def _said(position: Mapping[str, Any] | object, place: str = "position") -> Said:
     if dataclasses.is_dataclass(position) and not isinstance(position, type):
         given: Mapping[Any, Any] = {
             field.name: getattr(position, field.name) for field in dataclasses.fields(position)
@@ -153,10 +233,10 @@ def _said(position: Mapping[str, Any] | object) -> Said:
     elif isinstance(position, Mapping):
         given = position
     else:
-        raise InputError(f"position = {position!r}: must be a mapping of {', '.join(KEYS)}")
+        raise InputError(f"{place} = {position!r}: must be a mapping of {', '.join(KEYS)}")
     for key in given:
         if key not in KEYS:
-            raise InputError(unknown(f"position[{key!r}]", str(key), KEYS))
+            raise InputError(unknown(f"{place}[{key!r}]", str(key), KEYS))
     said = Said((key, value) for key, value in given.items() if value is not None)
     for key, other in ONLY_WITH.items():
         if key in said and other not in said:
@@ -213,7 +293,9 @@ def _rules(
     if venue is not None and not isinstance(said.get("maintenance"), Maintenance):
         on, extra = venue.maintenance_on, venue.close_out_rate
     on, extra = said.word("maintenance_on", BASES, on), said.number("close_out_rate", extra, least=0.0)
-    return venue, dataclasses.replace(maintenance, on=on, close_out_rate=extra), tiers, rule
+    fee = said.number("fee_to_close", maintenance.fee_to_close, least=0.0)
+    kept = dataclasses.replace(maintenance, on=on, close_out_rate=extra, fee_to_close=fee)
+    return venue, kept, tiers, rule
 
 
 def _venue(said: Said, default: str | None) -> Venue | None:

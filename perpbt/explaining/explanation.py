@@ -10,11 +10,20 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from perpbt.contracts import Found, Line, Position, bankruptcy_price, is_liquidated, liquidation_price
+from perpbt.contracts import (
+    Found,
+    Line,
+    Maintenance,
+    Position,
+    bankruptcy_price,
+    is_liquidated,
+    liquidation_price,
+)
 from perpbt.explaining.asked import Asked, read
+from perpbt.explaining.cross import Held, hedged_liquidation_prices
 
 WIDTH = 100
 
@@ -104,12 +113,15 @@ def explain(position: Mapping[str, Any] | object) -> Explanation:
     - side: long or short; entry_price; mark (default: the entry price).
     - How large, one of: quantity, in contracts; notional at entry, in settlement currency; collateral, out of
       which the opening fee is paid first, as in a backtest (needs leverage).
-    - What backs it, one of: leverage (with margin_buffer); margin; wallet, for a cross account, with
-      other_maintenance and other_unrealised of its other positions at their marks.
+    - What backs it, one of: leverage (with margin_buffer); margin; wallet, for a cross account, with others, a list of its
+      other positions (such mappings, without what backs them, each at its mark), or with the sums of these,
+      other_maintenance and other_unrealised. Others of the same symbol (hedge mode) share the liquidation price: what is given
+      is that on the side of the net loss, the other one is in the notes.
     - funding_paid since entry; received is below 0.
     - The rule, if not the venue's: maintenance, a flat rate or a `Maintenance`; or tiers, rows of floor, cap,
       rate, max_leverage[, deduction] in settlement currency (one of these is needed where the venue's tiers are of
-      another kind of contract); maintenance_on, mark or entry; close_out_rate.
+      another kind of contract); maintenance_on, mark or entry; close_out_rate, of the notional at mark; fee_to_close, of
+      the notional at the bankruptcy price, where equity then just pays that fee (Bybit, inverse).
 
     Raises InputError for a key that is unknown, missing or at odds with another, and for a value out of range.
 
@@ -122,8 +134,10 @@ def explain(position: Mapping[str, Any] | object) -> Explanation:
     """
     asked = read(position)
     held, mark, kept = asked.position, asked.mark, asked.maintenance
-    bankruptcy = bankruptcy_price(held)
-    liquidation = liquidation_price(held, kept, mark)
+    bankruptcy = bankruptcy_price(held, kept.fee_to_close)
+    liquidation, notes = liquidation_price(held, kept, mark), list(asked.notes)
+    if asked.legs:
+        liquidation, bankruptcy = _shared_prices(asked, notes)
     equity, required = held.equity(mark), kept.required(held, mark)
     shown = {"bankruptcy": _rounded(held, bankruptcy), "liquidation": _rounded(held, liquidation)}
     price = shown["liquidation"]
@@ -148,8 +162,30 @@ def explain(position: Mapping[str, Any] | object) -> Explanation:
         bankruptcy_reason=bankruptcy.reason,
         distance=away,
         steps=tuple(_steps(asked, bankruptcy, liquidation, shown)),
-        notes=asked.notes,
+        notes=tuple(notes),
     )
+
+
+def _shared_prices(asked: Asked, notes: list[str]) -> tuple[Found, Found]:
+    """Where all legs on one contract are liquidated, and bankrupt, together: on the side of the net loss; the other side goes to the
+    notes.
+    """
+    own = Held(replace(asked.position, margin=0.0), asked.maintenance, asked.mark)
+    legs = [own, *asked.legs]
+    below, above = hedged_liquidation_prices(asked.wallet, legs, asked.others)
+    net = math.fsum(one.position.direction * one.position.quantity for one in legs)
+    falls = (net > 0.0) != (own.position.contract.kind == "inverse") if net else below.price is not None
+    chosen, other = (below, above) if falls else (above, below)
+    way, back = ("falls to", "rises to") if falls else ("rises to", "falls to")
+    told = f"the {len(legs)} positions on this contract are liquidated together"
+    notes.append(f"{told} where the price {way} {_price_said(chosen)}, or {back} {_price_said(other)}")
+    nothing = [one._replace(maintenance=Maintenance.flat(0.0)) for one in legs]
+    gone = hedged_liquidation_prices(asked.wallet, nothing, asked.others)
+    return chosen, gone[0] if falls else gone[1]
+
+
+def _price_said(found: Found) -> str:
+    return "no price" if found.price is None else _said(found.price)
 
 
 def _steps(
@@ -182,10 +218,12 @@ def _steps(
             "",
         )
     )
-    steps.append(_price_step("Bankruptcy price", "equity is 0", held, bankruptcy, shown["bankruptcy"]))
-    met = "equity is what must be kept"
+    gone = "equity is the fee to close" if kept.fee_to_close else "equity is 0"
+    gone += ", of all positions on the contract" if asked.legs else ""
+    steps.append(_price_step("Bankruptcy price", gone, held, bankruptcy, shown["bankruptcy"]))
+    met = "equity is what must be kept" + (", of all positions on the contract" if asked.legs else "")
     steps.append(_price_step("Liquidation price", met, held, liquidation, shown["liquidation"]))
-    if liquidation.price is not None:
+    if liquidation.price is not None and not asked.legs:
         steps.append(
             Step(
                 "Check: equity at the liquidation price",
@@ -260,12 +298,12 @@ def _maintenance_steps(asked: Asked) -> list[Step]:
 
 def _price_step(label: str, when: str, held: Position, found: Found, shown: float | None) -> Step:
     """The equation solved: its formula and figures, or the reason why there is nothing to solve."""
-    if found.price is None or found.line is None:
+    if found.price is None:
         reason = found.reason
         return Step(label, f"where {when}", "", None, "", f"{reason[0].upper()}{reason[1:]}.")
-    formula, figures = ("", "") if found.reason else _solution(held, found.line)
+    formula, figures = ("", "") if found.reason or found.line is None else _solution(held, found.line)
     note = f"{found.reason[0].upper()}{found.reason[1:]}." if found.reason else ""
-    if found.line.floor > 0.0 or found.line.cap < math.inf:
+    if found.line is not None and (found.line.floor > 0.0 or found.line.cap < math.inf):
         note += f" In the tier of a notional of {_said(found.line.floor)} to {_said(found.line.cap)}."
     if shown != found.price:
         note += f" Before rounding to ticks of {held.contract.tick:g}: {_said(found.price)}."

@@ -45,6 +45,12 @@ def margin_gap_cap(initial_rate: float, maintenance_rate: float, multiple: float
     return multiple * (initial_rate - maintenance_rate)
 
 
+def premium(impact_bid: float, impact_ask: float, index: float, mark: float | None = None) -> float:
+    """One sample of `impact_premium`: (max(0, bid - fair) - max(0, fair - ask)) / index, plus mark / index - 1 where fair is a mark."""
+    fair = index if mark is None else mark
+    return (max(0.0, impact_bid - fair) - max(0.0, fair - impact_ask)) / index + (fair / index - 1.0)
+
+
 def funding_rate(premium: float, terms: FundingTerms, hours: float | None = None) -> float:
     """The rate charged at the end of an interval over which the premium averaged `premium` (a fraction).
 

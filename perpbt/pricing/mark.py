@@ -30,6 +30,21 @@ Points = tuple[Floats, Floats, Floats, Floats]  # at open, high, low, close
 OTHERS = tuple(f"others_{name}" for name in PRICES)
 
 
+def mark_by_funding(index: float, rate: float, hours_left: float, interval_hours: float = 8.0) -> float:
+    """index * (1 + rate * hours_left / interval): the funding basis. Sources: BitMEX, Fair price marking; Binance FAQ of 2020 (P1)."""
+    return index * (1.0 + rate * (hours_left / interval_hours))
+
+
+def mark_by_basis(index: float, mean_basis: float) -> float:
+    """index + mean of (middle - index) over the venue's window. Sources: Binance (P2), OKX, Deribit (there an exponential mean)."""
+    return index + mean_basis
+
+
+def median_mark(first: float, second: float, third: float) -> float:
+    """The middle of three. Sources: Binance and Bybit (P1, P2 and the last price), Hyperliquid."""
+    return max(min(first, second), min(max(first, second), third))
+
+
 def mark_prices(bars: pl.DataFrame, terms: MarkTerms, events: pl.DataFrame | None = None) -> pl.DataFrame:
     """The bars with `mark_open mark_high mark_low mark_close`, replacing those they have.
 

@@ -90,14 +90,17 @@ def share_to_cure(
 
 
 def fillable_price(
-    *, side: str, price: float, quantity: float, equity: float, maintenance: float, spread: float = 0.1, adjustment: float = 1.0
+    *, side: str, price: float, quantity: float, equity: float, maintenance: float, spread: float = 0.1, adjustment: float = 1.0,
+    position_maintenance: float | None = None,
 ) -> float:  # fmt: skip
     """dYdX: the worst price a liquidation order takes: (PNNV - ABR SMMR PMMR) / PS with ABR = clip(BA (1 - TNC / TMMR), 0, 1).
 
-    Of a position alone in its account. Source: dydxprotocol/v4-chain, x/clob/keeper/liquidations.go.
+    `equity` and `maintenance` are the account's (TNC, TMMR); `position_maintenance` the position's own (PMMR), None where it is alone.
+    Source: dydxprotocol/v4-chain, x/clob/keeper/liquidations.go.
     """
+    own = maintenance if position_maintenance is None else position_maintenance
     give = min(max(adjustment * (1 - equity / maintenance), 0.0), 1.0)
-    return price - _sign(side) * (give * spread * maintenance) / quantity
+    return price - _sign(side) * (give * spread * own) / quantity
 
 
 def fund_delta(*, received: float, bankruptcy: float, notional: float, most: float) -> float:

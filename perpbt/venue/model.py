@@ -264,6 +264,32 @@ class Venue(BaseModel):
             f"venue {self.name!r}: notional = {notional!r}: must be in (0, {tiers[-1].cap:.12g}] for {symbol}"
         )
 
+    def initial_margin_rate(
+        self,
+        notional: float,
+        symbol: str = "default",
+        *,
+        quantity: float = 0.0,
+        open_interest: float | None = None,
+    ) -> float:
+        """The smallest initial margin of a new position, as a share of its notional: 1 / maximum leverage of its tier.
+
+        Where rates grow with size (Deribit) `per_unit` * `quantity` (base units; coin of an inverse contract) is added; where the venue
+        states bounds of open interest (dYdX v4: x/perpetuals, liquidity tiers) it rises from the base to 1 between them:
+        min(1, base + (OI - lower) / (upper - lower) * (1 - base)). `open_interest` in quote currency; None: it is not known, no rise.
+        Raises InputError for a notional no tier holds, or a negative size.
+        """
+        rate = 1.0 / self.max_leverage(notional, symbol)
+        terms = self.terms("maintenance", symbol)
+        if terms is None:
+            return rate
+        rate += float(terms.per_unit) * self._money("quantity", quantity)
+        if open_interest is not None and terms.open_interest_upper:
+            lower, upper = float(terms.open_interest_lower), float(terms.open_interest_upper)
+            above = max(self._money("open_interest", open_interest) - lower, 0.0) / (upper - lower)
+            rate += above * (1.0 - rate)
+        return min(rate, 1.0)
+
     def liquidation_price(
         self,
         *,
