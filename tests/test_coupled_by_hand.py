@@ -134,12 +134,11 @@ def test_an_outside_counterparty_is_used_up(size: float, first: float, second: f
 
 
 def test_who_enters_at_the_open_of_a_default_is_no_part_of_it() -> None:
-    """S is in profit only after the bar that breaks L; at its open it has just come."""
-    result = run(
-        [100, 100, 100, (80, 80, 70, 70), 70], {"L": LONG, "S": ("short", 3, 500, 5)}, coupling="adl"
-    )
-    assert totals(result, "adl", "uncovered") == [0, 1_000]
-    assert result.extra["adl"].is_empty()
+    """N opens at the very open that breaks L, and carries nothing of the loss; in the bar before it would have carried all it had."""
+    spec = {"kind": "adl", "socialised": "size"}
+    for hour, given in ((3, 0), (2, 100)):
+        result = run(FALL, {"L": LONG, "N": ("long", hour, 500, 4)}, coupling=spec)
+        assert totals(result, "socialised", "uncovered") == pytest.approx([given, 1_000 - given])
 
 
 # --------------------------------------------------------------------------------------------- socialised losses
