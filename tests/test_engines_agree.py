@@ -30,6 +30,7 @@ import perpbt
 import perpbt.engines.chunks
 import perpbt.engines.witness
 import perpbt.prepare.arrays
+from perpbt.kernels.leaping import BLOCKS
 
 START = 1_704_067_200_000
 LANES = int(os.environ.get("PERPBT_LANES", "1000"))
@@ -206,6 +207,23 @@ def test_at_the_edges_of_blocks(monkeypatch: pytest.MonkeyPatch, count: int) -> 
     frame = walk(count, seed=count, tick=0.5, step=0.004)
     table = population(frame, 800, seed=count)
     agree(perpbt.load_bars(frame), table, venue=VENUES["mark"], crowding=True, equity_every="1h")
+
+
+def test_where_no_block_is_out_of_reach_and_no_bar_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prices that rise 0.03 % a bar under a trailing stop of 0.1 %: any eight bars could have hit it, none does. More blocks are passed
+    over than one leap has room for.
+    """
+    monkeypatch.setattr(perpbt.prepare.arrays, "NEAR", 0)
+    frame = walk(4 * BLOCKS, seed=6, gaps=False)
+    close = 100.0 * 1.0003 ** np.arange(1.0, frame.height + 1.0)
+    opened = close / 1.0003
+    prices = {"open": opened, "high": close, "low": opened, "close": close}
+    prices |= {f"mark_{name}": values for name, values in prices.items()}
+    table = population(frame, 40, seed=6).with_columns(side=pl.lit("long"), trailing_stop=pl.lit(0.001))
+    table = table.with_columns(pl.lit(None, pl.Float64).alias(name) for name in ("stop_loss", "take_profit"))
+    bars = perpbt.load_bars(frame.with_columns(**prices, funding_rate=pl.lit(None, pl.Float64)))
+    accounts = agree(bars, table.with_columns(entry_time=pl.lit(frame["ts"][1])), venue=VENUES["mark"])
+    assert (accounts["exit_reason"] == "end").sum() > 10
 
 
 def test_a_gap_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,6 +180,13 @@ def test_plain_and_checked_kernels_give_the_same_tables(setting: str, here: list
     assert found["digests"] == [digest(result) for result in here]
 
 
+@compiled_only
+def test_arrays_that_kernels_make_live_until_their_last_use(here: list[perpbt.Result]) -> None:
+    """Memory that is let go of is unmapped at once in this process: who still writes to it is killed."""
+    unmapping = {"MALLOC_MMAP_THRESHOLD_": "4096", "MALLOC_MMAP_MAX_": "100000"}
+    assert elsewhere(**unmapping)["digests"] == [digest(result) for result in here]
+
+
 # --------------------------------------------------------------------------------------- how they compile
 def kernel_functions() -> dict[str, Any]:
     """Every compiled function, by name."""

@@ -91,9 +91,18 @@ def bare(array: Array) -> Array:
     """The same array, with its owner forgotten: in compiled code, handing it on counts no references.
 
     Counting is an atomic operation for each array and call, ten times the work of a short position. Whoever makes an array bare holds
-    the array itself until the last use of the bare one.
+    the array itself until the last use of the bare one: a kernel that made it says `hold` there.
     """
     return array
+
+
+@part
+def hold(array: Any) -> int:
+    """Keep an array until here: it is let go of after its last use as a whole.
+
+    To write to one of its records would not do: the record is found, the array let go of, and then written to.
+    """
+    return int(array.size)
 
 
 if not config.DISABLE_JIT:  # type: ignore[attr-defined]

@@ -50,17 +50,13 @@ def walk_epochs(
 ) -> Exit:  # fmt: skip
     """`walk` from epoch to epoch. `position` was made, or paused, under the tiers of the epoch of bar `i`, or of the bar before."""
     epochs, epoch = rates.since.size, epoch_at(rates, i)
-    if (
-        epoch > 0 and rates.since[epoch] == i
-    ):  # paused where its epoch ended, or opened here, which changes nothing
-        position = renewed(market, rates_in(rates, epoch), position)
     while True:
-        until = pause
+        now, until = rates_in(rates, epoch), pause
+        if epoch > 0 and rates.since[epoch] == i:  # made before, or opened here, which changes nothing
+            position = renewed(market, now, position)
         if epoch + 1 < epochs:
             until = min(pause, rates.since[epoch + 1])
-        now = rates_in(rates, epoch)
         end = walk(market, now, watch, care, calls, position, path, term, i, until, trace)
         if end.reason != PAUSED or until == pause:
             return end
-        i, path, epoch = end.bar, end.path, epoch + 1
-        position = renewed(market, rates_in(rates, epoch), end.position)
+        i, position, path, epoch = end.bar, end.position, end.path, epoch + 1

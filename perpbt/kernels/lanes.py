@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from .accounts import after_exit, after_refusal, bare_market, bare_rates, fixed_entry, live, next_entry
-from .compile import bare, kernel, part
+from .compile import bare, hold, kernel, part
 from .leaping import BLOCK, BLOCKS
 from .tables import (
     ACCEPTED,
@@ -54,7 +54,7 @@ def run_given(
         bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
         bare(lanes), bare(places), bare(rows), bare(calls), bare(held),
     )  # fmt: skip
-    held[0]["at"] = 0  # still here
+    hold(held)
 
 
 @part
@@ -109,7 +109,7 @@ def run_following(
         bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
         bare(lanes), first, bare(rows), bare(calls), slots, bare(held),
     )  # fmt: skip
-    held[0]["at"] = 0  # still here
+    hold(held)
     return found
 
 

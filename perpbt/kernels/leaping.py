@@ -21,7 +21,7 @@ from .tables import DEDUCTION, FUNDING, MARK_CLOSE, MARK_HIGH, NO_CALL, RATE, Ma
 from .watching import Care, Path, Watch, marked, seen, seen_on
 
 SLACK = 1e-9
-BLOCKS = 512  # room for the blocks one leap passes over: at most twice 7 a level
+BLOCKS = 512  # room for the blocks one leap passes over; twice 7 a level, more where a block could matter and none of its bars does
 # A block passed over: where it starts, its level, and what its bars can have been, give or take Sides.room.
 BLOCK = np.dtype(
     [
@@ -154,7 +154,8 @@ def next_busy(
     market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, sides: Sides,
     i: int, until: int, trace: Table,
 ) -> tuple[int, int, float, Bounds]:  # fmt: skip
-    """The first bar in [i, until) in whose range a threshold could be crossed, or at whose close a margin call be made.
+    """The first bar in [i, until) in whose range a threshold could be crossed, or at whose close a margin call be made; or before it
+    the bar at which `trace` is full.
 
     Blocks passed on the way go to `trace`. Also their number, side * the best price for a trailing stop, and what these bars attain
     at least.
@@ -166,7 +167,7 @@ def next_busy(
     trails, extreme = position.trail != 0.0, path.extreme
     peak, drawdown, worst = path.peak, path.drawdown, path.worst_ratio
     trail, best, passed = 0.0, 0.0, 0
-    while i < until:
+    while i < until and passed < trace.size:
         level = widest(i, until, levels)
         while True:
             x = extremes_at(market, watch, sides, level, i)

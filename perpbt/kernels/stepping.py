@@ -23,7 +23,7 @@ from .accounts import (
     write_opening,
 )
 from .closing import Closing, outcome, shared_out
-from .compile import bare, kernel, part
+from .compile import bare, hold, kernel, part
 from .epochs import epoch_at, rates_in, renewed, walk_epochs
 from .leaping import BLOCK, BLOCKS
 from .margin import Position, liquidation_price, margin_ratio
@@ -340,5 +340,6 @@ def run_stepping(
         bare_market(market), bare_rates(rates), rule, bare(plans), Signals(bare(signals.marks), bare(signals.series)),
         bare(lanes), first, bare(rows), bare(calls), slots, bare(held), bare(schedule),
     )  # fmt: skip
-    held[0]["at"], schedule[0] = 0, 0.0  # still here
+    hold(held)
+    hold(schedule)
     return found

@@ -17,7 +17,7 @@ from .accounts import (
     write_exit,
     write_opening,
 )
-from .compile import bare, kernel, part
+from .compile import bare, hold, kernel, part
 from .epochs import epoch_at, rates_in, walk_epochs
 from .leaping import BLOCK, BLOCKS
 from .margin import Position
@@ -180,4 +180,5 @@ def run_in_tiles(
         bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
         bare(lanes), bare(places), bare(rows), bare(calls), bare(held), bare(kept),
     )  # fmt: skip
-    held[0]["at"], kept[0]["state"] = 0, OVER  # still here
+    hold(held)
+    hold(kept)

@@ -12,7 +12,7 @@ import numpy as np
 
 from perpbt.kernels.accounts import bare_market, bare_rates, care_of, write_closing, write_exit
 from perpbt.kernels.closing import Closing
-from perpbt.kernels.compile import bare, kernel, part
+from perpbt.kernels.compile import bare, hold, kernel, part
 from perpbt.kernels.epochs import epoch_at, rates_in, renewed, walk_epochs
 from perpbt.kernels.leaping import BLOCK, BLOCKS
 from perpbt.kernels.margin import Position, make_position, requirement
@@ -187,7 +187,7 @@ def change_positions(
         bare(lanes), bare(kept), bare(rows), bare(places), bare(calls), bare(held), bar, phase, bare(shares), bare(taken),
         bare(prices), fee_rate, to_the_end,
     )  # fmt: skip
-    held[0]["at"] = 0  # still here
+    hold(held)
 
 
 @kernel
