@@ -255,7 +255,7 @@ def bare_market(market: Market) -> Market:
     pyramid = market.pyramid
     return Market(
         bare(market.time), bare(market.series), market.highest_mark, market.lowest_funding, market.greatest,
-        Pyramid(bare(pyramid.nodes), bare(pyramid.starts), pyramid.levels, pyramid.near),
+        Pyramid(bare(pyramid.nodes), bare(pyramid.tops), bare(pyramid.starts), pyramid.levels, pyramid.near),
     )  # fmt: skip
 
 

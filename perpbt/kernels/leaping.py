@@ -16,12 +16,23 @@ import numpy as np
 
 from .compile import part
 from .margin import Position, band_rate, equity, growing, requirement
-from .pyramid import FALL, FUNDING_HIGH, FUNDING_LOW, RISE, SHIFT, WORTH_HIGH, WORTH_LOW, widest
+from .pyramid import (
+    FALL,
+    FUNDING_HIGH,
+    FUNDING_LOW,
+    HIGHEST_AT,
+    LOWEST_AT,
+    RISE,
+    SHIFT,
+    WORTH_HIGH,
+    WORTH_LOW,
+    widest,
+)
 from .tables import DEDUCTION, FUNDING, MARK_CLOSE, MARK_HIGH, NO_CALL, RATE, Market, Rates, Table
 from .watching import Care, Path, Watch, marked, seen, seen_on
 
 SLACK = 1e-9
-BLOCKS = 512  # room for the blocks one leap passes over; twice 7 a level, more where a block could matter and none of its bars does
+BLOCKS = 512  # room for those one leap passes over; twice 7 a level, more where a block could matter and none of its bars does
 # A block passed over: where it starts, its level, and what its bars can have been, give or take Sides.room.
 BLOCK = np.dtype(
     [
@@ -119,18 +130,24 @@ def sides_of(market: Market, rates: Rates, watch: Watch, position: Position, rel
 
 
 @part
+def node_at(market: Market, level: int, i: int) -> np.uint64:
+    """The node of a level at bar `i`. Unsigned, as are columns: where an index can be negative, each look takes longer."""
+    return np.uint64(market.pyramid.starts[np.uint64(level - 1)] + (i >> (SHIFT * level)))
+
+
+@part
 def extremes_at(market: Market, watch: Watch, sides: Sides, level: int, i: int) -> Extremes:
     """Of the block of this level that starts at bar `i`."""
     if level == 0:
-        series = market.series
-        adverse, funding = series[watch.adverse, i], series[FUNDING, i]
-        worth = series[MARK_CLOSE, i] - funding
+        series, bar = market.series, np.uint64(i)
+        adverse, funding = series[np.uint64(watch.adverse), bar], series[FUNDING, bar]
+        worth = series[MARK_CLOSE, bar] - funding
         return Extremes(adverse, adverse, funding, funding, worth, worth, 0.0)
-    nodes = market.pyramid.nodes
-    node = market.pyramid.starts[level - 1] + (i >> (SHIFT * level))
+    nodes, node = market.pyramid.nodes, node_at(market, level, i)
     return Extremes(
-        nodes[node, watch.adverse], nodes[node, sides.far], nodes[node, sides.kind], nodes[node, sides.unkind],
-        nodes[node, sides.down], nodes[node, sides.up], nodes[node, sides.fall],
+        nodes[node, np.uint64(watch.adverse)], nodes[node, np.uint64(sides.far)],
+        nodes[node, np.uint64(sides.kind)], nodes[node, np.uint64(sides.unkind)],
+        nodes[node, np.uint64(sides.down)], nodes[node, np.uint64(sides.up)], nodes[node, np.uint64(sides.fall)],
     )  # fmt: skip
 
 
@@ -161,47 +178,48 @@ def next_busy(
     at least.
     """
     side = position.side
-    series, nodes = market.series, market.pyramid.nodes
-    starts, levels = market.pyramid.starts, market.pyramid.levels
+    series, nodes, levels = market.series, market.pyramid.nodes, market.pyramid.levels
+    stop_at, target_at = np.uint64(watch.stop), np.uint64(watch.target)
+    trail_at, best_at = np.uint64(watch.trail), np.uint64(watch.best)
     watched = care.action != NO_CALL and path.calls < care.limit
     trails, extreme = position.trail != 0.0, path.extreme
-    peak, drawdown, worst = path.peak, path.drawdown, path.worst_ratio
+    # the deepest fall and the worst ratio as fractions: to choose between two takes no branch, and dividing can wait
+    peak, fallen, of_peak, thin, of_left = path.peak, path.drawdown, 1.0, path.worst_ratio, 1.0
     trail, best, passed = 0.0, 0.0, 0
+    level = widest(i, until, levels)
+    size = 1 << (SHIFT * level)
     while i < until and passed < trace.size:
-        level = widest(i, until, levels)
-        while True:
-            x = extremes_at(market, watch, sides, level, i)
-            if level > 0:
-                node = starts[level - 1] + (i >> (SHIFT * level))
-                stop, target, dearest = (
-                    nodes[node, watch.stop],
-                    nodes[node, watch.target],
-                    nodes[node, MARK_HIGH],
-                )
-                if trails:
-                    trail, best = nodes[node, watch.trail], nodes[node, watch.best]
-            else:
-                stop, target, dearest = series[watch.stop, i], series[watch.target, i], series[MARK_CLOSE, i]
-                if trails:
-                    trail, best = series[watch.trail, i], series[watch.best, i]
-            busy = (
-                side * ((x.adverse * position.guard_factor) - x.unkind) <= position.guard_level
-                or side * stop <= position.stop
-                or side * target >= position.target
-            )
-            if trails and not busy:
-                busy = side * trail <= max(extreme, side * best) * position.trail
-            if watched and not busy:
-                left = (sides.base - path.released) + sides.signed * x.down - sides.room
-                busy = not requirement(rates, position, dearest) < care.threshold * left
-            if not busy or level == 0:
-                break
-            level -= 1
+        while i + size > until:
+            level, size = level - 1, size >> SHIFT
+        x = extremes_at(market, watch, sides, level, i)
+        if level > 0:
+            node = node_at(market, level, i)
+            stop, target, dearest = nodes[node, stop_at], nodes[node, target_at], nodes[node, MARK_HIGH]
+            if trails:
+                trail, best = nodes[node, trail_at], nodes[node, best_at]
+        else:
+            bar = np.uint64(i)
+            stop, target, dearest = series[stop_at, bar], series[target_at, bar], series[MARK_CLOSE, bar]
+            if trails:
+                trail, best = series[trail_at, bar], series[best_at, bar]
+        busy = (
+            (side * ((x.adverse * position.guard_factor) - x.unkind) <= position.guard_level)
+            | (side * stop <= position.stop)
+            | (side * target >= position.target)
+        )
+        if trails and not busy:
+            busy = side * trail <= max(extreme, side * best) * position.trail
+        if watched and not busy:
+            left = (sides.base - path.released) + sides.signed * x.down - sides.room
+            busy = not requirement(rates, position, dearest) < care.threshold * left
         if busy:
-            break
+            if level == 0:
+                break
+            level, size = level - 1, size >> SHIFT
+            continue
         if trails:
             extreme = max(extreme, side * best)
-        block = trace[passed]
+        block = trace[np.uint64(passed)]
         passed += 1
         up, down = sides.base + sides.signed * x.up, sides.base + sides.signed * x.down
         fall = position.quantity * x.fall
@@ -211,18 +229,21 @@ def next_busy(
         block["needed"], block["left"] = needed, left
         if x.far != x.adverse:
             block["needed"], block["left"] = thinnest(rates, position, x)
-        if (peak - down) - sides.room > drawdown * peak:
-            drawdown = ((peak - down) - sides.room) / peak
-        if fall - sides.room > drawdown * up:
-            drawdown = (fall - sides.room) / (up + sides.room)
+        since, inside = (peak - down) - sides.room, fall - sides.room
+        if since * of_peak > fallen * peak:
+            fallen, of_peak = since, peak
+        if inside * of_peak > fallen * (up + sides.room):
+            fallen, of_peak = inside, up + sides.room
         peak = max(peak, up - sides.room)
         left = (
             left + sides.signed * (x.unkind - x.kind)
         ) + sides.room  # no less than at the bar of the adverse mark
-        if needed > worst * left:
-            worst = needed / left
-        i += 1 << (SHIFT * level)
-    return i, passed, extreme, Bounds(peak, drawdown, worst)
+        if needed * of_left > thin * left:
+            thin, of_left = needed, left
+        i += size
+        while level < levels and i & ((size << SHIFT) - 1) == 0:
+            level, size = level + 1, size << SHIFT
+    return i, passed, extreme, Bounds(peak, fallen / of_peak, thin / of_left)
 
 
 @part
@@ -259,6 +280,26 @@ def higher(top: Top, up: float, at: int, level: int) -> Top:
 
 
 @part
+def lowest_in(market: Market, sides: Sides, level: int, at: int) -> tuple[int, float]:
+    """A bar of the block at which equity is lowest, and the lowest worth at bars unlike it."""
+    if level == 0:
+        return at, np.inf * sides.signed
+    tops, node = market.pyramid.tops, market.pyramid.starts[level - 1] + (at >> (SHIFT * level))
+    column = LOWEST_AT if sides.down == WORTH_LOW else HIGHEST_AT
+    return int(tops[node, column]), tops[node, column + 1]
+
+
+@part
+def highest_in(market: Market, sides: Sides, level: int, at: int) -> tuple[int, float]:
+    """A bar of the block at which equity is highest, and the highest worth at bars unlike it."""
+    if level == 0:
+        return at, -np.inf * sides.signed
+    tops, node = market.pyramid.tops, market.pyramid.starts[level - 1] + (at >> (SHIFT * level))
+    column = HIGHEST_AT if sides.up == WORTH_HIGH else LOWEST_AT
+    return int(tops[node, column]), tops[node, column + 1]
+
+
+@part
 def exact_peak(
     market: Market, position: Position, path: Path, sides: Sides, top: Top, first: int, at: int
 ) -> float:
@@ -268,6 +309,11 @@ def exact_peak(
         return highest_value(market, position, path.released, sides, first, at, path.peak, attained)
     if top.level < 0:
         return path.peak
+    bar, following = highest_in(market, sides, top.level, top.at)
+    if sides.base + sides.signed * following < attained:
+        series = market.series
+        value = equity(position, series[MARK_CLOSE, bar], series[FUNDING, bar]) + path.released
+        return max(path.peak, value)
     end = top.at + (1 << (SHIFT * top.level))
     return highest_value(market, position, path.released, sides, top.at, end, path.peak, attained)
 
@@ -295,18 +341,18 @@ def passed_over(
     until: int, trace: Table, passed: int, extreme: float, least: Bounds,
 ) -> Path:  # fmt: skip
     """The path after the quiet bars before `until`, as if each had been marked. `trace` holds their blocks, `least` what they attain."""
-    released, levels = path.released, market.pyramid.levels
+    released, levels, series = path.released, market.pyramid.levels, market.series
     fallen, thinned = least.drawdown, least.worst
     drawdown, worst = path.drawdown, path.worst_ratio
     first = trace[0]["at"]
     top = Top(path.peak, -np.inf, 0, -1)
     for k in range(passed):
-        block = trace[k]
+        block = trace[np.uint64(k)]
         at, level = block["at"], block["level"]
         fall = max(block["fall"], top.up - block["down"]) + 3.0 * sides.room
-        falls = fall >= fallen * top.up * (1.0 - SLACK)
-        thins = block["needed"] >= max(thinned, worst) * block["left"] * (1.0 - SLACK)
-        if not (falls or thins):
+        may_fall = fall >= fallen * top.up * (1.0 - SLACK)
+        may_thin = block["needed"] >= max(thinned, worst) * block["left"] * (1.0 - SLACK)
+        if not (may_fall or may_thin):
             top = higher(top, block["up"], at, level)
             continue
         end = at + (1 << (SHIFT * level))
@@ -314,22 +360,28 @@ def passed_over(
             while True:
                 x = extremes_at(market, watch, sides, level, at)
                 up, down = sides.base + sides.signed * x.up, sides.base + sides.signed * x.down
-                fall = max(position.quantity * x.fall, top.up - down) + 3.0 * sides.room
-                falls = fall >= fallen * top.up * (1.0 - SLACK)
-                needed, left = thinnest(rates, position, x)
-                thins = needed >= max(thinned, worst) * left * (1.0 - SLACK)
+                inside, since = position.quantity * x.fall, top.up - down
+                falls = may_fall and max(inside, since) + 3.0 * sides.room >= fallen * top.up * (1.0 - SLACK)
+                thins = False
+                if may_thin:
+                    needed, left = thinnest(rates, position, x)
+                    thins = needed >= max(thinned, worst) * left * (1.0 - SLACK)
                 if thins and x.kind == x.unkind and (level == 0 or sides.far == watch.adverse):
                     worst, thins = seen(rates, position, worst, x.adverse, x.kind), False
+                if falls and (level == 0 or inside + 3.0 * sides.room < fallen * top.up * (1.0 - SLACK)):
+                    # from before the block: deepest to its lowest bar, and if others are far from that, to no other
+                    bar, following = lowest_in(market, sides, level, at)
+                    peak = exact_peak(market, position, path, sides, top, first, at)
+                    value = equity(position, series[MARK_CLOSE, bar], series[FUNDING, bar]) + released
+                    peak, drawdown = marked(value, peak, drawdown)
+                    fallen = max(fallen, drawdown)
+                    since = top.up - (sides.base + sides.signed * following)
+                    falls = since + 3.0 * sides.room >= fallen * top.up * (1.0 - SLACK)
                 if level == 0 or not (falls or thins):
                     break
                 if falls and level > 1:
                     fallen = fall_attained(market, sides, level, at, top.up, fallen)
                 level -= 1
-            if falls and level == 0:
-                peak = exact_peak(market, position, path, sides, top, first, at)
-                value = equity(position, market.series[MARK_CLOSE, at], market.series[FUNDING, at]) + released
-                peak, drawdown = marked(value, peak, drawdown)
-                fallen = max(fallen, drawdown)
             top = higher(top, up, at, level)
             at += 1 << (SHIFT * level)
             level = widest(at, end, levels)

@@ -18,10 +18,56 @@ COLUMNS = 10  # of Pyramid.nodes
 # The first four are those of the same name in Market.series: low, high, mark low, mark high. Then of CF; of worth = mark close - CF,
 # which is what a position gains by; and the largest fall and rise from the worth of one bar to that of a later one.
 FUNDING_LOW, FUNDING_HIGH, WORTH_LOW, WORTH_HIGH, FALL, RISE = 4, 5, 6, 7, 8, 9
+# Columns of Pyramid.tops: the first bar with the lowest, and highest, worth of a node, and the next lowest and highest worth, of bars
+# with another mark close or CF. Where it is far off, the one bar answers for the node.
+LOWEST_AT, NEXT_LOWEST, HIGHEST_AT, NEXT_HIGHEST = 0, 1, 2, 3
+TOPS = 4
 
 
 @part
-def build_level(nodes: Floats, at: int, below: int) -> None:
+def alike(series: Floats, one: float, other: float) -> bool:
+    """Have two bars the same mark close and CF?"""
+    k, j = int(one), int(other)
+    return series[MARK_CLOSE, k] == series[MARK_CLOSE, j] and series[FUNDING, k] == series[FUNDING, j]
+
+
+@part
+def build_tops(series: Floats, nodes: Floats, tops: Floats, node: int, first: int, last: int) -> None:
+    """The tops of a node over those of nodes [first, last)."""
+    for side in range(2):
+        sign = 2.0 * side - 1.0
+        at, ahead, next_to = (
+            tops[first, 2 * side],
+            sign * nodes[first, WORTH_LOW + side],
+            sign * tops[first, 2 * side + 1],
+        )
+        for child in range(first + 1, last):
+            other, worth = tops[child, 2 * side], sign * nodes[child, WORTH_LOW + side]
+            next_to = max(next_to, sign * tops[child, 2 * side + 1])
+            if worth > ahead:
+                at, ahead, next_to = other, worth, max(next_to, ahead)
+            elif worth < ahead or not alike(series, at, other):
+                next_to = max(next_to, worth)
+        tops[node, 2 * side], tops[node, 2 * side + 1] = at, sign * next_to
+
+
+@part
+def build_lowest_tops(series: Floats, tops: Floats, node: int, first: int, last: int) -> None:
+    """The tops of a node over bars [first, last)."""
+    for side in range(2):
+        sign = 2.0 * side - 1.0
+        at, ahead, next_to = first, sign * (series[MARK_CLOSE, first] - series[FUNDING, first]), -np.inf
+        for bar in range(first + 1, last):
+            worth = sign * (series[MARK_CLOSE, bar] - series[FUNDING, bar])
+            if worth > ahead:
+                at, ahead, next_to = bar, worth, ahead
+            elif worth < ahead or not alike(series, at, bar):
+                next_to = max(next_to, worth)
+        tops[node, 2 * side], tops[node, 2 * side + 1] = at, sign * next_to
+
+
+@part
+def build_level(series: Floats, nodes: Floats, tops: Floats, at: int, below: int) -> None:
     """Nodes from row `at` on, over those of rows [below, at)."""
     count = at - below
     for k in range((count + (1 << SHIFT) - 1) >> SHIFT):
@@ -37,10 +83,11 @@ def build_level(nodes: Floats, at: int, below: int) -> None:
             rise = max(rise, nodes[child, RISE], nodes[child, WORTH_HIGH] - low)
             low, high = min(low, nodes[child, WORTH_LOW]), max(high, nodes[child, WORTH_HIGH])
         nodes[at + k, FALL], nodes[at + k, RISE] = fall, rise
+        build_tops(series, nodes, tops, at + k, first, last)
 
 
 @part
-def build_lowest(series: Floats, nodes: Floats) -> None:
+def build_lowest(series: Floats, nodes: Floats, tops: Floats) -> None:
     """The nodes over bars."""
     count = series.shape[1]
     for k in range((count + (1 << SHIFT) - 1) >> SHIFT):
@@ -59,15 +106,16 @@ def build_lowest(series: Floats, nodes: Floats) -> None:
             fall, rise = max(fall, high - worth), max(rise, worth - low)
             low, high = min(low, worth), max(high, worth)
         nodes[k, WORTH_LOW], nodes[k, WORTH_HIGH], nodes[k, FALL], nodes[k, RISE] = low, high, fall, rise
+        build_lowest_tops(series, tops, k, first, last)
 
 
 @kernel
-def build(series: Floats, nodes: Floats, starts: Integers) -> None:
-    """Fill the nodes over the bars of `series`, laid out by `layout`."""
+def build(series: Floats, nodes: Floats, tops: Floats, starts: Integers) -> None:
+    """Fill the nodes over the bars of `series`, laid out by `layout`, and their tops."""
     if starts.size > 1:
-        build_lowest(series, nodes)
+        build_lowest(series, nodes, tops)
     for level in range(1, starts.size - 1):
-        build_level(nodes, starts[level], starts[level - 1])
+        build_level(series, nodes, tops, starts[level], starts[level - 1])
 
 
 def layout(bars: int) -> Integers:
@@ -82,16 +130,17 @@ def layout(bars: int) -> Integers:
 def pyramid_over(
     series: Floats, near: int, empty: Callable[[tuple[int, int], type], Floats] = np.empty
 ) -> Pyramid:
-    """The pyramid over a symbol's bars; `empty` makes the array of its nodes."""
+    """The pyramid over a symbol's bars; `empty` makes the arrays of its nodes."""
     starts = layout(series.shape[1])
-    nodes = empty((int(starts[-1]), COLUMNS), np.float64)
-    build(series, nodes, starts)
-    return Pyramid(nodes, starts, starts.size - 1, near)
+    count = int(starts[-1])
+    nodes, tops = empty((count, COLUMNS), np.float64), empty((count, TOPS), np.float64)
+    build(series, nodes, tops, starts)
+    return Pyramid(nodes, tops, starts, starts.size - 1, near)
 
 
 def no_pyramid() -> Pyramid:
     """Stands for: look at every bar."""
-    return Pyramid(np.empty((0, COLUMNS)), np.zeros(1, dtype=np.int64), 0, 0)
+    return Pyramid(np.empty((0, COLUMNS)), np.empty((0, TOPS)), np.zeros(1, dtype=np.int64), 0, 0)
 
 
 @part
