@@ -226,6 +226,21 @@ def test_where_no_block_is_out_of_reach_and_no_bar_in_it(monkeypatch: pytest.Mon
     assert (accounts["exit_reason"] == "end").sum() > 10
 
 
+def test_margin_ratios_that_only_rounding_tells_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long with as much margin as notional has one and the same ratio at every price."""
+    monkeypatch.setattr(perpbt.prepare.arrays, "NEAR", 0)
+    frame = walk(40, seed=9, tick=0.5, step=0.03)
+    bars = perpbt.load_bars(frame.select("ts", "symbol", "open", "high", "low", "close"))
+    table = population(frame.head(6), 400, seed=9).select("account", "strategy", "symbol", "entry_time")
+    table = table.with_columns(side=pl.lit("long"), leverage=1.0, collateral=pl.int_range(pl.len()) / 7 + 1)
+    for rate in (0.004, 0.0078125):
+        tiers = {"default": ((0.0, 1e6, rate, 125.0, 0.0),)}
+        venue = perpbt.Venue(
+            name="fees", tiers=tiers, taker_fee=0.001, slippage=0.0078125, close_out_rate=5e-4
+        )
+        agree(bars, table, venue=venue)
+
+
 def test_a_gap_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """One to three bars without prices, at every place of a short history; funding due in them is still charged."""
     monkeypatch.setattr(perpbt.prepare.arrays, "NEAR", 0)

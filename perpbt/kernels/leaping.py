@@ -32,6 +32,9 @@ from .tables import DEDUCTION, FUNDING, MARK_CLOSE, MARK_HIGH, NO_CALL, RATE, Ma
 from .watching import Care, Path, Watch, marked, seen, seen_on
 
 SLACK = 1e-9
+STEEP = (
+    1e-6  # a ratio whose share of change is less than this share of the price's is a tie, but for rounding
+)
 BLOCKS = 512  # room for those one leap passes over; twice 7 a level, more where a block could matter and none of its bars does
 # A block passed over: where it starts, its level, and what its bars can have been, give or take Sides.room.
 BLOCK = np.dtype(
@@ -92,14 +95,15 @@ class Top(NamedTuple):
 
 @part
 def ratio_falls_with_price(rates: Rates, position: Position, market: Market) -> bool:
-    """Does every better mark mean a better margin ratio? Not for a long with more margin than notional.
+    """Does every better mark mean a better margin ratio, also as rounded? Not for a long with as much margin as notional, or more.
 
     For a short always. For a long with line r, c: the ratio's slope has the sign of c - r (notional at entry - margin + funding).
     """
     if position.side < 0.0:
         return True
     paid = position.quantity * (market.lowest_funding - position.funding)
-    spare = position.quantity * position.entry - position.margin + paid
+    notional = position.quantity * position.entry
+    spare = (notional - position.margin + paid) - STEEP * notional
     if rates.entry_maintenance:
         return position.extra * spare > -position.kept
     if rates.whole or growing(rates):  # it leaps where a band ends, or bends
