@@ -136,7 +136,7 @@ def elsewhere(**environment: str) -> dict[str, Any]:
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **COMPILED, **environment},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -174,7 +174,7 @@ def test_the_run_has_everything_a_kernel_can_do(here: list[perpbt.Result]) -> No
 def test_plain_and_checked_kernels_give_the_same_tables(setting: str, here: list[perpbt.Result]) -> None:
     """Bounds checks need kernels of their own, kept apart from those without."""
     apart = cache_folder().parents[1] / "bounds-checked"
-    found = elsewhere(**{setting: "1", "PERPBT_CACHE": str(apart)})
+    found = elsewhere(**COMPILED | {setting: "1", "PERPBT_CACHE": str(apart)})
     assert found["compiled"] is (setting != "NUMBA_DISABLE_JIT")
     assert found["checked"], "reading beyond an array raises"
     assert found["digests"] == [digest(result) for result in here]
