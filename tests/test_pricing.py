@@ -177,6 +177,8 @@ def test_published_examples(example: Example) -> None:
         ("drift", 0.0046, 0.0002),
         ("drift", -0.9, -0.00125),  # 3 % a day
         ("gate", -0.0003, 0.0001),
+        ("kraken", 0.008, 0.001),  # an eighth of the hour's premium
+        ("kraken", -0.05, -0.0025),  # at most 0.25 % an hour
         ("binance_um_2020", -0.5, -0.03),
     ],
 )
@@ -344,6 +346,37 @@ def test_funding_is_charged_as_often_as_it_is_due_at_any_bar_size(minutes: int, 
     derived = perpbt.derive(flat(96, minutes, price=100.5, index=100.0), funding=rule)
     one = funding_rate(0.005, rule)
     assert charged(derived, "short", ENTRY, LEAVE, 100.5) / (100.5 * one) == pytest.approx(due, abs=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["skip", "dense", "oracle"])
+@pytest.mark.parametrize("minutes", [1, 5, 60, 180])
+def test_it_is_charged_as_often_in_every_engine_wallet_and_contract(minutes: int, engine: str) -> None:
+    """Isolated and from a shared wallet, linear and inverse: hours 7 to 30 of an hourly series, and 8 h until hour 48, then 4 h."""
+    first, last = (int((START + timedelta(hours=hour)).timestamp() * 1000) for hour in (0, 72))
+    account = {
+        "account": "1",
+        "strategy": "hold",
+        "symbol": "AAA",
+        "side": "short",
+        "collateral": 100.0,
+        "leverage": 1.0,
+    }
+    inverse = FREE.replace(contract={"kind": "inverse"})
+    for rule, leave, due in ((terms("hyperliquid"), 30, 24), (FundingTerms(changes=CHANGES), 60, 6 + 3)):
+        events = pl.DataFrame(
+            {"ts": pl.Series(schedule(first, last, rule)).cast(TIME), "symbol": "AAA", "funding_rate": 0.0001}
+        )
+        bars = perpbt.load_bars(flat(72, minutes), funding=events)
+        times = {"entry_time": ENTRY, "exit_time": START + timedelta(hours=leave)}
+        table = pl.DataFrame([account | times])
+        for venue, mode in ((FREE, "isolated"), (FREE, "cross"), (inverse, "isolated")):
+            money = table.with_columns(pl.col("collateral") / (100.0 if venue is inverse else 1.0))
+            row = perpbt.simulate(bars, money, venue=venue, margin=mode, engine=engine).accounts
+            notional = 1.0 if venue is inverse else 100.0
+            assert float(row["funding"][0]) / (notional * 0.0001) == pytest.approx(due, abs=1e-9), (
+                venue.name,
+                mode,
+            )
 
 
 def test_an_interval_is_scaled_by_its_own_length() -> None:
