@@ -353,3 +353,38 @@ def test_g39_a_wallet_pays_or_owes_the_bankruptcy_quote(
     row = found.filter(pl.col("symbol") == closed).row(0, named=True)
     worth = sizes[closed] * marks[closed]
     assert worth - row["surplus"] + row["deficit"] == pytest.approx(expected, rel=1e-9), DYDX
+
+
+def test_the_prices_of_a_venue_are_those_of_its_contracts() -> None:
+    """G18, Binance COIN-M: 33,578.859744834; and whatever a symbol is, `explain` says the same."""
+    asked = {
+        "side": "long",
+        "entry_price": 45_000.0,
+        "quantity": 100_000.0,
+        "margin": 101.0,
+        "symbol": "BTCUSD",
+    }
+    tiers = {"BTCUSD": [(0, 94.48, 1e-12, 125, 0.0), (94.48, 1e6, 0.125, 125, 11.81)]}
+    coin_m = perpbt.load_venue("binance_cm").replace(tiers=tiers)
+    assert coin_m.liquidation_price(**asked) == pytest.approx(33_578.859744834, abs=5e-9)
+    for name in perpbt.list_venues():
+        venue = perpbt.load_venue(name)
+        for symbol in venue.tiers:
+            for side in ("long", "short"):
+                contract = venue.terms("contract", symbol) or formulas.Contract()
+                notional = 0.9 * min(venue.brackets(symbol)[0].cap, 1e6)
+                held = {
+                    "side": side, "entry_price": 2_000.0, "quantity": contract.quantity_of(notional, 2_000.0), "margin": notional / 8,
+                    "symbol": symbol,
+                }  # fmt: skip
+                told = perpbt.explain({**held, "venue": venue})
+                for one in ("liquidation_price", "bankruptcy_price"):
+                    found, expected = getattr(venue, one)(**held), getattr(told, one)
+                    if (
+                        expected is None
+                    ):  # a coin-margined short without leverage, or a long that owes nothing
+                        assert found <= 0.0 or found == float("inf"), (name, symbol, one)
+                    else:
+                        assert found == pytest.approx(expected, rel=1e-9), (name, symbol, one)
+    never = {**asked, "side": "short", "quantity": 100.0}
+    assert coin_m.liquidation_price(**never) == coin_m.bankruptcy_price(**never) == float("inf")

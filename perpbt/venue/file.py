@@ -1,4 +1,4 @@
-"""A venue's TOML file, taken apart: values to fields, what stands beside them to their sources.
+"""A venue's TOML file, found by name or path and taken apart: values to fields, what stands beside them to their sources.
 
 In: the text of a file. Out: the keyword arguments of `perpbt.venue.Venue`, and the faults found on the way.
 A value is written bare or as {value = ..., source = ..., as_of = ..., note = ...}; tiers as a table with
@@ -16,7 +16,32 @@ from perpbt.checks import unknown
 from perpbt.errors import InputError
 from perpbt.venue.tables import TABLES
 
+PACKAGED = Path(__file__).parents[1] / "venues"
 SOURCE = ("source", "as_of", "note")
+
+
+def catalogue() -> dict[str, list[Path]]:
+    """Every file a name may mean; two only if the user's folder repeats a shipped name."""
+    found: dict[str, list[Path]] = {}
+    files = (*Path("venues").glob("*.toml"), *PACKAGED.glob("*.toml"))
+    for path in dict.fromkeys(file.resolve() for file in files):
+        found.setdefault(path.stem, []).append(path)
+    return found
+
+
+def locate(source: str | Path) -> Path:
+    """The file of a name or path. Raises InputError for a name that is unknown, or stands for two files."""
+    path = Path(source)
+    if isinstance(source, Path) or path.suffix == ".toml" or path.name != source:
+        return path
+    known = catalogue()
+    if source not in known:
+        hint = "; or give the path of a .toml file"
+        raise InputError(unknown(f"venue {source!r}", source, known, "venue") + hint)
+    if len(known[source]) > 1:  # taking either in silence could change a result
+        places = " and ".join(str(place) for place in known[source])
+        raise InputError(f"venue {source!r}: two files have this name: {places}; give the path of one")
+    return known[source][0]
 
 
 def read_toml(path: Path) -> dict[str, Any]:

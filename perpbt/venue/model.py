@@ -21,12 +21,10 @@ from perpbt.checks import BelowOne, Fee, InsideOne, NotNegative, Share, unknown
 from perpbt.errors import InputError
 from perpbt.venue import tables as venue_tables
 from perpbt.venue.brackets import Dated, Tier, dated_ladders, ladder, maintenance
-from perpbt.venue.file import read_toml, venue_fields
+from perpbt.venue.file import PACKAGED, catalogue, locate, read_toml, venue_fields
 from perpbt.venue.text import described, shown
 
-__all__ = ["Dated", "Source", "Tier", "Venue", "list_venues", "load_venue"]
-
-PACKAGED = Path(__file__).parents[1] / "venues"
+__all__ = ["PACKAGED", "Dated", "Source", "Tier", "Venue", "list_venues", "load_venue"]
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -300,27 +298,29 @@ class Venue(BaseModel):
         symbol: str = "default",
         funding: float = 0.0,
     ) -> float:
-        """The mark price at which an isolated linear position's equity meets its maintenance margin.
+        """The mark price at which an isolated position's equity meets its maintenance margin.
 
         Solves margin + s*Q*(P - entry - funding) = MM + close_out_rate * Q*P, with MM at Q*P, or at Q*entry
         where `maintenance_on` is "entry"; over all tiers, so no iteration: the highest root of a long, the
-        lowest of a short. The position is liquidated at this price and beyond. Rules other than brackets are
-        solved by `perpbt.contracts`, whose answers they are: the first such price from the entry price on; 0.0
-        where there is none.
+        lowest of a short. The position is liquidated at this price and beyond. Rules other than brackets, and
+        contracts that the venue says are inverse, quanto or of a size other than 1, are solved by
+        `perpbt.contracts`, whose answers they are: the first such price from the entry price on; 0.0 (long) or
+        infinite (short) where there is none.
 
-        `side` is "long" or "short"; `entry_price` and `quantity` (base units) > 0; `margin` >= 0 in quote
-        currency; `funding` is the cumulative funding a long has paid per unit of quantity since entry. The
-        result is the formula's raw value: a long whose margin outweighs its notional gets a number <= 0,
-        which means never. Sources: Binance "How to calculate liquidation price of USD-M futures contracts";
+        `side` is "long" or "short"; `entry_price` and `quantity` (contracts; base units of a plain one) > 0;
+        `margin` >= 0 in settlement currency; `funding` is the cumulative funding a long has paid per unit of
+        quantity since entry. The result is the formula's raw value: a long whose margin outweighs its notional
+        gets a number <= 0, which means never. Sources: Binance "How to calculate liquidation price of USD-M futures contracts";
         Bybit "Liquidation price (USDT contract)" for the entry basis. Raises InputError for arguments out
         of range.
         """
         long, entry, size, margin = self._position(side, entry_price, quantity, margin, funding)
-        rule = self.terms("maintenance", symbol)
-        if rule is not None and rule.rule != "brackets":
+        rule, contract = self.terms("maintenance", symbol), self._contract(symbol)
+        if not contract.plain or (rule is not None and rule.rule != "brackets"):
             paid = size * funding if long else -(size * funding)
-            held = contracts.Position(side, entry, size, margin, funding_paid=paid)
-            return contracts.liquidation_price(held, self.maintenance(symbol)).price or 0.0
+            held = contracts.Position(side, entry, size, margin, contract, paid)
+            found = contracts.liquidation_price(held, self.maintenance(symbol)).price
+            return found if found is not None else 0.0 if long else math.inf
         prices = []
         for rate, deduction in self._lines(symbol, size * entry):
             share = (margin + deduction) / size
@@ -330,13 +330,27 @@ class Venue(BaseModel):
         return max(prices) if long else min(prices)
 
     def bankruptcy_price(
-        self, *, side: str, entry_price: float, quantity: float, margin: float, funding: float = 0.0
+        self,
+        *,
+        side: str,
+        entry_price: float,
+        quantity: float,
+        margin: float,
+        funding: float = 0.0,
+        symbol: str = "default",
     ) -> float:
-        """The price at which the equity is zero: entry - s * margin / Q + funding.
+        """The price at which the equity is zero: entry - s * margin / Q + funding; of other contracts by `perpbt.contracts`.
 
         Arguments and errors as in `liquidation_price`; raw as well: <= 0 means a long cannot go bankrupt.
         """
         long, entry, size, margin = self._position(side, entry_price, quantity, margin, funding)
+        contract = self._contract(symbol)
+        if not contract.plain:
+            paid = size * funding if long else -(size * funding)
+            found = contracts.bankruptcy_price(
+                contracts.Position(side, entry, size, margin, contract, paid)
+            ).price
+            return found if found is not None else 0.0 if long else math.inf
         return (entry - margin / size if long else entry + margin / size) + funding
 
     def describe(self) -> str:
@@ -349,6 +363,11 @@ class Venue(BaseModel):
         values = {key: getattr(self, key) for key in _VALUES}
         head = f"{self.name}: {self.title}" if self.title else self.name
         return described(head, values, self.tables, ladders, self.provenance)
+
+    def _contract(self, symbol: str) -> contracts.Contract:
+        """What the venue says a symbol is, without its steps; a plain linear contract where it says nothing."""
+        found: contracts.Contract | None = self.terms("contract", symbol)
+        return contracts.Contract() if found is None else dataclasses.replace(found, tick=None, lot=None)
 
     def _lines(self, symbol: str, entry_notional: float) -> list[tuple[float, float]]:
         """The straight lines (slope, deduction) whose upper envelope is what the position must keep."""
@@ -382,7 +401,7 @@ _VALUES = [name for name in Venue.model_fields if name not in _APART]
 
 def list_venues() -> tuple[str, ...]:
     """Names `load_venue` knows: the files of `./venues/` and those shipped, sorted."""
-    return tuple(sorted(_catalogue()))
+    return tuple(sorted(catalogue()))
 
 
 def load_venue(
@@ -399,7 +418,7 @@ def load_venue(
         raise InputError(
             f"venue is of type {type(source).__name__}; allowed: a name, the path of a TOML file, a Venue"
         )
-    venue = source if isinstance(source, Venue) else _read(_locate(source))
+    venue = source if isinstance(source, Venue) else _read(locate(source))
     if tiers is not None:
         venue = _with_tier_file(venue, tiers)
     if not tiers_as:
@@ -431,29 +450,6 @@ def _with_tier_file(venue: Venue, path: str | Path) -> Venue:
     }
     dated = {**venue.dated, **changes["dated"]}
     return venue.replace(tiers=venue.tiers, dated=dated, provenance={**kept, **changes["provenance"]})
-
-
-def _catalogue() -> dict[str, list[Path]]:
-    """Every file a name may mean; two only if the user's folder repeats a shipped name."""
-    found: dict[str, list[Path]] = {}
-    files = (*Path("venues").glob("*.toml"), *PACKAGED.glob("*.toml"))
-    for path in dict.fromkeys(file.resolve() for file in files):
-        found.setdefault(path.stem, []).append(path)
-    return found
-
-
-def _locate(source: str | Path) -> Path:
-    path = Path(source)
-    if isinstance(source, Path) or path.suffix == ".toml" or path.name != source:
-        return path
-    known = _catalogue()
-    if source not in known:
-        hint = "; or give the path of a .toml file"
-        raise InputError(unknown(f"venue {source!r}", source, known, "venue") + hint)
-    if len(known[source]) > 1:  # taking either in silence could change a result
-        places = " and ".join(str(place) for place in known[source])
-        raise InputError(f"venue {source!r}: two files have this name: {places}; give the path of one")
-    return known[source][0]
 
 
 def _read(path: Path) -> Venue:
