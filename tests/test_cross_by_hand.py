@@ -227,3 +227,19 @@ def test_a_haircut_and_a_forced_sale(price: float, gone: bool, left: float, defi
     assert result.extra["collateral"]["counted"].to_list() == [90]
     assert result.extra["collateral"]["left"].to_list() == pytest.approx([left], abs=1e-9)
     assert told(result, "deficit")["L"] == pytest.approx(deficit, abs=1e-9)
+
+
+def test_a_forced_sale_raises_the_fees_too() -> None:
+    """As at 0.6 above, with a liquidation fee of 1 % of 850: 58.5 are raised at 0.588."""
+    held = pl.DataFrame({"account": ["w"], "asset": ["COIN"], "amount": [100.0]})
+    prices = pl.DataFrame(
+        {"ts": [START, START + timedelta(hours=2)], "asset": "COIN", "price": [1.0, 0.6]}
+    ).with_columns(pl.col("ts").cast(pl.Datetime("ms", "UTC")))
+    result = run(
+        {"AAA": [100, 100, (100, 100, 85, 85), 85]},
+        {"L": ("AAA", "long", 100, 10)},
+        venue=venue(collateral={"COIN": {"haircuts": [0.1], "conversion_fee": 0.02}}, liquidation_fee=0.01),
+        collateral={"holdings": held, "prices": prices},
+    )
+    assert told(result, "liquidation_fee")["L"] == pytest.approx(8.5)
+    assert result.extra["collateral"]["left"].to_list() == pytest.approx([100 - 58.5 / 0.588])
