@@ -282,6 +282,11 @@ def test_a_cure_ripens_over_time() -> None:
         left = needed(row["quantity_after"] * row["worst"]) - row["equity_after"]
         if row["before"] * row["worst"] <= 1e3 and row["phase"] == "open":
             assert left == pytest.approx(0.75 * short, rel=1e-5)
+    small = parts(stepped({**spec, "whole_below": 1e12}, VENUES["free"])[0]).filter(pl.col("step") == 1)
+    assert small.height
+    for row in small.iter_rows(named=True):
+        kept = needed(row["quantity_after"] * row["worst"])
+        assert kept / row["equity_after"] == pytest.approx(1.0, rel=1e-6)
 
 
 def test_a_ladder_step_ends_in_the_next_lower_tier() -> None:
