@@ -24,7 +24,7 @@ from perpbt.bench.sizes import Sizes
 BASELINE = Path(__file__).parent / "bench" / "baseline.json"
 TINY = Sizes(
     bars=2_000, repeat=1, engines=40, oracle=1, oracle_bars=400, accounts=(2, 50), histories=(500, 2_000),
-    history_accounts=20, dense=1e6, trades=(2, 20), natural=40, peer_gib=0.0,
+    history_accounts=20, dense=1e6, trades=(2, 20), wallets=24, natural=40, peer_gib=0.0,
 )  # fmt: skip
 TOP = {"schema", "taken", "machine", "versions", "options", "tables", "notes"}
 INSIDE = ("engines", "scaling", "trades")  # sections that start no process
@@ -73,18 +73,27 @@ def test_tables_are_printed_and_written(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "figures.json"
-    words = ("--threads", "1", "--json", str(file), *only("engines", "scaling", "trades", "memory", "stages"))
+    words = (
+        "--threads",
+        "1",
+        "--json",
+        str(file),
+        *only("engines", "scaling", "wallets", "trades", "memory", "stages"),
+    )
     code, said, progress = bench(monkeypatch, capsys, *words)
-    assert (code, progress.splitlines()[0]) == (0, "1 of 5: engines")
+    assert (code, progress.splitlines()[0]) == (0, "1 of 6: engines")
     report = json.loads(file.read_text())
     tables = checked(report)
-    assert set(tables) == {"engines", "oracle", "accounts", "holding", "bars", "trades", "memory", "stages"}
+    made = {"engines", "oracle", "accounts", "holding", "bars", "wallets", "trades", "memory", "stages"}
+    assert set(tables) == made
     for table in tables.values():
         assert table["title"] in said
         for row in table["rows"]:
             assert row["label"] in said
     assert [len(tables[name]["rows"]) for name in ("engines", "oracle")] == [6, 6]
     assert [row["values"]["accounts"] for row in tables["accounts"]["rows"]] == [2, 50]
+    assert [row["values"]["wallets"] for row in tables["wallets"]["rows"]] == [24] * 5
+    assert all(row["values"]["ratio"] > 0 for row in tables["wallets"]["rows"])
     assert all(row["values"]["dense_s"] is not None for row in tables["accounts"]["rows"])
     assert all(row["values"]["mib"] > 10 for row in tables["memory"]["rows"])
     stages = [row["key"] for row in tables["stages"]["rows"]]

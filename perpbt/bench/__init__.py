@@ -21,7 +21,7 @@ from typing import Any
 
 import perpbt
 from perpbt import InputError
-from perpbt.bench import engines, peers, processes, scaling, trades
+from perpbt.bench import engines, peers, processes, scaling, trades, wallets
 from perpbt.bench.baseline import SCHEMA, read, side_by_side
 from perpbt.bench.measures import memory_mib
 from perpbt.bench.sizes import FULL, QUICK, Sizes
@@ -33,6 +33,7 @@ Section = Callable[[Sizes, int | None], list[Table]]
 SECTIONS: dict[str, Section] = {
     "engines": lambda sizes, threads: engines.compared(sizes),
     "scaling": scaling.compared,
+    "wallets": lambda sizes, threads: [wallets.compared(sizes)],
     "trades": lambda sizes, threads: [trades.compared(sizes, threads)],
     "vectorbt": lambda sizes, threads: [peers.compared(sizes, threads)],
     "memory": lambda sizes, threads: [processes.memory(sizes, threads)],

@@ -22,6 +22,7 @@ class Sizes:
     history_accounts: int
     dense: float  # account-bars up to which the dense engine is run too
     trades: tuple[int, ...]  # accounts that trade again and again
+    wallets: int  # accounts on three symbols that share a wallet
     natural: int  # the population perpbt is made for
     peer_gib: float  # memory that vectorbt may take
 
@@ -37,6 +38,7 @@ FULL = Sizes(
     history_accounts=100_000,
     dense=1.5e10,
     trades=(10_000, 100_000, 850_000),
+    wallets=100_000,
     natural=1_000_000,
     peer_gib=6.0,
 )
@@ -51,6 +53,7 @@ QUICK = Sizes(
     history_accounts=10_000,
     dense=1e8,
     trades=(1_000, 10_000),
+    wallets=2_000,
     natural=100_000,
     peer_gib=0.05,
 )

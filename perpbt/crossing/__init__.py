@@ -35,8 +35,11 @@ max_drawdown, worst_margin_ratio, liquidations, liquidation_time (of the first),
   or of the net quantity in one-way mode.
 - Equity curves (`equity_every`) are those of whole wallets: what an account brings, then its equity at mark.
 
-Not with a shared wallet, and refused by name: crowding, coupling, a bound on memory, liquidation procedures but "full", contracts that are
-not plain linear ones, rounding, equity curves of wallets that hold assets, dynamic margin with `margin="portfolio"` (scenarios read no tiers).
+- Contracts may be inverse and quanto where all symbols of a run are settled in one coin: the wallet, and all its money, is in that.
+
+Not with a shared wallet, and refused by name: crowding, coupling, a bound on memory, liquidation procedures but "full", rounding to ticks,
+positions settled in different currencies; with assets besides cash: equity curves, and contracts that are not linear; with
+`margin="portfolio"`: inverse contracts, and dynamic margin (scenarios read no tiers).
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ def make_charges(
     numbers = [
         (
             one.taker_fee, one.maker_fee, one.slippage, one.liquidation_fee, one.close_out_rate, one.half_spread, one.impact,
-            one.max_slippage, one.surplus_to_fund, float(one.whole), one.per_unit,
+            one.max_slippage, one.surplus_to_fund, float(one.whole), one.per_unit, float(one.terms.inverse), one.terms.lot_units,
+            one.terms.lot_per,
         )
         for one in rates
     ]  # fmt: skip

@@ -49,7 +49,7 @@ from perpbt.kernels.tables import (
     Table,
 )
 from perpbt.load import Bars
-from perpbt.prepare.arrays import PLAIN, contract_for, floats, market_arrays
+from perpbt.prepare.arrays import floats, market_arrays
 from perpbt.running.scheduled import scheduled_rates
 from perpbt.running.setting import Setting, describe_symbol
 
@@ -84,9 +84,10 @@ def run_shared(
 ) -> Shared:
     """All accounts to their end."""
     order = GivenOrder(table, Wishes(table), setting.spool)
-    line, markets, closes, rates = load_symbols(setting, loaded, order.symbols, margin)
+    check_contracts(setting, order.symbols, margin, collateral)
+    line, markets, closes, rates = load_symbols(setting, loaded, order.symbols)
     since = time.perf_counter()
-    legs = make_legs(table, order.symbols, line)
+    legs = make_legs(table, order.symbols, line, [one.terms.inverse for one in rates])
     for k, symbol in enumerate(order.symbols):
         early = int((order.wishes.entry[order.of_symbol(k)] < markets[k].time[0]).sum())
         if early:
@@ -120,19 +121,22 @@ def run_shared(
 
 
 def load_symbols(
-    setting: Setting, loaded: Bars, symbols: Sequence[str], margin: Margin
+    setting: Setting, loaded: Bars, symbols: Sequence[str]
 ) -> tuple[Timeline, list[Market], list[np.ndarray], list[Rates]]:
     """Bars of all symbols as arrays, their last closes, and what the venue charges and requires while they last."""
     markets, closes, rates = [], [], []
     for symbol in symbols:
-        check_contract(setting, symbol, margin)
+        contract = setting.contract(symbol)
         since = time.perf_counter()
         collected = loaded.collect(symbol)
         describe_symbol(setting, collected, loaded.provenance.get(symbol))
         since = setting.timed("load", since)
-        markets.append(market_arrays(collected, setting.rules, "dense"))
-        closes.append(floats(collected.frame["close"]))
-        rates.append(scheduled_rates(setting, collected, markets[-1], PLAIN))
+        markets.append(market_arrays(collected, setting.rules, "dense", contract))
+        close = floats(collected.frame["close"])
+        closes.append(1.0 / close if contract.kind == "inverse" else close)
+        rates.append(scheduled_rates(setting, collected, markets[-1], contract))
+        if setting.settlement is not None:
+            setting.settlement.note(symbol, markets[-1].time, collected.frame)
         setting.timed("prepare", since)
     return timeline_of([market.time for market in markets]), markets, closes, rates
 
@@ -147,13 +151,33 @@ def grid_markets(prepared: Prepared, symbols: int) -> dict[int, Market]:
     return made
 
 
-def check_contract(setting: Setting, symbol: str, margin: Margin) -> None:
-    """A shared wallet holds plain linear contracts."""
-    contract, rounding = contract_for(setting.venue, symbol), setting.rules.rounding
-    if not contract.plain or rounding != "none":
+def check_contracts(
+    setting: Setting, symbols: Sequence[str], margin: Margin, collateral: Collateral | None
+) -> None:
+    """A wallet is in one currency. Raises InputError for what does not go into one, or with it."""
+    contracts = {symbol: setting.contract(symbol) for symbol in symbols}
+    mode = f"margin = {margin.mode!r}"
+    if setting.rules.rounding in ("tick", "both"):
         raise InputError(
-            f"margin = {margin.mode!r} with {symbol}, a {contract.kind} contract on venue {setting.venue.name}, rules.rounding = "
-            f"{rounding!r}; allowed with a shared wallet: plain linear contracts without rounding"
+            f"{mode} with rules.rounding = {setting.rules.rounding!r}; allowed with a shared wallet: 'none' or 'lot'"
+        )
+    other = next((symbol for symbol, one in contracts.items() if one.kind != "linear"), None)
+    if other is None:
+        return
+    told = f"{mode} with {other}, a contract of kind {contracts[other].kind!r}"
+    coins = sorted({one.settled_in(symbol) for symbol, one in contracts.items()})
+    if len(coins) > 1:
+        raise InputError(
+            f"{told}: positions are settled in {', '.join(coins)}; allowed in a shared wallet: one settlement currency a run"
+        )
+    if collateral is not None:
+        raise InputError(
+            f"{told}, and collateral; allowed with assets besides cash: linear contracts, whose currency they are priced in"
+        )
+    inverse = [symbol for symbol, one in contracts.items() if one.kind == "inverse"]
+    if inverse and margin.mode == "portfolio":
+        raise InputError(
+            f"{told} ({inverse[0]}): scenarios shift prices, of which its value is no multiple; allowed: margin = 'cross'"
         )
 
 

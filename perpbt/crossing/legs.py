@@ -46,8 +46,12 @@ def numbers(accounts: pl.DataFrame, name: str, default: float) -> Floats:
     return np.array(accounts[name].fill_null(default).to_numpy(), dtype=np.float64)
 
 
-def make_legs(accounts: pl.DataFrame, symbols: Sequence[str], line: Timeline) -> Legs:
-    """Legs of all rows. Raises InputError where rows of one account differ in weight."""
+def make_legs(
+    accounts: pl.DataFrame, symbols: Sequence[str], line: Timeline, inverse: Sequence[bool]
+) -> Legs:
+    """Legs of all rows; those on an `inverse` symbol on the other side, as kernels see them. Raises InputError where rows of one account
+    differ in weight.
+    """
     whose = pl.DataFrame(
         {
             "account": accounts["account"],
@@ -88,7 +92,8 @@ def make_legs(accounts: pl.DataFrame, symbols: Sequence[str], line: Timeline) ->
 
     legs = table(
         LEG, accounts.height, place=np.arange(accounts.height), symbol=symbol, entry=entry, due=due,
-        side=np.where((accounts["side"] == "long").to_numpy(), 1.0, -1.0), leverage=numbers(accounts, "leverage", 1.0),
+        side=np.where((accounts["side"] == "long").to_numpy() != np.array(inverse)[symbol], 1.0, -1.0),
+        leverage=numbers(accounts, "leverage", 1.0),
         buffer=numbers(accounts, "margin_buffer", 0.0), collateral=numbers(accounts, "collateral", 0.0),
         reserve=numbers(accounts, "reserve", 0.0), stop_value=numbers(accounts, "stop_loss", np.nan),
         target_value=numbers(accounts, "take_profit", np.nan), trail=numbers(accounts, "trailing_stop", np.nan),

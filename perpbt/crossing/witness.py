@@ -11,11 +11,12 @@ from perpbt.crossing.charges import begun_on
 from perpbt.crossing.legs import Legs
 from perpbt.crossing.terms import Margin
 from perpbt.engines.chunks import Counted
-from perpbt.engines.witness import rules_of, tiers_of
+from perpbt.engines.witness import SWAPPED, rules_of, step_of, tiers_of
 from perpbt.errors import InputError
 from perpbt.kernels.crossing import tables as shared
 from perpbt.kernels.tables import CLOSE, OPEN, RANGE, REASONS, REJECTIONS, Floats, Integers, Rates, Row, Table
 from perpbt.oracle.cross import run_wallet
+from perpbt.prepare.mirror import prices_behind
 
 if TYPE_CHECKING:
     from perpbt.crossing.door import Prepared
@@ -42,9 +43,13 @@ CHARGES = (
 )  # fmt: skip
 
 
-def bars_of(series: Floats, time: np.ndarray) -> list[dict[str, Any]]:
-    """A dict a bar."""
+def bars_of(series: Floats, time: np.ndarray, inverse: bool) -> list[dict[str, Any]]:
+    """A dict a bar; of an inverse contract, which kernels see in the mirror, the prices and funding themselves."""
     columns: dict[str, list[Any]] = {name: series[row].tolist() for name, row in BAR.items()}
+    if inverse:
+        for name in (name for name in BAR if name not in ("cf", "sigma")):
+            columns[name] = prices_behind(series[BAR[SWAPPED.get(name, name)]]).tolist()
+        columns["cf"] = (0.0 - series[shared.FUNDING_]).tolist()
     turnover = series[shared.TURNOVER_].tolist()
     columns["turnover"] = [None if one != one else one for one in turnover]
     columns["ts"] = time.tolist()
@@ -57,20 +62,24 @@ def venue_of(rates: Rates, begun: Integers) -> dict[str, Any]:
         **{name: getattr(rates, name) for name in CHARGES},
         "maintenance_on": "entry" if rates.entry_maintenance else "mark",
         "rule": "whole" if rates.whole else "brackets",
+        "inverse": rates.terms.inverse,
+        "lot": step_of(rates.terms.lot_units, rates.terms.lot_per),
         "per_unit": rates.per_unit,
         "tiers": tiers_of(rates.tiers),
         "epochs": [(bar, tiers_of(tiers)) for bar, tiers in zip(begun.tolist(), rates.ladders, strict=True)],
     }
 
 
-def leg_of(leg: Row, symbols: Sequence[str], count: int) -> dict[str, Any]:
+def leg_of(leg: Row, symbols: Sequence[str], rates: Sequence[Rates], count: int) -> dict[str, Any]:
     """A leg by name."""
+    mirrored = rates[leg["symbol"]].terms.inverse
 
     def level(name: str) -> float | None:
         return None if np.isnan(leg[name]) else float(leg[name])
 
     return {
-        "place": int(leg["place"]), "symbol": symbols[leg["symbol"]], "side": int(leg["side"]),
+        "place": int(leg["place"]), "symbol": symbols[leg["symbol"]],
+        "side": int(-leg["side"] if mirrored else leg["side"]),
         "entry": int(leg["entry"]) if leg["entry"] < count else None, "due": int(leg["due"]) if leg["due"] >= 0 else None,
         "collateral": float(leg["collateral"]), "reserve": float(leg["reserve"]), "leverage": float(leg["leverage"]),
         "margin_buffer": float(leg["buffer"]), "stop": level("stop_value"), "take_profit": level("target_value"),
@@ -161,8 +170,10 @@ def run_wallets_naively(
             f"engine = 'oracle': {legs.legs.size:,} positions x {count:,} bars = {legs.legs.size * count:,}; allowed: at most "
             f"{MOST:,}, for plain Python looks at each; the engines skip and dense give the same result"
         )
+    inverse = {name for name, rates in zip(symbols, prepared.rates, strict=True) if rates.terms.inverse}
     bars = {
-        name: bars_of(prepared.grid.series[k], prepared.line.time) for k, name in enumerate(prepared.names)
+        name: bars_of(prepared.grid.series[k], prepared.line.time, name in inverse)
+        for k, name in enumerate(prepared.names)
     }
     venues = {
         name: venue_of(rates, begun_on(prepared.line, k, rates))
@@ -171,7 +182,8 @@ def run_wallets_naively(
     rules, terms = rules_of(prepared.rates[0]), terms_of(prepared, margin, symbols)
     for account in range(legs.size):
         mine = [
-            leg_of(leg, symbols, count) for leg in legs.legs[legs.first[account] : legs.first[account + 1]]
+            leg_of(leg, symbols, prepared.rates, count)
+            for leg in legs.legs[legs.first[account] : legs.first[account + 1]]
         ]
         done = run_wallet(bars, mine, venues, rules, {**terms, "assets": assets_of(prepared, account)})
         for leg in done["legs"]:

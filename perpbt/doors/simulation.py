@@ -273,6 +273,7 @@ def simulate_shared(
     since = time.perf_counter()
     table = read_accounts(accounts, loaded.symbols)
     refuse(setting, margin, table["symbol"].unique().to_list(), collateral is not None)
+    settle_in(setting, table["symbol"].unique().sort().to_list())
     setting.timed("accounts", since)
     shared = run_shared(setting, loaded, table, margin, collateral)
     order = shared.order

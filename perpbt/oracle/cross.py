@@ -9,6 +9,9 @@ the best price or None), "stop_trigger", "trailing_trigger", "take_profit_trigge
 `.scenarios`), "assets": a list of {"name" (a key of `bars`), "amount", "counted" (amount after the haircut), "unit" (the risk unit it
 is netted in or None), "conversion_fee"} in the order of conversion}.
 
+An inverse contract ("inverse" of its venue) is worked out in readings 1 / P, as in `.inverse`, each price read once: there a long is
+a short, and its CF has the other sign. Its legs are told so in the result.
+
 Money of the wallet: equity = base + sum of q_s (P_s - CF_s) + sum of counted amount * price, with q_s the net quantity on a symbol and
 base = cash - sum of q (entry - CF_e), legs in their order: symbol, entry, side, then size and levels. Nothing depends on the order in
 which legs are given.
@@ -39,6 +42,7 @@ from .standing import (
     symbol_required,
     symbols_of,
 )
+from .steps import whole_lots
 
 
 # ------------------------------------------------------------------------------------------------- a wallet
@@ -63,7 +67,17 @@ def run_wallet(
     terms: Record,
 ) -> Record:
     """All legs of one account to their end: {"legs": in their order, "wallet": what came of the wallet}."""
-    legs = [{**leg, "status": "waiting", "number": k} for k, leg in enumerate(legs)]
+    inverse = {name for name, venue in venues.items() if venue.get("inverse")}
+    bars = {name: [in_readings(bar) for bar in own] if name in inverse else own for name, own in bars.items()}
+    legs = [
+        {
+            **leg,
+            "status": "waiting",
+            "number": k,
+            "side": -leg["side"] if leg["symbol"] in inverse else leg["side"],
+        }
+        for k, leg in enumerate(legs)
+    ]
     legs.sort(key=order_of)
     a: Record = {
         "bars": bars, "legs": legs, "venues": venues, "rule_books": venues, "rules": rules, "terms": terms, "cash": 0.0, "peak": 0.0, "drawdown": 0.0,
@@ -81,6 +95,20 @@ def run_wallet(
         mark_out(a, count - 1)
     book_assets(a, count - 1)
     return {"legs": sorted(legs, key=lambda leg: leg["number"]), "wallet": a}
+
+
+def in_readings(bar: Record) -> Record:
+    """A bar of an inverse contract with 1 / P for every price: what was low is high."""
+    found = {**bar, "cf": 0.0 - bar["cf"]}
+    for mark in ("", "mark_"):
+        for name, source in (("open", "open"), ("high", "low"), ("low", "high"), ("close", "close")):
+            found[mark + name] = 1 / bar[mark + source]
+    return found
+
+
+def moved(price: float, share: float, venue: Record) -> float:
+    """A price higher by a share of it; of an inverse contract the reading of a price lower by it."""
+    return price / (1 - share) if venue.get("inverse") else price * (1 + share)
 
 
 # ------------------------------------------------------------------------------------------------ inside a bar
@@ -187,7 +215,7 @@ def see_value(a: Record, value: float) -> None:
 def open_leg(a: Record, leg: Record, t: int) -> None:
     """§3: size and checks as for an isolated position; then the whole account must stand at mark open."""
     bar, venue, s = a["bars"][leg["symbol"]][t], a["venues"][leg["symbol"]], leg["side"]
-    entry = bar["open"] * (1 + s * venue["slippage"])
+    entry = moved(bar["open"], s * venue["slippage"], venue)
     collateral, leverage, buffered = leg["collateral"], leg["leverage"], 1 + leg["margin_buffer"]
     notional = (collateral * leverage) / (buffered + venue["taker_fee"] * leverage)
     last_cap, clip = venue["tiers"][-1]["cap"], a["rules"].get("oversize", "reject") == "clip"
@@ -196,18 +224,25 @@ def open_leg(a: Record, leg: Record, t: int) -> None:
         return leg.update(status="rejected", rejection="notional_above_last_tier")
     if oversized:
         notional = last_cap
+    quantity = notional / entry
+    if venue.get("lot"):
+        quantity, oversized = whole_lots(quantity, venue), True
+        notional = min(quantity * entry, notional)
+    if not quantity > 0:
+        return leg.update(status="rejected", rejection="below_one_lot")
     margin, fee = (buffered * notional) / leverage, venue["taker_fee"] * notional
     tier, added = (
         next(tier for tier in venue["tiers"] if notional <= tier["cap"]),
-        grown(notional / entry, venue),
+        grown(quantity, venue),
     )
     if added > 0 and (tier["rate"] + venue["close_out_rate"]) + added >= 1:
         return leg.update(status="rejected", rejection="notional_above_last_tier")  # no equity is enough
     allowed = 1 / (1 / tier["max_leverage"] + added) if added > 0 else tier["max_leverage"]
     if leverage > allowed:
         return leg.update(status="rejected", rejection="leverage_above_tier_maximum")
-    stop = None if leg["stop"] is None else entry * (1 - s * leg["stop"])
-    target = None if leg["take_profit"] is None else entry * (1 + s * leg["take_profit"])
+    stop = None if leg["stop"] is None else moved(entry, -(s * leg["stop"]), venue)
+    target = None if leg["take_profit"] is None else moved(entry, s * leg["take_profit"], venue)
+    factor = None if leg["trailing"] is None else moved(1.0, -(s * leg["trailing"]), venue)
     if (stop is not None and s * stop >= s * entry) or (target is not None and s * target <= s * entry):
         return leg.update(status="rejected", rejection="stop_beyond_entry")
     if oversized:
@@ -215,7 +250,7 @@ def open_leg(a: Record, leg: Record, t: int) -> None:
     fresh = bring_assets(a, t)
     before = a["cash"]
     leg.update(
-        status="open", entry_price=entry, quantity=notional / entry, notional=notional, margin=margin, entry_fee=fee,
+        status="open", entry_price=entry, quantity=quantity, notional=notional, factor=factor, margin=margin, entry_fee=fee,
         cf_entry=bar["cf"], stop_price=stop, target_price=target, extreme=entry,
     )  # fmt: skip
     a["cash"] = (a["cash"] + (collateral + leg["reserve"])) - fee
@@ -244,7 +279,7 @@ def leave(a: Record, leg: Record, t: int, phase: str, leaving: tuple[str, float,
         return
     reason, base, limit = leaving
     bar, venue, s = a["bars"][leg["symbol"]][t], a["venues"][leg["symbol"]], leg["side"]
-    fill = base if limit else base * (1 - s * venue["slippage"])
+    fill = base if limit else moved(base, -(s * venue["slippage"]), venue)
     close_leg(leg, t, phase, reason, base, fill, bar["cf"])
     a["cash"] = (a["cash"] + leg["funding"]) + leg["pnl"]
     due = (venue["maker_fee"] if limit else venue["taker_fee"]) * (leg["quantity"] * fill)
@@ -318,7 +353,7 @@ def liquidate(a: Record, t: int, phase: str, names: tuple[str, str]) -> None:
         base = bar[(names[0] if worse_low else names[1]).removeprefix("mark_")]
         side = (quantity > 0) - (quantity < 0)
         slip = slip_of(bar, abs(quantity) * base, a["venues"][symbol])
-        fills[symbol] = (base, base * (1 - side * slip))
+        fills[symbol] = (base, moved(base, -(side * slip), a["venues"][symbol]))
         nets[symbol], totals[symbol] = abs(quantity), gross(a, symbol)
     fees, penalties, left = [], [], a["cash"]
     for leg in legs:

@@ -19,10 +19,10 @@ def stretch(a: Record, leg: Record, t: int, name: str) -> None:
 
 
 def trailing_level(leg: Record, bar: Record) -> float | None:
-    """§5: extreme (1 - s x); None without a trailing stop, and where the symbol has no bar of its own: nothing trades there."""
+    """§5: extreme (1 - s x), x of the price; None without a trailing stop, and where the symbol has no bar of its own: nothing trades there."""
     if leg["trailing"] is None or math.isnan(bar["sigma"]):
         return None
-    level: float = leg["extreme"] * (1 - leg["side"] * leg["trailing"])
+    level: float = leg["extreme"] * leg["factor"]
     return level
 
 

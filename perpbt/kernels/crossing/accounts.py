@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from perpbt.kernels.compile import kernel, part
+from perpbt.kernels.contracts import in_lots, moved
 from perpbt.kernels.crossing.margin import (
     equity,
     hold,
@@ -26,6 +27,9 @@ from perpbt.kernels.crossing.tables import (
     HALF_SPREAD,
     HELD,
     IMPACT,
+    INVERSE,
+    LOT_PER,
+    LOT_UNITS,
     MAKER,
     MARK_CLOSE_,
     MARK_OPEN_,
@@ -46,6 +50,7 @@ from perpbt.kernels.tables import (
     ABOVE_LAST_TIER,
     ABOVE_MAXIMUM_LEVERAGE,
     ACCEPTED,
+    BELOW_ONE_LOT,
     CAP,
     CLOSE,
     END,
@@ -57,6 +62,7 @@ from perpbt.kernels.tables import (
     STOP_BEYOND_ENTRY,
     Row,
     Table,
+    Terms,
 )
 
 DOUBLINGS = 60
@@ -134,6 +140,13 @@ def price_at_entry(
 
 # ------------------------------------------------------------------------------------------------------ opening
 @part
+def contract_of(charges: Charges, symbol: int) -> Terms:
+    """What a symbol's contract makes of prices and quantities."""
+    numbers = charges.numbers[symbol]
+    return Terms(numbers[INVERSE] != 0.0, numbers[LOT_UNITS], numbers[LOT_PER], 0.0, 0.0)
+
+
+@part
 def asset_value(grid: Grid, assets: Assets, account: int, row: int, t: int) -> float:
     """Assets at their price, without haircut."""
     total = 0.0
@@ -164,7 +177,8 @@ def open_leg(
     symbol, side, leverage = leg["symbol"], leg["side"], leg["leverage"]
     ladder = charges.ladder[acc["epoch"], symbol]
     charge, tiers, count = charges.numbers[symbol], charges.tiers, charges.tier_count[ladder]
-    entry = grid.series[symbol, OPEN_, t] * (1.0 + side * charge[SLIPPAGE])
+    contract = contract_of(charges, symbol)
+    entry = moved(contract, grid.series[symbol, OPEN_, t], side * charge[SLIPPAGE])
     buffered, collateral = 1.0 + leg["buffer"], leg["collateral"]
     notional = (collateral * leverage) / (buffered + charge[TAKER] * leverage)
     last_cap = tiers[ladder, count - 1, CAP]
@@ -173,16 +187,23 @@ def open_leg(
         notional = last_cap
     elif oversized:
         rejection = ABOVE_LAST_TIER
+    quantity, whole = notional / entry, contract.lot_per != 0.0
+    if whole:
+        quantity = in_lots(contract, quantity)
+        notional = min(quantity * entry, notional)  # lots round down; the product may round up
+    if rejection == ACCEPTED and not quantity > 0.0:
+        rejection = BELOW_ONE_LOT
     margin, fee = (buffered * notional) / leverage, charge[TAKER] * notional
     k = 0
     while k < count - 1 and notional > tiers[ladder, k, CAP]:
         k += 1
     if rejection == ACCEPTED:
-        rejection = allowed(charges, symbol, k, ladder, notional / entry, leverage)
-    stop, target = entry * (1.0 - side * leg["stop_value"]), entry * (1.0 + side * leg["target_value"])
+        rejection = allowed(charges, symbol, k, ladder, quantity, leverage)
+    stop = moved(contract, entry, -(side * leg["stop_value"]))
+    target = moved(contract, entry, side * leg["target_value"])
     if rejection == ACCEPTED and (side * stop >= side * entry or side * target <= side * entry):
         rejection = STOP_BEYOND_ENTRY  # neither holds of what is not asked for, which is NaN
-    if oversized and rejection == ACCEPTED:
+    if (oversized or whole) and rejection == ACCEPTED:
         collateral = margin + fee
     leg["status"] = CLOSED
     row["lane"], row["entry_bar"], row["exit_bar"], row["side"] = leg["place"], t, t, np.int8(side)
@@ -190,9 +211,10 @@ def open_leg(
     if rejection == ACCEPTED:
         fresh = acc["carrier"] == -1 and assets.first[account + 1] > assets.first[account]
         before = acc["cash"]
-        leg["status"], leg["price"], leg["quantity"] = HELD, entry, notional / entry
+        leg["status"], leg["price"], leg["quantity"] = HELD, entry, quantity
         leg["funding"], leg["stop"], leg["target"] = grid.series[symbol, FUNDING_, t], stop, target
         leg["extreme"], leg["seen"] = side * entry, t
+        leg["factor"] = moved(contract, 1.0, -(side * leg["trail"]))
         put_under(grid, charges, leg, ladder)
         acc["cash"] = (before + (collateral + leg["reserve"])) - fee
         if fresh:
@@ -288,7 +310,9 @@ def leave(
     leg, acc, row = legs[j], wallet[account], rows[legs[j]["place"]]
     symbol = leg["symbol"]
     charge = charges.numbers[symbol]
-    fill = base if limit else base * (1.0 - leg["side"] * charge[SLIPPAGE])
+    fill = base
+    if not limit:
+        fill = moved(contract_of(charges, symbol), base, -(leg["side"] * charge[SLIPPAGE]))
     close_leg(leg, row, t, phase, reason, base, fill, grid.series[symbol, FUNDING_, t])
     acc["cash"] = (acc["cash"] + row["funding"]) + row["pnl"]
     fee = (charge[MAKER] if limit else charge[TAKER]) * (leg["quantity"] * fill)
@@ -353,7 +377,7 @@ def fill_symbol(grid: Grid, charges: Charges, one: Row, t: int) -> None:
         side = 1.0
     elif one["net"] < 0.0:
         side = -1.0
-    one["fill"] = one["base"] * (1.0 - side * slip)
+    one["fill"] = moved(contract_of(charges, symbol), one["base"], -(side * slip))
 
 
 @kernel

@@ -44,8 +44,9 @@ from perpbt.kernels.pyramid import SHIFT, widest
 from perpbt.kernels.tables import Row, Table
 
 NARROW = 1e-11  # of what is added up: a block this near is looked into
+TRIES = 2  # times the bar of the worst ratio is guessed before it is looked for
 SLACK = 1e-15  # for the few roundings of a fall, which is not rounded in one step
-RATIO, HIGHEST, LOWEST = 0, 1, 2  # what is looked for: margin ratio, equity at the close, and its opposite
+HIGHEST, LOWEST = 0, 1  # what is looked for: equity at the close, or its opposite
 
 
 @part
@@ -65,7 +66,7 @@ def trails(leg: Row, extreme: float, low: float, high: float, mark_low: float, m
     side = leg["side"]
     below, above = (mark_low, mark_high) if leg["trail_on_mark"] == 1 else (low, high)
     best, worst = max(side * below, side * above), min(side * below, side * above)
-    return worst <= max(extreme, best) * (1.0 - side * leg["trail"])
+    return worst <= max(extreme, best) * leg["factor"]
 
 
 @part
@@ -76,7 +77,7 @@ def bar_trails(grid: Grid, leg: Row, extreme: float, t: int) -> bool:
     if leg["trail_on_mark"] == 1:
         opened, low, high = MARK_OPEN_, MARK_LOW_, MARK_HIGH_
     worst = min(side * bars[opened, t], side * bars[low if side > 0.0 else high, t])
-    level = max(extreme, side * bars[opened, t]) * (1.0 - side * leg["trail"])
+    level = max(extreme, side * bars[opened, t]) * leg["factor"]
     return not np.isnan(bars[SIGMA_, t]) and worst <= level
 
 
@@ -200,8 +201,9 @@ def kept_at(charges: Charges, legs: Table, held: Table, acc: Row, h: int, price:
 
 
 @part
-def below(charges: Charges, legs: Table, held: Table, acc: Row, ratio: float) -> bool:
-    """Is every margin ratio of the block looked at below this one, requirement and equity moving with the same marks?
+def excess(charges: Charges, legs: Table, held: Table, acc: Row, ratio: float) -> tuple[float, float]:
+    """What must be kept less `ratio` times equity, at most over the block looked at, both moving with the same marks; and the size of
+    what was added up.
 
     What a symbol must keep less `ratio` times what it is worth is convex in its mark: greatest at one of the block's ends.
     """
@@ -231,7 +233,7 @@ def below(charges: Charges, legs: Table, held: Table, acc: Row, ratio: float) ->
             kept = symbol_kept(charges, legs, held, h, high)
             total, scale = total + kept, scale + kept
         total = total + max(at_low, at_high)
-    return total < 0.0 - NARROW * scale
+    return total, scale
 
 
 @part
@@ -279,33 +281,23 @@ def next_fall(
 
 
 @part
-def bound_of(
-    grid: Grid, charges: Charges, legs: Table, held: Table, acc: Row, level: int, t: int, ranged: bool, kind: int,
-    known: float,
-) -> float:  # fmt: skip
-    """What no bar of a block exceeds, of what is looked for, `known` if none exceeds that; of level 0 that of the bar."""
-    if kind != RATIO:
-        value = equity_over(grid, held, acc, level, t, kind == HIGHEST)
-        return value if kind == HIGHEST else -value
-    if level == 0:
-        return tested(grid, charges, legs, held, acc, t, ranged)[0]
-    stand_over(grid, held, acc, level, t, ranged)
-    bound = ratio_of(required(charges, legs, held, acc), equity(held, acc))
-    return known if bound > known and below(charges, legs, held, acc, known) else bound
+def bound_of(grid: Grid, held: Table, acc: Row, level: int, t: int, kind: int) -> float:
+    """What no close of a block exceeds, of what is looked for; of level 0 that of the bar."""
+    value = equity_over(grid, held, acc, level, t, kind == HIGHEST)
+    return value if kind == HIGHEST else -value
 
 
 @kernel
 def greatest(
-    grid: Grid, charges: Charges, legs: Table, held: Table, wallet: Table, account: int, first: int, until: int, ranged: bool,
-    kind: int, known: float,
-) -> tuple[float, int]:  # fmt: skip
-    """The greatest over bars [first, until) of what is looked for, and the bar; `known` and -1 where none exceeds that."""
+    grid: Grid, held: Table, wallet: Table, account: int, first: int, until: int, kind: int, known: float
+) -> tuple[float, int]:
+    """The greatest over the closes of bars [first, until) of what is looked for, and the bar; `known` and -1 where none exceeds that."""
     acc, at = wallet[account], -1
     likely, likely_level, most = first, -1, known
     t = first
     while t < until:  # down to the likeliest bar, for a start
         level = widest(t, until, grid.levels)
-        bound = bound_of(grid, charges, legs, held, acc, level, t, ranged, kind, known)
+        bound = bound_of(grid, held, acc, level, t, kind)
         if bound > most:
             likely, likely_level, most = t, level, bound
         t += 1 << (SHIFT * level)
@@ -316,18 +308,18 @@ def greatest(
         most, t = -np.inf, likely
         end = min(until, likely + (1 << (SHIFT * (likely_level + 1))))
         while t < end:
-            bound = bound_of(grid, charges, legs, held, acc, likely_level, t, ranged, kind, known)
+            bound = bound_of(grid, held, acc, likely_level, t, kind)
             if bound > most:
                 likely, most = t, bound
             t += 1 << (SHIFT * likely_level)
-    bound = bound_of(grid, charges, legs, held, acc, 0, likely, ranged, kind, known)
+    bound = bound_of(grid, held, acc, 0, likely, kind)
     if bound > known:
         known, at = bound, likely
     t = first
     while t < until:  # then wherever it could be exceeded
         level = widest(t, until, grid.levels)
         while True:
-            bound = bound_of(grid, charges, legs, held, acc, level, t, ranged, kind, known)
+            bound = bound_of(grid, held, acc, level, t, kind)
             if level == 0 or not bound > known:
                 break
             level -= 1
@@ -337,6 +329,72 @@ def greatest(
     return known, at
 
 
+@kernel
+def likeliest(
+    grid: Grid,
+    charges: Charges,
+    legs: Table,
+    held: Table,
+    acc: Row,
+    first: int,
+    until: int,
+    ranged: bool,
+    known: float,
+) -> float:
+    """The worst margin ratio among the eight bars that look most like exceeding `known`, or `known`."""
+    at, at_level, most = first, -1, -np.inf
+    t = first
+    while t < until:
+        level = widest(t, until, grid.levels)
+        if level > 0:
+            stand_over(grid, held, acc, level, t, ranged)
+            value = excess(charges, legs, held, acc, known)[0]
+            if value > most:
+                at, at_level, most = t, level, value
+        t += 1 << (SHIFT * level)
+    while at_level > 1:
+        at_level -= 1
+        most, t, end = -np.inf, at, at + (1 << (SHIFT * (at_level + 1)))
+        while t < end:
+            stand_over(grid, held, acc, at_level, t, ranged)
+            value = excess(charges, legs, held, acc, known)[0]
+            if value > most:
+                at, most = t, value
+            t += 1 << (SHIFT * at_level)
+    for t in range(at, min(until, at + (1 << SHIFT))):
+        known = max(known, tested(grid, charges, legs, held, acc, t, ranged)[0])
+    return known
+
+
+@kernel
+def worst_ratio(
+    grid: Grid, charges: Charges, legs: Table, held: Table, wallet: Table, account: int, first: int, until: int, ranged: bool,
+    likely: int, known: float,
+) -> float:  # fmt: skip
+    """The worst margin ratio of the tested points of bars [first, until), or `known` if none exceeds that; `likely` is looked at first."""
+    acc = wallet[account]
+    if known == np.inf:
+        return known
+    known = max(known, tested(grid, charges, legs, held, acc, likely, ranged)[0])
+    for _ in range(TRIES):
+        known = likeliest(grid, charges, legs, held, acc, first, until, ranged, known)
+    t = first
+    while t < until:
+        level = widest(t, until, grid.levels)
+        while level > 0:
+            stand_over(grid, held, acc, level, t, ranged)
+            most, scale = excess(charges, legs, held, acc, known)
+            if most < 0.0 - NARROW * scale:
+                break
+            if not ratio_of(required(charges, legs, held, acc), equity(held, acc)) > known:
+                break
+            level -= 1
+        if level == 0:
+            known = max(known, tested(grid, charges, legs, held, acc, t, ranged)[0])
+        t += 1 << (SHIFT * level)
+    return known
+
+
 @part
 def fall(peak: float, value: float) -> float:
     """A drawdown, as a fraction of the peak."""
@@ -344,31 +402,24 @@ def fall(peak: float, value: float) -> float:
 
 
 @kernel
-def deepest(
-    grid: Grid,
-    charges: Charges,
-    legs: Table,
-    held: Table,
-    wallet: Table,
-    account: int,
-    first: int,
-    until: int,
-) -> None:
-    """Take in the closes of bars [first, until): the peak of equity and the deepest fall from a peak to what comes after."""
+def deepest(grid: Grid, held: Table, wallet: Table, account: int, first: int, until: int) -> int:
+    """Take in the closes of bars [first, until): the peak of equity and the deepest fall from a peak to what comes after. Returns the
+    bar of the lowest.
+    """
     acc = wallet[account]
     peak, drawdown = acc["peak"], acc["drawdown"]
-    lowest, at = greatest(grid, charges, legs, held, wallet, account, first, until, False, LOWEST, -np.inf)
-    before = greatest(grid, charges, legs, held, wallet, account, first, at, False, HIGHEST, peak)[0]
-    drawdown = max(drawdown, fall(before, -lowest))
-    highest, at = greatest(grid, charges, legs, held, wallet, account, first, until, False, HIGHEST, peak)
-    if at != -1:
-        lowest = greatest(grid, charges, legs, held, wallet, account, at, until, False, LOWEST, -highest)[0]
+    lowest, lowest_at = greatest(grid, held, wallet, account, first, until, LOWEST, -np.inf)
+    highest, at = greatest(grid, held, wallet, account, first, until, HIGHEST, peak)
+    if at != -1 and at <= lowest_at:
         drawdown = max(drawdown, fall(highest, -lowest))
-    t, seen, top = (
-        first,
-        first,
-        peak,
-    )  # `peak` is that of the closes before `seen`, `top` at least that of those before t
+    else:
+        before = greatest(grid, held, wallet, account, first, lowest_at, HIGHEST, peak)[0]
+        drawdown = max(drawdown, fall(before, -lowest))
+        if at != -1:
+            lowest = greatest(grid, held, wallet, account, at, until, LOWEST, -highest)[0]
+            drawdown = max(drawdown, fall(highest, -lowest))
+    # `peak` is that of the closes before `seen`, `top` at least that of those before t
+    t, seen, top = first, first, peak
     while t < until:
         level = widest(t, until, grid.levels)
         while True:
@@ -378,7 +429,7 @@ def deepest(
             deep = fall(most, low) if low >= 0.0 else fall(peak, low)
             quiet = most <= low or deep * (1.0 + SLACK) + SLACK <= drawdown
             if not quiet and seen < t:  # perhaps only for want of the exact peak
-                peak = greatest(grid, charges, legs, held, wallet, account, seen, t, False, HIGHEST, peak)[0]
+                peak = greatest(grid, held, wallet, account, seen, t, HIGHEST, peak)[0]
                 seen, top = t, peak
             elif quiet or level == 0 or low == high:
                 break
@@ -392,6 +443,7 @@ def deepest(
             drawdown, seen, top = max(drawdown, fall(peak, low)), t + size, peak
         t += size
     acc["peak"], acc["drawdown"] = max(acc["peak"], highest), drawdown
+    return lowest_at
 
 
 @kernel
@@ -403,8 +455,10 @@ def leap(
     ranged = acc["symbols"] == 1 or charges.extremes
     end = next_fall(grid, charges, legs, held, wallet, account, t, until, ranged)
     if end > t:
-        acc["worst"] = greatest(
-            grid, charges, legs, held, wallet, account, t, end, ranged, RATIO, acc["worst"]
-        )[0]
-        deepest(grid, charges, legs, held, wallet, account, t, end)
+        lowest_at = deepest(
+            grid, held, wallet, account, t, end
+        )  # where the ratio, too, is likely to be worst
+        acc["worst"] = worst_ratio(
+            grid, charges, legs, held, wallet, account, t, end, ranged, lowest_at, acc["worst"]
+        )
     return end

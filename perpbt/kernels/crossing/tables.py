@@ -1,7 +1,8 @@
 """What kernels of shared wallets read and write: bars of all symbols on one grid of times, legs, wallets.
 
 Symbols share one union of times; where a symbol has no bar it keeps its last mark and last price, and has neither volatility nor
-turnover. Assets held as collateral are further symbols of the grid, with their price as mark.
+turnover. Assets held as collateral are further symbols of the grid, with their price as mark. An inverse contract is seen in the mirror
+(`kernels.contracts`), as everywhere in kernels.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ BODY_WORTH, BODY_MARK, RANGE_WORTH, RANGE_MARK, LAST, CHARGED = 0, 2, 4, 6, 8, 1
 NODE = 12
 # columns of Charges.numbers
 (
-    TAKER, MAKER, SLIPPAGE, PENALTY, CLOSE_OUT, HALF_SPREAD, IMPACT, MAX_SLIPPAGE, SURPLUS, WHOLE, PER_UNIT,
-) = range(11)  # fmt: skip
+    TAKER, MAKER, SLIPPAGE, PENALTY, CLOSE_OUT, HALF_SPREAD, IMPACT, MAX_SLIPPAGE, SURPLUS, WHOLE, PER_UNIT, INVERSE,
+    LOT_UNITS, LOT_PER,
+) = range(14)  # fmt: skip
 # columns of Charges.units, before the shocks
 EXTREME, EXTREME_WEIGHT, BASIS, SHOCKS = 0, 1, 2, 3
 WAITING, HELD, CLOSED = 0, 1, 2  # LEG status
@@ -43,7 +45,7 @@ class Grid(NamedTuple):
 class Charges(NamedTuple):
     """What the venue charges and requires, a row a symbol, and how accounts are kept."""
 
-    numbers: Floats  # (symbols, 11)
+    numbers: Floats  # (symbols, 14)
     tiers: Floats  # (ladders, most tiers, 5): columns of tables.Rates.tiers; the last one repeated
     tier_count: Integers
     since: (
@@ -100,6 +102,7 @@ LEG = np.dtype(
         ("exit_at", np.int64),  # bar in which an order of its own closes it, if it gets so far
         ("stop", np.float64),  # price
         ("target", np.float64),
+        ("factor", np.float64),  # a trailing stop stands at this times the best price
         ("extreme", np.float64),  # side * best price of bars before `seen`
         ("seen", np.int64),
         ("kept", np.float64),  # maintenance of the entry notional, where that is what counts

@@ -57,7 +57,7 @@ def trailing_level(grid: Grid, leg: Row, t: int) -> float:
     if np.isnan(leg["trail"]) or np.isnan(grid.series[leg["symbol"], SIGMA_, t]):
         return -np.inf
     opened = grid.series[leg["symbol"], MARK_OPEN_ if leg["trail_on_mark"] == 1 else OPEN_, t]
-    return max(leg["extreme"], leg["side"] * opened) * (1.0 - leg["side"] * leg["trail"])
+    return max(leg["extreme"], leg["side"] * opened) * leg["factor"]
 
 
 @part

@@ -1,0 +1,148 @@
+"""Shared wallets settled in a coin: inverse and quanto contracts, multipliers and lots. Engines against the oracle with `==`."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import Any
+
+import made_markets
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_bars import START, made_bars
+from test_cross import MADE, MODES, TERMS, engine_venue, many, ruled, same, shared, table_of
+
+import perpbt
+from perpbt.errors import InputError
+
+CONTRACTS: dict[str, dict[str, Any]] = {
+    "inverse": {"kind": "inverse", "settlement": "BTC", "multiplier": 100.0},
+    "quanto": {"kind": "quanto", "settlement": "BTC", "multiplier": 0.001, "lot": 1.0},
+    "linear, multiplied": {"kind": "linear", "settlement": "BTC", "multiplier": 0.01, "lot": 1.0},
+}
+
+
+@MADE
+@given(
+    made_markets.markets(max_accounts=9),
+    made_markets.venues(),
+    made_markets.rules(),
+    MODES,
+    TERMS,
+    st.integers(0, 999),
+)
+def test_engines_equal_the_oracle(
+    market: Any, venue: Any, rules: Any, margin: Any, kind: str, seed: int
+) -> None:
+    """One wallet in BTC behind an inverse contract, a quanto and a linear one, in whole lots or not."""
+    rows = shared(market, seed)
+    symbols = sorted({row["symbol"] for row in rows})
+    kinds = list(CONTRACTS.values())
+    contract = {name: {"lot": 1.0, **kinds[(k + seed) % 3]} for k, name in enumerate(symbols)}
+    if kind == "size" and any(one["kind"] == "inverse" for one in contract.values()):
+        kind = "brackets"
+    made = engine_venue(ruled(venue, kind)).replace(contract=contract)
+    bars = perpbt.load_bars(market["frame"], funding=market["funding_frame"])
+    done = [
+        perpbt.simulate(
+            bars, table_of(rows), venue=made, margin=margin, engine=engine, fund={"scope": "symbol"},
+            rules={**rules, "rounding": ("none", "lot")[seed % 2]}, conversion={"BTC": 30_000.0},
+        )
+        for engine in ("oracle", "dense", "skip")
+    ]  # fmt: skip
+    same(done[0], done[1])
+    same(done[0], done[2])
+
+
+def coin_venue(**changes: Any) -> perpbt.Venue:
+    names = ("AAA", "BBB", "CCC")
+    return perpbt.Venue(
+        name="made", taker_fee=5e-4, slippage=1e-4, tiers={"default": ((0.0, 1e9, 0.005, 125.0),)},
+        contract={name: {"kind": "inverse", "settlement": "BTC", "multiplier": 100.0} for name in names},
+    ).replace(**changes)  # fmt: skip
+
+
+def test_one_inverse_position_behind_a_wallet_is_an_isolated_one() -> None:
+    """But for a liquidation inside the range, which fills at the extreme tested."""
+    bars, table = many(1200, 80)
+    table = table.with_columns(account=pl.int_range(pl.len()), collateral=pl.lit(0.5))
+    table = table.with_columns(trailing_stop=pl.when(pl.col("account") % 5 == 0).then(0.1))
+    alone = perpbt.simulate(bars, table, venue=coin_venue(), equity_every="1h")
+    wallet = perpbt.simulate(bars, table, venue=coin_venue(), margin="cross", equity_every="1h")
+    for name in ("exit_reason", "rejection", "entry_time", "exit_time", "side", "settlement"):
+        assert alone.accounts[name].equals(wallet.accounts[name]), name
+    assert set(alone.accounts["exit_reason"]) >= {
+        "trailing_stop",
+        "stop_loss",
+        "take_profit",
+        "liquidation",
+        "end",
+    }
+    mine = alone.accounts["exit_reason"] != "liquidation"
+    for name in (
+        "entry_price",
+        "exit_price",
+        "quantity",
+        "pnl",
+        "funding",
+        "fees",
+        "cash_change",
+        "liquidation_price",
+    ):
+        pairs = zip(alone.accounts.filter(mine)[name], wallet.accounts.filter(mine)[name], strict=True)
+        wrong = [
+            (a, b) for a, b in pairs if a is not None and not math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)
+            and not (a <= 0.0 == b)
+        ]  # fmt: skip
+        assert not wrong, name
+    assert alone.equity is not None
+    assert wallet.equity is not None
+    own = alone.accounts.filter(mine)["account"].unique()
+    curves = [
+        one.equity.filter(pl.col("account").is_in(own.implode())).sort("account", "time")
+        for one in (alone, wallet)
+    ]
+    spread = (curves[0]["equity"] - curves[1]["equity"]).abs().max()
+    assert spread < 1e-12
+
+
+def test_a_coin_wallet_hedged_in_dollars() -> None:
+    """A short of as many dollars as the coin in the wallet is worth keeps its dollar value: worth in coin times price stays what it was."""
+    frame = made_bars(400, "AAA", seed=3)
+    price = frame["open"][0]
+    row = {
+        "account": 1,
+        "strategy": "hedge",
+        "symbol": "AAA",
+        "side": "short",
+        "entry_time": START,
+        "collateral": 2.0,
+        "leverage": 1.0,
+    }
+    venue = coin_venue(taker_fee=0.0, slippage=0.0)
+    done = perpbt.simulate(frame, pl.DataFrame([row]), venue=venue, margin="cross", equity_every="1h")
+    assert done.equity is not None
+    closes = frame.select((pl.col("ts") + timedelta(minutes=1)).alias("time"), "close")
+    both = done.equity.with_columns(pl.col("time").cast(closes.schema["time"])).join(closes, on="time")
+    assert both.height > 4
+    worth = both["equity"] * both["close"]
+    assert worth.to_list() == pytest.approx([2.0 * price] * both.height, rel=1e-9)
+    assert both["equity"].n_unique() > 4
+    assert done.accounts["settlement"].to_list() == ["BTC"]
+
+
+def test_what_does_not_go_into_one_wallet_is_told() -> None:
+    bars, table = many(50, 3)
+    scan = {"shocks": [0.1]}
+    for venue, options, told in (
+        (coin_venue(), {"margin": "portfolio"}, "scenarios shift prices"),
+        (coin_venue(contract={"AAA": {"kind": "inverse", "settlement": "ETH", "multiplier": 1.0}}), {}, "one settlement currency"),
+        (coin_venue(), {"rules": {"rounding": "tick"}}, "'none' or 'lot'"),
+        (coin_venue(), {"collateral": pl.DataFrame({"account": [0], "asset": ["X"], "amount": [1.0]})}, "besides cash"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=told):
+            perpbt.simulate(
+                bars, table, venue=venue.replace(portfolio=scan), **{"margin": "cross", **options}
+            )
