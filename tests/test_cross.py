@@ -198,12 +198,97 @@ def test_skipping_equals_dense_over_many_blocks(legs: str) -> None:
         margin = {"mode": "cross", "legs": legs, "test": test}
         dense, skip = (perpbt.simulate(bars, table, margin=margin, engine=name) for name in ENGINES[1:])
         same(dense, skip)
-    assert set(skip.accounts["exit_reason"]) >= {"liquidation", "stop_loss", "take_profit", "time", "end"}
+    reasons = {"liquidation", "stop_loss", "trailing_stop", "take_profit", "time", "end"}
+    assert set(skip.accounts["exit_reason"]) >= reasons
+
+
+@pytest.mark.parametrize("rule", ["brackets", "whole", "size"])
+def test_skipping_equals_dense_under_tiers_that_change(rule: str) -> None:
+    """Ladders of different lengths, each symbol's at moments of its own; the wallet meets them with what it holds."""
+    bars, table = many(4000, 60)
+    table = table.with_columns(pl.col("collateral") * 20)
+    steps = [
+        ((0.0, 2e3, 0.004, 125.0), (2e3, 1e4, 0.02, 125.0), (1e4, 1e9, 0.1, 125.0)),
+        ((0.0, 1e9, 0.02, 50.0),),
+    ]
+    sets = steps[1:] if rule == "size" else steps
+    dated = {
+        name: [
+            (START + timedelta(minutes=at + 7 * k), sets[n % len(sets)])
+            for n, at in enumerate((0, 1503, 1504, 2600))
+        ]
+        for k, name in enumerate(("AAA", "BBB", "CCC"))
+    }
+    venue = perpbt.Venue(
+        name="made", dated=dated, maintenance={"rule": rule, "per_unit": 1e-5 if rule == "size" else 0.0}
+    )
+    for legs in ("hedge", "one_way"):
+        margin = {"mode": "cross", "legs": legs}
+        dense, skip = (
+            perpbt.simulate(bars, table, venue=venue, margin=margin, engine=name) for name in ENGINES[1:]
+        )
+        same(dense, skip)
+        once = perpbt.simulate(
+            bars,
+            table,
+            venue=venue.replace(dated={name: own[:1] for name, own in dated.items()}),
+            margin=margin,
+        )
+        assert rule == "size" or not once.extra["wallets"].equals(skip.extra["wallets"])
+    assert (skip.accounts["exit_reason"] == "liquidation").any()
+
+
+def test_a_wallet_meets_new_tiers_with_what_it_holds() -> None:
+    """10x at 5 % maintenance stands at a tenth; on the day maintenance is 12 % it is liquidated at that day's first open."""
+    price = dict.fromkeys(("open", "high", "low", "close"), [100.0] * 72)
+    frames = [
+        pl.DataFrame({"ts": [START + timedelta(hours=k) for k in range(72)], "symbol": [name] * 72, **price})
+        for name in ("AAA", "BBB")
+    ]
+    day = START + timedelta(hours=48)
+    rates = [((0.0, 1e9, rate, 20.0),) for rate in (0.05, 0.12)]
+    venue = perpbt.Venue(
+        name="made",
+        surplus_to_fund=1.0,
+        dated={name: [(START, rates[0]), (day, rates[1])] for name in ("AAA", "BBB")},
+    )
+    rows = pl.DataFrame(
+        [
+            {"account": account, "strategy": "made", "symbol": name, "side": "long", "entry_time": START, "collateral": 10.0,
+             "leverage": 10.0, "reserve": reserve}
+            for account, reserve in ((1, 0.0), (2, 2.5)) for name in ("AAA", "BBB")
+        ]
+    )  # fmt: skip
+    for engine in ENGINES:
+        done = perpbt.simulate(pl.concat(frames), rows, venue=venue, margin="cross", engine=engine)
+        assert done.accounts["exit_reason"].to_list() == ["liquidation", "liquidation", "end", "end"]
+        assert done.accounts["exit_time"][0] == day.replace(tzinfo=UTC)
+        assert done.extra["wallets"]["worst_margin_ratio"].to_list() == [1.2, pytest.approx(24.0 / 25.0)]
+
+
+def test_a_trailing_stop_of_a_wallet_follows_the_best_price() -> None:
+    """Up to 130, then down: a stop 10 % below the best is at 117, seen from the high of the bar before."""
+    closes = [100.0, 110.0, 125.0, 120.0, 105.0, 100.0]
+    opens = [100.0, *closes[:-1]]
+    highs = [101.0, 112.0, 130.0, 125.0, 120.0, 106.0]
+    frame = pl.DataFrame(
+        {"ts": [START + timedelta(hours=k) for k in range(6)], "symbol": ["AAA"] * 6, "open": opens, "high": highs,
+         "low": [min(pair) for pair in zip(opens, closes, strict=True)], "close": closes}
+    )  # fmt: skip
+    row = {"account": 1, "strategy": "made", "symbol": "AAA", "side": "long", "entry_time": START, "collateral": 50.0,
+           "leverage": 2.0, "trailing_stop": 0.1}  # fmt: skip
+    venue = perpbt.Venue(name="made", tiers={"default": ((0.0, 1e9, 0.01, 125.0),)})
+    for engine in ENGINES:
+        done = perpbt.simulate(
+            frame, pl.DataFrame([row]), venue=venue, margin="cross", engine=engine
+        ).accounts
+        assert done.select("exit_reason", "exit_price").row(0) == ("trailing_stop", 117.0)
+        assert done["exit_time"][0] == (START + timedelta(hours=4)).replace(tzinfo=UTC)
 
 
 def many(count: int, accounts: int, seed: int = 4) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Three symbols that leave each other's hours now and then; accounts of one to four positions."""
-    rng = np.random.default_rng(seed)
+    rng, tails = np.random.default_rng(seed), np.random.default_rng(seed + 1)
     frames = []
     for k, symbol in enumerate(("AAA", "BBB", "CCC")):
         frame = made_bars(count, symbol, seed=k + 1, mark=True, funding=True)
@@ -231,10 +316,11 @@ def many(count: int, accounts: int, seed: int = 4) -> tuple[pl.DataFrame, pl.Dat
                     "leverage": float(rng.choice([1.0, 3.0, 10.0])),
                     "stop_loss": None if rng.random() < 0.7 else 0.1,
                     "take_profit": None if rng.random() < 0.7 else 0.2,
+                    "trailing_stop": None if tails.random() < 0.9 else 0.15,
                     "exit_time": None if rng.random() < 0.8 else START + timedelta(minutes=count * 3 // 4),
                 }
             )
-    numbers = dict.fromkeys(("stop_loss", "take_profit"), pl.Float64)
+    numbers = dict.fromkeys(("stop_loss", "take_profit", "trailing_stop"), pl.Float64)
     return pl.concat(frames), pl.DataFrame(rows, schema_overrides=numbers)
 
 

@@ -141,7 +141,7 @@ def test_both_charge_a_raw_minimum_alike() -> None:
     whole = np.zeros(1, dtype=np.int64)
     charges = Charges(empty, np.zeros((1, 1, 5)), whole, whole, np.zeros((1, 1), dtype=np.int64), whole, np.zeros(1),
                       unit_numbers([terms]), multipliers,
-                      True, False, False, False, False, False, False)  # fmt: skip
+                      True, False, False, False, False, False, False, False)  # fmt: skip
     for raw in (0.0, 9.0, 10.0, 11.0, 70.0, 71.0, 1e6):
         assert charged(charges, 0, raw) == charged_naively(raw, [(10.0, 1.0), (70.0, 2.0), (math.inf, 4.0)])
 
@@ -271,11 +271,6 @@ def test_what_does_not_go_together_is_told() -> None:
     refused("collateral", margin="isolated", collateral=holdings)
     refused(r"\[collateral.USDX\]", collateral=holdings)
     refused("equity_every with collateral", collateral=holdings, equity_every="1h")
-    refused("inverse", venue=perpbt.Venue(
-        name="made", tiers={"default": ((0.0, 1e9, 0.01, 125.0),)},
-        contract={"kind": "inverse", "settlement": "BTC", "multiplier": 1.0},
-    ))  # fmt: skip
-    refused("rounding", rules={"rounding": "lot"})
     venue = perpbt.Venue(
         name="made",
         tiers={"default": ((0.0, 1e9, 0.01, 125.0),)},

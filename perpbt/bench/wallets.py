@@ -99,7 +99,7 @@ def compared(sizes: Sizes) -> Table:
         few, held, seen = picked["account"].n_unique(), wallet_bars(whole), wallet_bars(sample)
         table.add(
             key, label, wallets=sizes.wallets, sample=few,
-            liquidated=(whole["exit_reason"] == "liquidation").mean() * 100,  # type: ignore[operator]
+            liquidated=float((whole["exit_reason"] == "liquidation").sum() / whole.height * 100),
             skip_us=skip / sizes.wallets * 1e6, skip_ns_bar=skip / held * 1e9, dense_us=dense / few * 1e6,
             dense_ns_bar=dense / seen * 1e9, ratio=(dense / seen) / (skip / held) if skip else None,
         )  # fmt: skip

@@ -70,6 +70,7 @@ def make_charges(
         optimistic=bool(first.optimistic),
         target_at_open=bool(first.target_at_open),
         clip=bool(first.clip),
+        steps=any(bool(one.whole) for one in rates),
     )
 
 

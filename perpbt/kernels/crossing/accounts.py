@@ -1,4 +1,4 @@
-"""What happens to a wallet now and then: a leg opens, an order of its own closes it, all is liquidated, the data end (MODEL §3, §5, §6).
+"""What happens to a wallet now and then: a leg opens, an order of its own closes it (MODEL §3, §5); `ending` has the rest.
 
 What each leg comes to goes to its row of the result. A wallet's money is one; a row gets what its own leg earned and cost, so that it
 may come to less than nothing, at the cost of the others.
@@ -13,35 +13,26 @@ from perpbt.kernels.contracts import in_lots, moved
 from perpbt.kernels.crossing.margin import (
     equity,
     hold,
-    kept_now,
     put_under,
     reach,
     required,
     stand_at,
-    symbol_kept,
 )
 from perpbt.kernels.crossing.tables import (
     CLOSE_OUT,
     CLOSED,
     FUNDING_,
-    HALF_SPREAD,
     HELD,
-    IMPACT,
     INVERSE,
     LOT_PER,
     LOT_UNITS,
     MAKER,
     MARK_CLOSE_,
     MARK_OPEN_,
-    MAX_SLIPPAGE,
     OPEN_,
-    PENALTY,
     PER_UNIT,
-    SIGMA_,
     SLIPPAGE,
-    SURPLUS,
     TAKER,
-    TURNOVER_,
     Assets,
     Charges,
     Grid,
@@ -52,10 +43,8 @@ from perpbt.kernels.tables import (
     ACCEPTED,
     BELOW_ONE_LOT,
     CAP,
-    CLOSE,
     END,
     LIQUIDATED_AT_ENTRY,
-    LIQUIDATION,
     MAX_LEVERAGE,
     RATE,
     REJECTED,
@@ -331,177 +320,3 @@ def leave(
     if flat:
         see_value(acc, acc["cash"] + kept_value(grid, assets, account, acc, t))
     hold(grid, charges, assets, legs, first, last, account, wallet, held)
-
-
-# -------------------------------------------------------------------------------------------- liquidation (§6)
-@part
-def weigh(charges: Charges, legs: Table, acc: Row, held: Table) -> None:
-    """The part of each leg in surplus and deficit: pro rata to maintenance at the point (dYdX); portfolio margin: to notional."""
-    total, number = 0.0, 0
-    for h in range(acc["symbols"]):
-        one = held[h]
-        price = one["high"]
-        kept = 0.0 if charges.portfolio else symbol_kept(charges, legs, held, h, price)
-        for j in range(one["first"], one["last"]):
-            leg = legs[j]
-            if leg["status"] != HELD:
-                continue
-            if charges.portfolio:
-                leg["weight"] = leg["quantity"] * price
-            elif charges.one_way:
-                leg["weight"] = kept * (leg["quantity"] / one["gross"])
-            else:
-                leg["weight"] = kept_now(
-                    charges, one["symbol"], one["ladder"], leg["quantity"], price, leg["lines"], leg["kept"]
-                )
-            total = total + leg["weight"]
-            number += 1
-    for h in range(acc["symbols"]):
-        for j in range(held[h]["first"], held[h]["last"]):
-            leg = legs[j]
-            if leg["status"] == HELD:
-                leg["weight"] = leg["weight"] / total if total > 0.0 else 1.0 / number
-
-
-@part
-def fill_symbol(grid: Grid, charges: Charges, one: Row, t: int) -> None:
-    """The one price at which all legs on a symbol are liquidated: against their net quantity."""
-    symbol, size = one["symbol"], abs(one["net"])
-    charge, turnover = charges.numbers[symbol], grid.series[symbol, TURNOVER_, t]
-    slip = charge[SLIPPAGE]
-    if turnover > 0.0:
-        impact = (charge[IMPACT] * grid.series[symbol, SIGMA_, t]) * np.sqrt((size * one["base"]) / turnover)
-        slip = min(charge[HALF_SPREAD] + impact, charge[MAX_SLIPPAGE])
-    side = 0.0
-    if one["net"] > 0.0:
-        side = 1.0
-    elif one["net"] < 0.0:
-        side = -1.0
-    one["fill"] = moved(contract_of(charges, symbol), one["base"], -(side * slip))
-
-
-@kernel
-def liquidate(
-    grid: Grid, charges: Charges, assets: Assets, legs: Table, first: int, last: int, t: int, phase: int, low: int, high: int,
-    account: int, wallet: Table, held: Table, rows: Table,
-) -> None:  # fmt: skip
-    """All open legs closed at once at the last price of the point looked at, which is the row `low` or `high` of the grid by symbol; then
-    the waterfall of the account.
-    """
-    acc = wallet[account]
-    weigh(charges, legs, acc, held)
-    fees, penalties, left = 0.0, 0.0, acc["cash"]
-    for h in range(acc["symbols"]):
-        one = held[h]
-        one["base"] = grid.series[one["symbol"], low if one["down"] == 1 else high, t]
-        fill_symbol(grid, charges, one, t)
-        symbol = one["symbol"]
-        for j in range(one["first"], one["last"]):
-            leg = legs[j]
-            if leg["status"] != HELD:
-                continue
-            row = rows[leg["place"]]
-            close_leg(
-                leg, row, t, phase, LIQUIDATION, one["base"], one["fill"], grid.series[symbol, FUNDING_, t]
-            )
-            left = (left + row["funding"]) + row["pnl"]
-            turned = leg["quantity"] * one["fill"]
-            if charges.one_way:
-                turned = (abs(one["net"]) * one["fill"]) * (leg["quantity"] / one["gross"])
-            leg["fee_due"] = charges.numbers[symbol, TAKER] * turned
-            leg["penalty_due"] = charges.numbers[symbol, PENALTY] * turned
-            fees, penalties = fees + leg["fee_due"], penalties + leg["penalty_due"]
-            leg["status"] = -1  # to be settled
-    acc["cash"] = left
-    convert(grid, assets, account, acc, t, fees + penalties)
-    left = acc["cash"]
-    after_fees = left if not left > 0.0 else (left - fees if fees <= left else 0.0)
-    rest = after_fees
-    if after_fees > 0.0:
-        rest = after_fees - penalties if penalties <= after_fees else 0.0
-    surplus, deficit, keeps = 0.0, 0.0, 0.0
-    if rest > 0.0:
-        surplus = charges.numbers[held[0]["symbol"], SURPLUS] * rest
-        keeps = rest - surplus
-    else:
-        deficit = 0.0 - rest
-    for j in range(first, last):
-        leg = legs[j]
-        if leg["status"] != -1:
-            continue
-        leg["status"] = CLOSED
-        fee, penalty = (
-            share_of(leg["fee_due"], fees, left),
-            share_of(leg["penalty_due"], penalties, after_fees),
-        )
-        settle_leg(
-            leg, rows[leg["place"]], acc, fee, penalty, surplus * leg["weight"], deficit * leg["weight"]
-        )
-    acc["cash"] = keeps
-    acc["liquidations"] += 1
-    if acc["liquidated_at"] == -1:
-        acc["liquidated_at"] = t
-    see_value(acc, acc["cash"] + kept_value(grid, assets, account, acc, t))
-    hold(grid, charges, assets, legs, first, last, account, wallet, held)
-
-
-@part
-def share_of(due: float, total: float, left: float) -> float:
-    """What is due out of what is left: in full, or the same part of it as the others get."""
-    if not left > 0.0:
-        return 0.0
-    if total <= left:
-        return due
-    return left * (due / total)
-
-
-@kernel
-def mark_out(
-    grid: Grid, charges: Charges, assets: Assets, legs: Table, first: int, last: int, account: int, wallet: Table, held: Table,
-    rows: Table,
-) -> None:  # fmt: skip
-    """The end of the data: marked at the last mark close, without fee or slippage."""
-    acc, t = wallet[account], grid.series.shape[2] - 1
-    stand_at(grid, held, acc, t, MARK_CLOSE_)
-    weigh(charges, legs, acc, held)
-    left = acc["cash"]
-    for h in range(acc["symbols"]):
-        one = held[h]
-        for j in range(one["first"], one["last"]):
-            leg = legs[j]
-            if leg["status"] == HELD:
-                row, price = rows[leg["place"]], one["high"]
-                close_leg(leg, row, t, CLOSE, END, price, price, grid.series[one["symbol"], FUNDING_, t])
-                left = (left + row["funding"]) + row["pnl"]
-                leg["status"] = -1
-    acc["cash"] = left
-    convert(grid, assets, account, acc, t, 0.0)
-    deficit = 0.0
-    if acc["cash"] < 0.0:
-        deficit, acc["cash"] = 0.0 - acc["cash"], 0.0
-    for j in range(first, last):
-        leg = legs[j]
-        if leg["status"] == -1:
-            leg["status"] = CLOSED
-            settle_leg(leg, rows[leg["place"]], acc, 0.0, 0.0, 0.0, deficit * leg["weight"])
-    see_value(acc, acc["cash"] + kept_value(grid, assets, account, acc, t))
-    hold(grid, charges, assets, legs, first, last, account, wallet, held)
-
-
-@kernel
-def book_wallet(
-    grid: Grid, assets: Assets, legs: Table, first: int, last: int, account: int, wallet: Table, rows: Table
-) -> None:
-    """What the assets earned goes to the leg with which they came; and each row gets the figures of its wallet."""
-    acc = wallet[account]
-    if acc["carrier"] != -1:
-        row = rows[legs[acc["carrier"]]["place"]]
-        worth = asset_value(grid, assets, account, MARK_CLOSE_, grid.series.shape[2] - 1)
-        acc["assets_worth"], acc["asset_pnl"] = worth, (acc["converted"] + worth) - acc["assets_from"]
-        row["pnl"] = row["pnl"] + acc["asset_pnl"]
-        row["back"] = (row["back"] + acc["assets_from"]) + acc["asset_pnl"]
-    for j in range(first, last):
-        row = rows[legs[j]["place"]]
-        if row["rejection"] == ACCEPTED:
-            row["drawdown"], row["worst_ratio"] = acc["drawdown"], acc["worst"]
-            row["peak"] = 0.0  # the drawdown is whole: settling adds no exit

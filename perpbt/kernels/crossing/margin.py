@@ -30,7 +30,7 @@ from perpbt.kernels.tables import CAP, DEDUCTION, RATE, Row, Table
 def kept_of(charges: Charges, symbol: int, ladder: int, notional: float, lines: int) -> float:
     """MM(N) over the first `lines` tiers; of risk-limit steps, at the rate of the band that holds all of N."""
     tiers = charges.tiers
-    if charges.numbers[symbol, WHOLE] != 0.0:
+    if charges.steps and charges.numbers[symbol, WHOLE] != 0.0:
         band = 0
         while band < charges.tier_count[ladder] - 1 and notional > tiers[ladder, band, CAP]:
             band += 1
@@ -60,15 +60,21 @@ def kept_at_entry(charges: Charges, symbol: int, ladder: int, quantity: float, p
 
 
 @part
-def kept_now(
-    charges: Charges, symbol: int, ladder: int, quantity: float, price: float, lines: int, at_entry: float
-) -> float:
-    """What a quantity must keep at a mark, the close-out rate included."""
-    notional, extra = quantity * price, charges.numbers[symbol, CLOSE_OUT]
+def extra_of(charges: Charges, symbol: int, quantity: float) -> float:
+    """What is asked for beyond the tiers, of mark notional: to close out, and what grows with size."""
+    extra = charges.numbers[symbol, CLOSE_OUT]
     if charges.entry_maintenance:
-        return at_entry + extra * notional
-    extra = extra + charges.numbers[symbol, PER_UNIT] * quantity
-    return kept_of(charges, symbol, ladder, notional, lines) + extra * notional
+        return extra
+    return extra + charges.numbers[symbol, PER_UNIT] * quantity
+
+
+@part
+def kept_now(charges: Charges, ladder: int, quantity: float, price: float, of: Row) -> float:
+    """What a quantity must keep at a mark, close-out rate included, by the numbers of its leg or holding."""
+    notional, kept = quantity * price, of["kept"]
+    if not charges.entry_maintenance:
+        kept = kept_of(charges, of["symbol"], ladder, notional, of["lines"])
+    return kept + of["extra"] * notional
 
 
 @part
@@ -77,6 +83,7 @@ def put_under(grid: Grid, charges: Charges, leg: Row, ladder: int) -> None:
     quantity, price, symbol = leg["quantity"], leg["price"], leg["symbol"]
     leg["lines"] = reach(charges, ladder, quantity * max(price, grid.highest[symbol]))
     leg["kept"] = kept_at_entry(charges, symbol, ladder, quantity, price)
+    leg["extra"] = extra_of(charges, symbol, quantity)
 
 
 @part
@@ -124,6 +131,7 @@ def hold(
                 size, entry = abs(net), value / gross
                 one["lines"] = reach(charges, one["ladder"], size * max(entry, grid.highest[symbol]))
                 one["kept"] = kept_at_entry(charges, symbol, one["ladder"], size, entry)
+                one["extra"] = extra_of(charges, symbol, size)
             count += 1
     acc["base"], acc["open"], acc["symbols"] = base, open_legs, count
     if acc["carrier"] != -1:
@@ -161,16 +169,14 @@ def renew(
 def symbol_kept(charges: Charges, legs: Table, held: Table, h: int, price: float) -> float:
     """What the open legs on one symbol must keep at a mark."""
     one = held[h]
-    symbol, ladder = one["symbol"], one["ladder"]
+    ladder = one["ladder"]
     if charges.one_way:
-        return kept_now(charges, symbol, ladder, abs(one["net"]), price, one["lines"], one["kept"])
+        return kept_now(charges, ladder, abs(one["net"]), price, one)
     total = 0.0
     for j in range(one["first"], one["last"]):
         leg = legs[j]
         if leg["status"] == HELD:
-            total = total + kept_now(
-                charges, symbol, ladder, leg["quantity"], price, leg["lines"], leg["kept"]
-            )
+            total = total + kept_now(charges, ladder, leg["quantity"], price, leg)
     return total
 
 

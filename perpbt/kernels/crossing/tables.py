@@ -63,6 +63,7 @@ class Charges(NamedTuple):
     optimistic: bool
     target_at_open: bool
     clip: bool
+    steps: bool  # are any symbol's tiers steps of the whole position?
 
 
 class Assets(NamedTuple):
@@ -106,6 +107,7 @@ LEG = np.dtype(
         ("extreme", np.float64),  # side * best price of bars before `seen`
         ("seen", np.int64),
         ("kept", np.float64),  # maintenance of the entry notional, where that is what counts
+        ("extra", np.float64),  # asked for beyond the tiers, of mark notional
         ("weight", np.float64),  # of its part in a liquidation
         ("fee_due", np.float64),
         ("penalty_due", np.float64),
@@ -130,6 +132,7 @@ WALLET = np.dtype(
         ("held", np.int64),  # entries in use of the table of held symbols, assets included
         ("next_entry", np.int64),  # bar of the next opening
         ("epoch", np.int64),
+        ("trails", np.int64),  # does any leg have a trailing stop?
         ("carrier", np.int64),  # leg with which assets came, -1: none
         ("assets_from", np.float64),  # their value then
         ("assets_worth", np.float64),  # at the end
@@ -156,6 +159,7 @@ HOLDING = np.dtype(
         ("gross", np.float64),
         ("lines", np.int64),  # of the net quantity
         ("kept", np.float64),  # maintenance of the net quantity at its entry price
+        ("extra", np.float64),  # asked of it beyond the tiers
         ("low", np.float64),  # marks of the point: one, or a block's least and greatest
         ("high", np.float64),
         ("worth", np.float64),  # the least it can be worth a unit of net

@@ -5,16 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from perpbt.kernels.compile import bare, kernel, part
-from perpbt.kernels.crossing.accounts import (
-    book_wallet,
-    falls_to,
-    leave,
-    liquidate,
-    mark_out,
-    open_leg,
-    price_at_entry,
-    see_value,
-)
+from perpbt.kernels.crossing.accounts import falls_to, leave, open_leg, price_at_entry, see_value
+from perpbt.kernels.crossing.ending import book_wallet, liquidate, mark_out
 from perpbt.kernels.crossing.leaping import catch_up, first_exit, leap
 from perpbt.kernels.crossing.margin import equity, ratio_of, renew, required, stand_at, stand_at_worse
 from perpbt.kernels.crossing.tables import (
@@ -53,8 +45,8 @@ NOTHING = -1
 
 @part
 def trailing_level(grid: Grid, leg: Row, t: int) -> float:
-    """side * trailing stop in bar t, from the best of entry, earlier bars and this open. -inf without one, and without a bar."""
-    if np.isnan(leg["trail"]) or np.isnan(grid.series[leg["symbol"], SIGMA_, t]):
+    """side * trailing stop in bar t, from the best of entry, earlier bars and this open. -inf where the symbol has no bar."""
+    if np.isnan(grid.series[leg["symbol"], SIGMA_, t]):
         return -np.inf
     opened = grid.series[leg["symbol"], MARK_OPEN_ if leg["trail_on_mark"] == 1 else OPEN_, t]
     return max(leg["extreme"], leg["side"] * opened) * leg["factor"]
@@ -67,7 +59,8 @@ def exit_at_open(grid: Grid, charges: Charges, leg: Row, t: int) -> tuple[int, f
     opened, marked = grid.series[symbol, OPEN_, t], grid.series[symbol, MARK_OPEN_, t]
     if side * (marked if leg["stop_on_mark"] == 1 else opened) <= side * leg["stop"]:
         return STOP_LOSS, opened, False
-    if side * (marked if leg["trail_on_mark"] == 1 else opened) <= trailing_level(grid, leg, t):
+    trails, seen = not np.isnan(leg["trail"]), marked if leg["trail_on_mark"] == 1 else opened
+    if trails and side * seen <= trailing_level(grid, leg, t):
         return TRAILING_STOP, opened, False
     on_mark = leg["target_on_mark"] == 1
     if side * (marked if on_mark else opened) >= side * leg["target"]:
@@ -83,14 +76,15 @@ def exit_at_open(grid: Grid, charges: Charges, leg: Row, t: int) -> tuple[int, f
 def adverse_exit(grid: Grid, leg: Row, t: int) -> tuple[int, float]:
     """Of stop and trailing stop the one met first inside the range, and side * its price; the stop if they are one."""
     symbol, side = leg["symbol"], leg["side"]
-    last = side * grid.series[symbol, LOW_ if side > 0.0 else HIGH_, t]
-    mark = side * grid.series[symbol, MARK_LOW_ if side > 0.0 else MARK_HIGH_, t]
+    last, mark = (LOW_, MARK_LOW_) if side > 0.0 else (HIGH_, MARK_HIGH_)
     why, nearest = NOTHING, -np.inf
-    if (mark if leg["stop_on_mark"] == 1 else last) <= side * leg["stop"]:
+    if side * grid.series[symbol, mark if leg["stop_on_mark"] == 1 else last, t] <= side * leg["stop"]:
         why, nearest = STOP_LOSS, side * leg["stop"]
-    trailing = trailing_level(grid, leg, t)
-    if (mark if leg["trail_on_mark"] == 1 else last) <= trailing and trailing > nearest:
-        why, nearest = TRAILING_STOP, trailing
+    if not np.isnan(leg["trail"]):
+        trailing = trailing_level(grid, leg, t)
+        worst = side * grid.series[symbol, mark if leg["trail_on_mark"] == 1 else last, t]
+        if worst <= trailing and trailing > nearest:
+            why, nearest = TRAILING_STOP, trailing
     return why, nearest
 
 
@@ -193,7 +187,9 @@ def run_range(
         if legs[j]["status"] != HELD:
             continue
         why, met = adverse_exit(grid, legs[j], t)
-        base, limit = stopped_at(grid, legs[j], t, met), False
+        base, limit = 0.0, False
+        if why != NOTHING:
+            base = stopped_at(grid, legs[j], t, met)
         if why == NOTHING or charges.optimistic:
             other, at, resting = favourable_exit(grid, legs[j], t)
             if other != NOTHING:
@@ -224,9 +220,10 @@ def run_open(
     """MODEL §2 B: of what is carried in, liquidation, then orders; then openings."""
     acc = wallet[account]
     if acc["open"] > 0:
-        for j in range(first, last):
-            if legs[j]["status"] == HELD and not np.isnan(legs[j]["trail"]):
-                catch_up(grid, legs[j], t)
+        if acc["trails"] == 1:
+            for j in range(first, last):
+                if legs[j]["status"] == HELD and not np.isnan(legs[j]["trail"]):
+                    catch_up(grid, legs[j], t)
         stand_at(grid, held, acc, t, MARK_OPEN_)
         left, kept = equity(held, acc), required(charges, legs, held, acc)
         acc["worst"] = max(acc["worst"], ratio_of(kept, left))
@@ -279,7 +276,7 @@ def bare_charges(of: Charges) -> Charges:
     return Charges(
         bare(of.numbers), bare(of.tiers), bare(of.tier_count), bare(of.since), bare(of.ladder), bare(of.unit), bare(of.minimum), bare(of.units),
         bare(of.multipliers), of.portfolio, of.one_way, of.extremes, of.entry_maintenance, of.optimistic, of.target_at_open,
-        of.clip,
+        of.clip, of.steps,
     )  # fmt: skip
 
 
@@ -309,6 +306,8 @@ def run_wallets(
         acc["carrier"], acc["liquidated_at"], acc["next_entry"] = -1, -1, count
         for j in range(first, last):
             leg = legs[j]
+            if not np.isnan(leg["trail"]):
+                acc["trails"] = 1
             if leg["entry"] < count:
                 acc["next_entry"] = min(acc["next_entry"], leg["entry"])
             else:
@@ -321,7 +320,9 @@ def run_wallets(
                 )
         t = acc["next_entry"]
         while t < count:
-            renew(grid, charges, assets, legs, first, last, t, account, wallet, held)
+            later = acc["epoch"] + 1
+            if later < charges.since.size and charges.since[later] <= t:
+                renew(grid, charges, assets, legs, first, last, t, account, wallet, held)
             run_open(grid, charges, assets, legs, first, last, t, account, wallet, held, rows)
             if acc["open"] > 0:
                 run_range(grid, charges, assets, legs, first, last, t, account, wallet, held, rows)
