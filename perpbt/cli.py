@@ -440,7 +440,9 @@ def bench(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="engines, scaling, wallets, trades, vectorbt, memory or stages; repeatable; default all."),
+        typer.Option(
+            help="engines, scaling, wallets, trades, vectorbt, memory or stages; repeatable; default all."
+        ),
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures here.")
