@@ -10,17 +10,15 @@ from perpbt.kernels.pyramid import (
     FALL,
     FUNDING_HIGH,
     FUNDING_LOW,
-    HIGHEST_AT,
-    LOWEST_AT,
-    NEXT_HIGHEST,
-    NEXT_LOWEST,
     RISE,
     SHIFT,
+    THIN_HIGH,
+    THIN_LOW,
     WORTH_HIGH,
     WORTH_LOW,
     pyramid_over,
 )
-from perpbt.kernels.tables import FUNDING, MARK_CLOSE, SERIES, Floats
+from perpbt.kernels.tables import FUNDING, MARK_CLOSE, MARK_HIGH, MARK_LOW, SERIES, Floats
 
 
 def made_series(bars: int, seed: int, grid: float) -> Floats:
@@ -40,19 +38,23 @@ def over(series: Floats, first: int, last: int) -> Floats:
     held[FUNDING_LOW], held[FUNDING_HIGH] = part[FUNDING].min(), part[FUNDING].max()
     worth = part[MARK_CLOSE] - part[FUNDING]
     held[WORTH_LOW], held[WORTH_HIGH] = worth.min(), worth.max()
+    held[THIN_LOW], held[THIN_HIGH] = (
+        (part[MARK_LOW] - part[FUNDING]).min(),
+        (part[MARK_HIGH] - part[FUNDING]).max(),
+    )
     held[FALL] = (np.maximum.accumulate(worth) - worth).max()
     held[RISE] = (worth - np.minimum.accumulate(worth)).max()
     return held
 
 
 def tops_over(series: Floats, first: int, last: int) -> list[float]:
-    """The first bars of lowest and highest worth, and the next worths at bars with another mark close or CF."""
+    """For lowest and highest worth, and the worst marks less CF: the first bar, and the next at bars with another price or CF."""
     part = series[:, first:last]
-    worth = part[MARK_CLOSE] - part[FUNDING]
     found = []
-    for sign in (1.0, -1.0):
+    for row, sign in ((MARK_CLOSE, 1.0), (MARK_CLOSE, -1.0), (MARK_LOW, 1.0), (MARK_HIGH, -1.0)):
+        worth = part[row] - part[FUNDING]
         at = int((sign * worth).argmin())
-        others = (part[MARK_CLOSE] != part[MARK_CLOSE, at]) | (part[FUNDING] != part[FUNDING, at])
+        others = (part[row] != part[row, at]) | (part[FUNDING] != part[FUNDING, at])
         following = (sign * worth[others]).min() if others.any() else np.inf
         found += [float(first + at), sign * following]
     return found
@@ -62,7 +64,6 @@ def tops_over(series: Floats, first: int, last: int) -> list[float]:
 def test_every_node_holds_what_its_bars_say(bars: int, grid: float) -> None:
     series = made_series(bars, bars, grid)
     pyramid = pyramid_over(series, 8)
-    assert (LOWEST_AT, NEXT_LOWEST, HIGHEST_AT, NEXT_HIGHEST) == (0, 1, 2, 3)
     assert pyramid.nodes.shape[0] == pyramid.starts[-1]
     for level in range(1, pyramid.levels + 1):
         size = 1 << (SHIFT * level)

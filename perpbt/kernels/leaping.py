@@ -20,10 +20,10 @@ from .pyramid import (
     FALL,
     FUNDING_HIGH,
     FUNDING_LOW,
-    HIGHEST_AT,
-    LOWEST_AT,
     RISE,
     SHIFT,
+    THIN_HIGH,
+    THIN_LOW,
     WORTH_HIGH,
     WORTH_LOW,
     widest,
@@ -57,6 +57,7 @@ class Sides(NamedTuple):
     unkind: int
     up: int  # the better worth
     down: int
+    thin: int  # the worst mark less CF
     fall: int  # the largest move of worth against the position
     far: int  # the extreme of the mark at which the margin ratio may be worst besides the adverse one
     base: float  # equity with cash released = base + signed * worth, give or take `room`
@@ -73,6 +74,7 @@ class Extremes(NamedTuple):
     unkind: float
     down: float
     up: float
+    thin: float
     fall: float
 
 
@@ -127,10 +129,19 @@ def sides_of(market: Market, rates: Rates, watch: Watch, position: Position, rel
     room = SLACK * (4.0 * position.quantity * market.greatest + position.margin + released)
     if position.side < 0.0:
         return Sides(
-            FUNDING_HIGH, FUNDING_LOW, WORTH_LOW, WORTH_HIGH, RISE, watch.adverse, base, signed, room
+            FUNDING_HIGH,
+            FUNDING_LOW,
+            WORTH_LOW,
+            WORTH_HIGH,
+            THIN_HIGH,
+            RISE,
+            watch.adverse,
+            base,
+            signed,
+            room,
         )
     far = watch.adverse if ratio_falls_with_price(rates, position, market) else MARK_HIGH
-    return Sides(FUNDING_LOW, FUNDING_HIGH, WORTH_HIGH, WORTH_LOW, FALL, far, base, signed, room)
+    return Sides(FUNDING_LOW, FUNDING_HIGH, WORTH_HIGH, WORTH_LOW, THIN_LOW, FALL, far, base, signed, room)
 
 
 @part
@@ -146,27 +157,38 @@ def extremes_at(market: Market, watch: Watch, sides: Sides, level: int, i: int) 
         series, bar = market.series, np.uint64(i)
         adverse, funding = series[np.uint64(watch.adverse), bar], series[FUNDING, bar]
         worth = series[MARK_CLOSE, bar] - funding
-        return Extremes(adverse, adverse, funding, funding, worth, worth, 0.0)
+        return Extremes(adverse, adverse, funding, funding, worth, worth, adverse - funding, 0.0)
     nodes, node = market.pyramid.nodes, node_at(market, level, i)
     return Extremes(
         nodes[node, np.uint64(watch.adverse)], nodes[node, np.uint64(sides.far)],
         nodes[node, np.uint64(sides.kind)], nodes[node, np.uint64(sides.unkind)],
-        nodes[node, np.uint64(sides.down)], nodes[node, np.uint64(sides.up)], nodes[node, np.uint64(sides.fall)],
+        nodes[node, np.uint64(sides.down)], nodes[node, np.uint64(sides.up)],
+        nodes[node, np.uint64(sides.thin)], nodes[node, np.uint64(sides.fall)],
     )  # fmt: skip
 
 
 @part
-def thinnest(rates: Rates, position: Position, x: Extremes) -> tuple[float, float]:
-    """Two numbers whose ratio no bar's margin ratio exceeds, but for rounding."""
+def thinnest(
+    rates: Rates, position: Position, sides: Sides, own: float, x: Extremes, thin: float
+) -> tuple[float, float]:
+    """Two numbers whose ratio no bar's margin ratio exceeds, but for rounding, if no bar's worst mark less CF is worse than `thin`. `own`
+    is sides.base without cash released.
+
+    Where the ratio falls with a better mark, it is that of `thin` with the highest CF, for the higher CF, the higher the mark.
+    """
+    if x.far == x.adverse:
+        mark = (thin + max(x.kind, x.unkind)) * (1.0 + SLACK)
+        if position.side < 0.0:
+            mark = min(mark, x.adverse)
+        return requirement(rates, position, mark), (own + sides.signed * thin) - sides.room
     needed, left = requirement(rates, position, x.adverse), equity(position, x.adverse, x.unkind)
-    if x.far != x.adverse:
-        if rates.whole and position.tiers > 0:  # by the rate of the highest band on the way
-            needed = (band_rate(rates, position.quantity * x.far) + position.extra) * (
-                position.quantity * x.adverse
-            )
-        other, rest = requirement(rates, position, x.far), equity(position, x.far, x.unkind)
-        if other * left > needed * rest or rest <= 0.0:
-            return other, rest
+    if rates.whole and position.tiers > 0:  # by the rate of the highest band on the way
+        needed = (band_rate(rates, position.quantity * x.far) + position.extra) * (
+            position.quantity * x.adverse
+        )
+    other, rest = requirement(rates, position, x.far), equity(position, x.far, x.unkind)
+    if other * left > needed * rest or rest <= 0.0:
+        return other, rest
     return needed, left
 
 
@@ -181,7 +203,7 @@ def next_busy(
     Blocks passed on the way go to `trace`. Also their number, side * the best price for a trailing stop, and what these bars attain
     at least.
     """
-    side = position.side
+    side, own = position.side, sides.base - path.released
     series, nodes, levels = market.series, market.pyramid.nodes, market.pyramid.levels
     stop_at, target_at = np.uint64(watch.stop), np.uint64(watch.target)
     trail_at, best_at = np.uint64(watch.trail), np.uint64(watch.best)
@@ -214,7 +236,7 @@ def next_busy(
         if trails and not busy:
             busy = side * trail <= max(extreme, side * best) * position.trail
         if watched and not busy:
-            left = (sides.base - path.released) + sides.signed * x.down - sides.room
+            left = own + sides.signed * x.down - sides.room
             busy = not requirement(rates, position, dearest) < care.threshold * left
         if busy:
             if level == 0:
@@ -229,19 +251,16 @@ def next_busy(
         fall = position.quantity * x.fall
         block["at"], block["level"] = i, level
         block["up"], block["down"], block["fall"] = up, down, fall
-        needed, left = requirement(rates, position, x.adverse), equity(position, x.adverse, x.unkind)
-        block["needed"], block["left"] = needed, left
-        if x.far != x.adverse:
-            block["needed"], block["left"] = thinnest(rates, position, x)
+        block["needed"], block["left"] = thinnest(rates, position, sides, own, x, x.thin)
         since, inside = (peak - down) - sides.room, fall - sides.room
         if since * of_peak > fallen * peak:
             fallen, of_peak = since, peak
         if inside * of_peak > fallen * (up + sides.room):
             fallen, of_peak = inside, up + sides.room
         peak = max(peak, up - sides.room)
-        left = (
-            left + sides.signed * (x.unkind - x.kind)
-        ) + sides.room  # no less than at the bar of the adverse mark
+        # at the bar of the worst mark less CF, whose mark is no lower than by the lowest CF
+        needed = requirement(rates, position, (x.thin + min(x.kind, x.unkind)) * (1.0 - SLACK))
+        left = (own + sides.signed * x.thin) + sides.room
         if needed * of_left > thin * left:
             thin, of_left = needed, left
         i += size
@@ -284,23 +303,15 @@ def higher(top: Top, up: float, at: int, level: int) -> Top:
 
 
 @part
-def lowest_in(market: Market, sides: Sides, level: int, at: int) -> tuple[int, float]:
-    """A bar of the block at which equity is lowest, and the lowest worth at bars unlike it."""
+def top_in(market: Market, column: int, beyond: float, level: int, at: int) -> tuple[int, float]:
+    """Of the block of `level` at bar `at`, the first bar with the extreme that stands in `column` of its node, and the next to it at bars
+    unlike that one; `beyond` all where there is none.
+    """
     if level == 0:
-        return at, np.inf * sides.signed
+        return at, beyond
     tops, node = market.pyramid.tops, market.pyramid.starts[level - 1] + (at >> (SHIFT * level))
-    column = LOWEST_AT if sides.down == WORTH_LOW else HIGHEST_AT
-    return int(tops[node, column]), tops[node, column + 1]
-
-
-@part
-def highest_in(market: Market, sides: Sides, level: int, at: int) -> tuple[int, float]:
-    """A bar of the block at which equity is highest, and the highest worth at bars unlike it."""
-    if level == 0:
-        return at, -np.inf * sides.signed
-    tops, node = market.pyramid.tops, market.pyramid.starts[level - 1] + (at >> (SHIFT * level))
-    column = HIGHEST_AT if sides.up == WORTH_HIGH else LOWEST_AT
-    return int(tops[node, column]), tops[node, column + 1]
+    top = 2 * (column - WORTH_LOW)
+    return int(tops[node, top]), tops[node, top + 1]
 
 
 @part
@@ -313,7 +324,7 @@ def exact_peak(
         return highest_value(market, position, path.released, sides, first, at, path.peak, attained)
     if top.level < 0:
         return path.peak
-    bar, following = highest_in(market, sides, top.level, top.at)
+    bar, following = top_in(market, sides.up, -np.inf * sides.signed, top.level, top.at)
     if sides.base + sides.signed * following < attained:
         series = market.series
         value = equity(position, series[MARK_CLOSE, bar], series[FUNDING, bar]) + path.released
@@ -346,6 +357,7 @@ def passed_over(
 ) -> Path:  # fmt: skip
     """The path after the quiet bars before `until`, as if each had been marked. `trace` holds their blocks, `least` what they attain."""
     released, levels, series = path.released, market.pyramid.levels, market.series
+    own = sides.base - released
     fallen, thinned = least.drawdown, least.worst
     drawdown, worst = path.drawdown, path.worst_ratio
     first = trace[0]["at"]
@@ -368,13 +380,20 @@ def passed_over(
                 falls = may_fall and max(inside, since) + 3.0 * sides.room >= fallen * top.up * (1.0 - SLACK)
                 thins = False
                 if may_thin:
-                    needed, left = thinnest(rates, position, x)
+                    needed, left = thinnest(rates, position, sides, own, x, x.thin)
                     thins = needed >= max(thinned, worst) * left * (1.0 - SLACK)
                 if thins and x.kind == x.unkind and (level == 0 or sides.far == watch.adverse):
                     worst, thins = seen(rates, position, worst, x.adverse, x.kind), False
+                elif (
+                    thins and sides.far == watch.adverse
+                ):  # the one bar, and if others are far from it, no other
+                    bar, following = top_in(market, sides.thin, 0.0, level, at)
+                    worst = seen(rates, position, worst, series[watch.adverse, bar], series[FUNDING, bar])
+                    needed, left = thinnest(rates, position, sides, own, x, following)
+                    thins = needed >= max(thinned, worst) * left * (1.0 - SLACK)
                 if falls and (level == 0 or inside + 3.0 * sides.room < fallen * top.up * (1.0 - SLACK)):
                     # from before the block: deepest to its lowest bar, and if others are far from that, to no other
-                    bar, following = lowest_in(market, sides, level, at)
+                    bar, following = top_in(market, sides.down, np.inf * sides.signed, level, at)
                     peak = exact_peak(market, position, path, sides, top, first, at)
                     value = equity(position, series[MARK_CLOSE, bar], series[FUNDING, bar]) + released
                     peak, drawdown = marked(value, peak, drawdown)

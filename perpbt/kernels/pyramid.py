@@ -11,59 +11,67 @@ from collections.abc import Callable
 import numpy as np
 
 from .compile import kernel, part
-from .tables import FUNDING, MARK_CLOSE, Floats, Integers, Pyramid
+from .tables import FUNDING, MARK_CLOSE, MARK_HIGH, MARK_LOW, Floats, Integers, Pyramid
 
 SHIFT = 3  # a node has 2**SHIFT children
-COLUMNS = 10  # of Pyramid.nodes
+COLUMNS = 12  # of Pyramid.nodes
 # The first four are those of the same name in Market.series: low, high, mark low, mark high. Then of CF; of worth = mark close - CF,
-# which is what a position gains by; and the largest fall and rise from the worth of one bar to that of a later one.
-FUNDING_LOW, FUNDING_HIGH, WORTH_LOW, WORTH_HIGH, FALL, RISE = 4, 5, 6, 7, 8, 9
-# Columns of Pyramid.tops: the first bar with the lowest, and highest, worth of a node, and the next lowest and highest worth, of bars
-# with another mark close or CF. Where it is far off, the one bar answers for the node.
-LOWEST_AT, NEXT_LOWEST, HIGHEST_AT, NEXT_HIGHEST = 0, 1, 2, 3
-TOPS = 4
+# which is what a position gains by; the lowest mark low - CF and the highest mark high - CF; and the largest fall and rise from the
+# worth of one bar to that of a later one.
+FUNDING_LOW, FUNDING_HIGH, WORTH_LOW, WORTH_HIGH, THIN_LOW, THIN_HIGH, FALL, RISE = 4, 5, 6, 7, 8, 9, 10, 11
+# Pyramid.tops has two columns for each of WORTH_LOW to THIN_HIGH: the first bar with that extreme, and the next to it, of bars with
+# another price or CF. Where that is far off, the one bar answers for the node.
+TOPS = 8
 
 
 @part
-def alike(series: Floats, one: float, other: float) -> bool:
-    """Have two bars the same mark close and CF?"""
+def priced(top: int) -> tuple[int, float]:
+    """Of a pair of columns of tops: the row of Market.series that stands less CF, and 1 for the highest, -1 for the lowest."""
+    row = MARK_CLOSE
+    if top == THIN_LOW - WORTH_LOW:
+        row = MARK_LOW
+    elif top == THIN_HIGH - WORTH_LOW:
+        row = MARK_HIGH
+    return row, 2.0 * (top & 1) - 1.0
+
+
+@part
+def alike(series: Floats, row: int, one: float, other: float) -> bool:
+    """Have two bars the same price and CF?"""
     k, j = int(one), int(other)
-    return series[MARK_CLOSE, k] == series[MARK_CLOSE, j] and series[FUNDING, k] == series[FUNDING, j]
+    return series[row, k] == series[row, j] and series[FUNDING, k] == series[FUNDING, j]
 
 
 @part
 def build_tops(series: Floats, nodes: Floats, tops: Floats, node: int, first: int, last: int) -> None:
     """The tops of a node over those of nodes [first, last)."""
-    for side in range(2):
-        sign = 2.0 * side - 1.0
-        at, ahead, next_to = (
-            tops[first, 2 * side],
-            sign * nodes[first, WORTH_LOW + side],
-            sign * tops[first, 2 * side + 1],
-        )
+    for top in range(TOPS // 2):
+        row, sign = priced(top)
+        at, ahead = tops[first, 2 * top], sign * nodes[first, WORTH_LOW + top]
+        next_to = sign * tops[first, 2 * top + 1]
         for child in range(first + 1, last):
-            other, worth = tops[child, 2 * side], sign * nodes[child, WORTH_LOW + side]
-            next_to = max(next_to, sign * tops[child, 2 * side + 1])
+            other, worth = tops[child, 2 * top], sign * nodes[child, WORTH_LOW + top]
+            next_to = max(next_to, sign * tops[child, 2 * top + 1])
             if worth > ahead:
                 at, ahead, next_to = other, worth, max(next_to, ahead)
-            elif worth < ahead or not alike(series, at, other):
+            elif worth < ahead or not alike(series, row, at, other):
                 next_to = max(next_to, worth)
-        tops[node, 2 * side], tops[node, 2 * side + 1] = at, sign * next_to
+        tops[node, 2 * top], tops[node, 2 * top + 1] = at, sign * next_to
 
 
 @part
 def build_lowest_tops(series: Floats, tops: Floats, node: int, first: int, last: int) -> None:
     """The tops of a node over bars [first, last)."""
-    for side in range(2):
-        sign = 2.0 * side - 1.0
-        at, ahead, next_to = first, sign * (series[MARK_CLOSE, first] - series[FUNDING, first]), -np.inf
+    for top in range(TOPS // 2):
+        row, sign = priced(top)
+        at, ahead, next_to = first, sign * (series[row, first] - series[FUNDING, first]), -np.inf
         for bar in range(first + 1, last):
-            worth = sign * (series[MARK_CLOSE, bar] - series[FUNDING, bar])
+            worth = sign * (series[row, bar] - series[FUNDING, bar])
             if worth > ahead:
                 at, ahead, next_to = bar, worth, ahead
-            elif worth < ahead or not alike(series, at, bar):
+            elif worth < ahead or not alike(series, row, at, bar):
                 next_to = max(next_to, worth)
-        tops[node, 2 * side], tops[node, 2 * side + 1] = at, sign * next_to
+        tops[node, 2 * top], tops[node, 2 * top + 1] = at, sign * next_to
 
 
 @part
@@ -100,12 +108,16 @@ def build_lowest(series: Floats, nodes: Floats, tops: Floats) -> None:
             for bar in range(first + 1, last):
                 low, high = min(low, series[low_row, bar]), max(high, series[high_row, bar])
             nodes[k, column], nodes[k, column + 1] = low, high
-        low, high, fall, rise = np.inf, -np.inf, 0.0, 0.0
+        low, high, fall, rise, lowest, highest = np.inf, -np.inf, 0.0, 0.0, np.inf, -np.inf
         for bar in range(first, last):
-            worth = series[MARK_CLOSE, bar] - series[FUNDING, bar]
+            funding = series[FUNDING, bar]
+            worth = series[MARK_CLOSE, bar] - funding
             fall, rise = max(fall, high - worth), max(rise, worth - low)
             low, high = min(low, worth), max(high, worth)
+            lowest = min(lowest, series[MARK_LOW, bar] - funding)
+            highest = max(highest, series[MARK_HIGH, bar] - funding)
         nodes[k, WORTH_LOW], nodes[k, WORTH_HIGH], nodes[k, FALL], nodes[k, RISE] = low, high, fall, rise
+        nodes[k, THIN_LOW], nodes[k, THIN_HIGH] = lowest, highest
         build_lowest_tops(series, tops, k, first, last)
 
 

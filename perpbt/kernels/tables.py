@@ -87,8 +87,8 @@ FLOOR, CAP, RATE, MAX_LEVERAGE, DEDUCTION = range(5)
 class Pyramid(NamedTuple):
     """Nodes of level l start at row starts[l - 1]; `levels` is 0 where bars are to be looked at one by one."""
 
-    nodes: Floats  # (nodes, 10)
-    tops: Floats  # (nodes, 4)
+    nodes: Floats  # (nodes, 12)
+    tops: Floats  # (nodes, 8)
     starts: Integers
     levels: int
     near: int  # a walk looks at bars one by one up to a multiple of this before it leaps; 0: it leaps at once
