@@ -251,18 +251,20 @@ def next_busy(
         fall = position.quantity * x.fall
         block["at"], block["level"] = i, level
         block["up"], block["down"], block["fall"] = up, down, fall
-        block["needed"], block["left"] = thinnest(rates, position, sides, own, x, x.thin)
+        needed, left = thinnest(rates, position, sides, own, x, x.thin)
+        block["needed"], block["left"] = needed, left
         since, inside = (peak - down) - sides.room, fall - sides.room
         if since * of_peak > fallen * peak:
             fallen, of_peak = since, peak
         if inside * of_peak > fallen * (up + sides.room):
             fallen, of_peak = inside, up + sides.room
         peak = max(peak, up - sides.room)
-        # at the bar of the worst mark less CF, whose mark is no lower than by the lowest CF
-        needed = requirement(rates, position, (x.thin + min(x.kind, x.unkind)) * (1.0 - SLACK))
-        left = (own + sides.signed * x.thin) + sides.room
         if needed * of_left > thin * left:
-            thin, of_left = needed, left
+            # at the bar of the worst mark less CF, whose mark is no lower than with the lowest CF
+            needed = requirement(rates, position, (x.thin + min(x.kind, x.unkind)) * (1.0 - SLACK))
+            left = (own + sides.signed * x.thin) + sides.room
+            if needed * of_left > thin * left:
+                thin, of_left = needed, left
         i += size
         while level < levels and i & ((size << SHIFT) - 1) == 0:
             level, size = level + 1, size << SHIFT
