@@ -143,7 +143,7 @@ def run(
         perpbt run my_study.toml --out runs/tight --set policy.stop_loss=0.01
     """
     from perpbt.config import load_spec
-    from perpbt.doors.specification import run_spec
+    from perpbt.load.specified import begun
     from perpbt.result import check_target, existing_above
 
     overrides = list(settings or [])
@@ -155,8 +155,11 @@ def run(
     folder = out if out is not None else Path("runs") / loaded.name
     check_target(folder)  # before hours of work, not after
     try:
+        bars = begun(loaded)  # prices are read while the engine is imported
+        from perpbt.doors.specification import run_spec
+
         with progress_printer(quiet) as progress:
-            result = run_spec(loaded, progress=progress, scratch=existing_above(folder))
+            result = run_spec(loaded, bars=bars, progress=progress, scratch=existing_above(folder))
         result.write(folder, report=report, accounts=loaded.output.accounts)
     except KeyboardInterrupt:
         typer.echo("interrupted; nothing was written", err=True)

@@ -18,7 +18,8 @@ from perpbt.config import RunSpec, TurnoverInterest
 from perpbt.doors.backtesting import backtest
 from perpbt.engines.chunks import Progress
 from perpbt.errors import InputError
-from perpbt.load import Bars, load_bars
+from perpbt.load import Bars
+from perpbt.load.specified import bars_of
 from perpbt.result import Result
 from perpbt.settling.currency import CoinPrice
 from perpbt.settling.weights import OpenInterest
@@ -65,22 +66,18 @@ def read_table(path: str, otherwise: str) -> pl.DataFrame:
         raise InputError(f"{otherwise} ({str(error).splitlines()[0]})") from error
 
 
-def run_spec(spec: RunSpec, *, progress: Progress | None = None, scratch: Path | None = None) -> Result:
-    """Run a specification; what does not fit into its `memory` goes to files in the folder `scratch`.
+def run_spec(
+    spec: RunSpec, *, bars: Bars | None = None, progress: Progress | None = None, scratch: Path | None = None
+) -> Result:
+    """Run a specification, on `bars` if they are found already; what does not fit into its `memory` goes to files in the folder
+    `scratch`.
 
     Raises `InputError` for whatever in it, its data or its strategies is wrong.
     """
     venue_name = spec.resolve(spec.venue.name)
     venue = load_venue(venue_name)
     changes = spec.venue.overrides()
-    funding = spec.data.funding
-    bars = load_bars(
-        spec.resolve(spec.data.path),
-        symbols=spec.data.symbols,
-        start=spec.data.start,
-        end=spec.data.end,
-        funding=None if funding is None else spec.resolve(funding),
-    )
+    bars = bars_of(spec) if bars is None else bars
     venue = venue.replace(**changes) if changes else venue
     result = backtest(
         bars,

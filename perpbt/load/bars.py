@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property, partial
@@ -96,11 +97,23 @@ class Bars:
     """What was checked already, of bars that are in memory anyway; None: they are read anew each time."""
     provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
     """Of each symbol whose series were made: where last, index, mark and funding are from."""
+    begun: dict[str, Future[SymbolBars]] = field(default_factory=dict, repr=False)
+
+    def begin(self, symbol: str) -> None:
+        """Read a symbol in a thread of its own; the next `collect` of it waits for what is read, and raises what went wrong."""
+        with_one = ThreadPoolExecutor(1)
+        self.begun[symbol] = with_one.submit(self._collected, symbol)
+        with_one.shutdown(wait=False)  # the thread ends with its work
 
     def collect(self, symbol: str) -> SymbolBars:
         """Read and check one symbol. Raises `InputError` naming file, row, column and value of the first
         fault.
         """
+        if symbol in self.begun:
+            return self.begun.pop(symbol).result()
+        return self._collected(symbol)
+
+    def _collected(self, symbol: str) -> SymbolBars:
         if self.kept is not None and symbol in self.kept:
             return self.kept[symbol]
         found = _symbol_bars(symbol, *self.rows(symbol), self.source)
