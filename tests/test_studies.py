@@ -15,6 +15,7 @@ import perpbt
 from perpbt import cli
 from perpbt.errors import InputError
 from perpbt.studies import find_study
+from perpbt.studies._outcomes import drawn_outcomes
 from perpbt.studies._population import spread_positions
 from perpbt.studies._survey import BANDS, leverages, survey_positions
 from perpbt.summary import plain_table
@@ -176,6 +177,22 @@ def test_the_survey_population_has_the_published_leverages(folder: Path) -> None
     assert table["leverage"].max() <= venue.max_leverage(2_000.0, "AAA")
     assert (table["leverage"] * table["collateral"]).to_numpy() == pytest.approx(2_000.0)
     assert set(table["policy"]) <= set(BANDS)
+
+
+def test_the_picture_of_outcomes_shows_all_income_and_all_deficits() -> None:
+    """A net flow of -30 after deficits of 100, of which 20 were not covered: 70 came in."""
+    found = pl.DataFrame(
+        {
+            "rule": ["a"],
+            "liquidated": [5],
+            "defaulted": [2],
+            "deficit": [100.0],
+            "uncovered": [20.0],
+            "net_fund_flow": [-30.0],
+        }
+    )
+    bars = [patch.get_width() for patch in drawn_outcomes(found, "rule").axes[1].patches]
+    assert bars == [70.0, -100.0]
 
 
 def test_a_plain_table_says_every_number_in_few_characters() -> None:

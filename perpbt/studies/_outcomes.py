@@ -12,7 +12,7 @@ from perpbt.report.drawing import DEFICIT, SURPLUS, money_axis
 def drawn_outcomes(found: pl.DataFrame, rule: str) -> Figure:
     """Liquidations, and money that moved through the fund; a bar for each row, named by its column `rule`.
 
-    `found` has liquidated, defaulted, deficit, uncovered and net_fund_flow, which is income less what of the deficits is covered.
+    `found` has liquidated, defaulted, deficit and net_fund_flow, which is income less deficits.
     """
     figure = Figure(figsize=(9, 1.5 + found.height / 2.4))
     left, right = figure.subplots(1, 2, sharey=True)
@@ -21,7 +21,7 @@ def drawn_outcomes(found: pl.DataFrame, rule: str) -> Figure:
     left.barh(at, found["defaulted"].to_numpy(), color=DEFICIT, height=0.4)
     left.set_yticks(at, found[rule].to_list())
     left.set_xlabel("positions liquidated, of these in default (narrow)")
-    income = found["net_fund_flow"] + found["deficit"] - found["uncovered"]
+    income = found["net_fund_flow"] + found["deficit"]
     right.barh(at, income.to_numpy(), color=SURPLUS)
     right.barh(at, -found["deficit"].to_numpy(), color=DEFICIT)
     left.xaxis.set_major_formatter("{x:,.0f}")
