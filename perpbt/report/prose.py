@@ -2,6 +2,7 @@
 
 Metadata is read by these keys, each optional, at its top or else under "spec": `title`, `description`, `data`
 (path), `symbols` (by symbol: first, last, bar_seconds, …), `venue` (a name, or its fields with `provenance`),
+`margin`, `liquidation`, `dynamic`, `coupling` and `money` (see `perpbt.report.modes`),
 `rules` (intrabar, take_profit_fill, oversize, funding_price, rounding), `open_interest`, `crowding`, `fund` (seed,
 scope, fee_share), `notes` (sentences). What is not stated is not claimed.
 """
@@ -16,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from perpbt import statistics
-from perpbt.report import words
+from perpbt.report import modes, words
 from perpbt.report.policies import policies_in_words
 from perpbt.statistics import TOTAL
 from perpbt.statistics.common import IS_DEFAULTED, IS_LIQUIDATED
@@ -58,13 +59,9 @@ FUND_SCOPES = {
     "grouped": "one per group of symbols",
 }
 STANDING = (
-    "Positions have isolated margin. Liquidation tests the mark price against maintenance margin by the "
-    "tiers of the venue.",
     "Stops, trailing stops and liquidations fill at their threshold, or at the last open if that is worse, "
     "inside the range that traded, less slippage.",
     "Signals and margin calls are read at a close and executed at the next open; nothing sees a later bar.",
-    "A trader loses the margin and no more: what is below zero after an exit is a deficit of the fund, a "
-    "default. Liquidated is not yet bankrupt.",
     "A position still open at the end of the data is marked at the last mark price, without fees.",
 )
 
@@ -129,7 +126,10 @@ def assumptions(result: Any) -> list[str]:
     """What the numbers rest on, a sentence each."""
     metadata = result.metadata
     rules, fund = part(metadata, "rules"), part(metadata, "fund")
-    sentences = [*STANDING, *(text for (key, value), text in RULES.items() if rules.get(key) == value)]
+    margin, loss = modes.margined(part(metadata, "margin"))
+    sentences = [margin, *STANDING[:-1], loss, STANDING[-1]]
+    sentences += modes.changed(*(part(metadata, key) for key in ("liquidation", "dynamic", "coupling")))
+    sentences += [text for (key, value), text in RULES.items() if rules.get(key) == value]
     sentences.append(_meeting(result))
     crowding, interest = (_of_world(metadata, key) for key in ("crowding", "open_interest"))
     if crowding is not None:
@@ -194,7 +194,8 @@ def headline(result: Any) -> list[str]:
         f"{words.count(row['liquidated'])} ({words.share(row['liquidated_share'])}) were liquidated and "
         f"{words.count(row['defaulted'])} ({words.share(row['defaulted_share'])}) ended below zero.",
     ]
-    gains = words.money(row["net_fund_flow"] + row["deficit"])
+    moved = part(result.metadata, "money")
+    gains = words.money(row["net_fund_flow"] + row["deficit"] - modes.given_up(moved))
     worlds = result.accounts["world"].n_unique()
     funds = f"Over all {worlds:,} worlds, funds" if worlds > 1 else "The fund"
     took = f"{funds} took in {gains} from liquidation fees, surplus and a share of trading fees"
@@ -202,9 +203,10 @@ def headline(result: Any) -> list[str]:
         covered = f", {words.money(row['uncovered'])} of it when it was empty" if row["uncovered"] else ""
         took += (
             f", and defaults drew {words.money(row['deficit'])}{covered}: a net flow of "
-            f"{words.money(row['net_fund_flow'])}"
+            f"{words.money(row['net_fund_flow'])}{', with what others gave up' if modes.given_up(moved) else ''}"
         )
-    return [*sentences, f"{took}.", *_funds(result.fund)]
+    met = modes.transfers(moved)
+    return [*sentences, f"{took}.", *([met] if met else []), *_funds(result.fund)]
 
 
 def _funds(fund: pl.DataFrame) -> list[str]:
