@@ -304,3 +304,14 @@ def test_sized_by_a_shortage_with_other_rules_is_refused() -> None:
     with pytest.raises(InputError, match="sized by the shortage"):
         perpbt.simulate(bars, table, **options)
     assert math.isfinite(made_run("inverse", None)["venue"].taker_fee)
+
+
+def test_steps_say_what_coin_their_money_is_in() -> None:
+    bars, table = made_walk("inverse", 1500, 60, 3)
+    run = perpbt.simulate(bars, table, **made_run("inverse", {"procedure": "ladder"}))
+    steps = run.extra["liquidations"]
+    close = dict(bars.frame.select("ts", "close").collect().iter_rows())
+    assert set(steps["settlement"]) == set(run.accounts["settlement"])
+    assert steps["conversion"].to_list() == [close[time] for time in steps["time"]]
+    linear = perpbt.simulate(*made_walk("linear", 1500, 60, 3), **made_run("linear", {"procedure": "ladder"}))
+    assert "settlement" not in linear.extra["liquidations"].columns

@@ -165,6 +165,12 @@ def check_contracts(
     if other is None:
         return
     told = f"{mode} with {other}, a contract of kind {contracts[other].kind!r}"
+    for symbol, one in contracts.items():
+        terms = setting.venue.terms("maintenance", symbol)
+        if one.kind == "inverse" and terms is not None and terms.per_unit > 0.0:
+            raise InputError(
+                f"{mode} with {symbol}, whose rate grows with its size in coin at the mark; allowed there: margin = 'isolated'"
+            )
     coins = sorted({one.settled_in(symbol) for symbol, one in contracts.items()})
     if len(coins) > 1:
         raise InputError(

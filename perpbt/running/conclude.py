@@ -248,7 +248,9 @@ def conclude(
     if not setting.procedures.plain:
         lazy = accounts.lazy() if isinstance(accounts, pl.DataFrame) else accounts.scan()
         steps = step_table(found.steps, lazy)
-        extra["liquidations"] = restored_steps(steps, setting.contracts)
+        steps = restored_steps(steps, setting.contracts)
+        settled = setting.settlement
+        extra["liquidations"] = steps if settled is None else settled.columns(steps, "time")
     note_refusals(setting, book, found)
     note_flat_fills(setting, book)
     setting.timings["total"] = time.perf_counter() - started

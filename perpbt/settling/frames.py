@@ -115,7 +115,8 @@ def step_table(parts: Sequence[tuple[Table, Integers]], accounts: pl.LazyFrame) 
 
     account position symbol time phase ("open" or "range") step (1, 2, ...) kind ("reduced": a part; "liquidated", "taken_over": the
     rest) quantity (closed) price (its fill) fee liquidation_fee surplus deficit margin_after quantity_after ratio (requirement /
-    equity at the mark the step was met at). Money in quote currency, of the position itself: weights are not applied.
+    equity at the mark the step was met at), and where not all money is in quote currency settlement and conversion. Money is of the position
+    itself, in settlement currency: weights are not applied.
     """
     table = np.concatenate([part for part, _ in parts]) if parts else np.zeros(0, dtype=CALL)
     when = np.concatenate([at for _, at in parts]) if parts else np.zeros(0, dtype=np.int64)
