@@ -565,6 +565,40 @@ def test_bitmex_linear_cross() -> None:
     assert done["liquidation_price"][0] == pytest.approx(510.0, rel=1e-12)
 
 
+def test_bitmex_isolated_against_cross() -> None:
+    """BitMEX, isolated margin examples: 100 XBT at 100 behind 4 XBT, liquidated at 97; at 94 the isolated position has lost its 4, the
+    cross one, still open, is 6 down.
+    """
+    price = {
+        "open": [100.0, 97.0, 94.0],
+        "high": [100.0, 97.0, 94.0],
+        "low": [97.0, 94.0, 94.0],
+        "close": [97.0, 94.0, 94.0],
+    }
+    bars = pl.DataFrame(
+        {"ts": [START + timedelta(hours=k) for k in range(3)], "symbol": ["XBT"] * 3, **price}
+    )
+    venue = perpbt.Venue(name="made", maintenance_on="entry", tiers={"default": ((0.0, 1e9, 0.01, 125.0),)})
+    row = {
+        "account": 1,
+        "strategy": "made",
+        "symbol": "XBT",
+        "side": "long",
+        "entry_time": START,
+        "collateral": 4.0,
+        "leverage": 25.0,
+    }
+    table = pl.DataFrame([row])
+    for engine in ENGINES:
+        alone = perpbt.simulate(bars, table, venue=venue, engine=engine).accounts.row(0, named=True)
+        assert alone["liquidation_price"] == pytest.approx(97.0, rel=1e-12)
+        assert (alone["exit_reason"], alone["cash_change"]) == ("liquidation", -4.0)
+        both = perpbt.simulate(
+            bars, table.with_columns(reserve=pl.lit(6.0)), venue=venue, margin="cross", engine=engine
+        ).accounts.row(0, named=True)
+        assert (both["exit_reason"], both["pnl"]) == ("end", -6.0)
+
+
 def test_equity_goes_to_positions_by_their_maintenance() -> None:
     """dYdX v4 allocates an account's equity pro rata to maintenance margin: a deficit of 90 by 1 : 2 over notionals of 1 : 2."""
     bars = pl.concat(

@@ -127,6 +127,41 @@ def test_a_coin_wallet_hedged_in_dollars() -> None:
     assert done.accounts["settlement"].to_list() == ["BTC"]
 
 
+def test_a_bitcoin_wallet_on_bitmex() -> None:
+    """The packaged venue: an inverse contract in whole lots and a quanto, risk-limit steps, one wallet in bitcoin."""
+    frames = []
+    for symbol, start, seed in (("XBTUSD", 40_000.0, 1), ("ETHUSD", 2_000.0, 2)):
+        frame = made_bars(400, symbol, seed=seed, mark=True)
+        prices = [name for name in frame.columns if name.endswith(("open", "high", "low", "close"))]
+        first = frame["open"][0]
+        frames.append(
+            frame.with_columns((start * (pl.col(name) / first) ** 0.3).alias(name) for name in prices)
+        )
+    rows = pl.DataFrame(
+        [
+            {"account": account, "strategy": "made", "symbol": symbol, "side": side, "entry_time": START + timedelta(minutes=account),
+             "collateral": 0.2, "leverage": 5.0 + account % 3 * 4.0}
+            for account in range(24)
+            for symbol, side in (("XBTUSD", "long"), ("ETHUSD", ("long", "short")[account % 2]))
+        ]
+    )  # fmt: skip
+    done = [
+        perpbt.simulate(
+            pl.concat(frames), rows, venue="bitmex", margin={"mode": "cross", "legs": "one_way"}, engine=engine, equity_every="1h"
+        )
+        for engine in ("oracle", "dense", "skip")
+    ]  # fmt: skip
+    for other in done[1:]:
+        same(done[0], other)
+        assert done[0].equity is not None
+        assert done[0].equity.equals(other.equity)
+    accounts = done[0].accounts
+    assert accounts["settlement"].unique().to_list() == ["XBT"]
+    opened = accounts.filter(pl.col("rejection").is_null())
+    assert opened["symbol"].n_unique() == 2
+    assert {"liquidation", "end"} <= set(opened["exit_reason"])
+
+
 def test_what_does_not_go_into_one_wallet_is_told() -> None:
     bars, table = many(50, 3)
     scan = {"shocks": [0.1]}
