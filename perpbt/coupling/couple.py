@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from perpbt.coupling.advancing import Advancing, AdvancingFund
 from perpbt.coupling.groups import Group, SymbolRows
 from perpbt.coupling.ledger import coupled_ledger
 from perpbt.coupling.loop import Loop, LoopFund, liquidated_weight
@@ -64,8 +65,10 @@ def couple(setting: Setting, book: Book, door: Door, terms: Terms, markets: Mapp
     settlements: list[Fund]
     pushed: list[Looped] = []
     before = liquidated_weight(groups)
-    if terms.spec.kind == "cascade" or (setting.engine == "dense" and door.loops):
+    if terms.spec.kind == "cascade":
         pushed, settlements = looped(setting, terms, symbols, groups, times, whose)
+    elif setting.engine == "dense" and door.loops:
+        settlements = advanced(setting, terms, symbols, groups, times, whose)
     else:
         crowding = Crowding() if setting.crowding else None
         settlements = [Settlement(mine, terms, seed, share, times, crowding) for mine in shared]
@@ -112,6 +115,22 @@ def looped(
     ]
     Loop(made, shared, setting.crowding).run()
     return made, list(shared)
+
+
+def advanced(
+    setting: Setting, terms: Terms, symbols: list[SymbolRows], groups: list[Group], times: Integers, whose: Integers
+) -> list[Fund]:  # fmt: skip
+    """The same where nobody pushes the price."""
+    made: list[Advancing] = []
+    for of in symbols:
+        of.rows = of.rows.copy()
+        own = (group for group in groups if group.of is of)
+        made += [Advancing(of, group.world, group.at, group.weight, group.identifier) for group in own]
+    seed, share = setting.terms.seed, setting.terms.fee_share
+    shared = [AdvancingFund(mine, terms, seed, share, times, setting.crowding) for mine in funds(made, whose)]
+    for fund in shared:
+        fund.run()
+    return list(shared)
 
 
 def note_again(book: Book, symbols: list[SymbolRows]) -> None:

@@ -100,13 +100,13 @@ class Group:
         self, of: SymbolRows, world: int, at: Integers, weight: Floats, identifier: Integers
     ) -> None:
         self.of, self.world, self.at, self.weight, self.identifier = of, world, at, weight, identifier
-        rows = of.rows[at]
-        opened = rows["rejection"] == ACCEPTED
-        self.since = np.where(opened, 3 * rows["entry_bar"] + 1, NEVER)
-        self.until = np.where(opened, 3 * rows["exit_bar"] + rows["phase"], -1)
-        self.side = rows["side"].astype(np.float64)
-        self.entry, self.funding = rows["entry"].copy(), rows["entry_funding"].copy()
-        self.quantity, self.margin = rows["quantity"].copy(), rows["margin"].copy()
+        rows = of.rows  # a column at a time: whole rows would be copied
+        opened = rows["rejection"][at] == ACCEPTED
+        self.since = np.where(opened, 3 * rows["entry_bar"][at] + 1, NEVER)
+        self.until = np.where(opened, 3 * rows["exit_bar"][at] + rows["phase"][at], -1)
+        self.side = rows["side"][at].astype(np.float64)
+        self.entry, self.funding = rows["entry"][at], rows["entry_funding"][at]
+        self.quantity, self.margin = rows["quantity"][at], rows["margin"][at]
         self.given_up, self.socialised = np.zeros(at.size), np.zeros(at.size)
         self.outside = 0.0  # notional an outside counterparty has taken
         self._room = np.empty(at.size, dtype=np.int64)
