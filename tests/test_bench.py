@@ -24,10 +24,10 @@ from perpbt.bench.sizes import Sizes
 BASELINE = Path(__file__).parent / "bench" / "baseline.json"
 TINY = Sizes(
     bars=2_000, repeat=1, engines=40, oracle=1, oracle_bars=400, accounts=(2, 50), histories=(500, 2_000),
-    history_accounts=20, dense=1e6, trades=(2, 20), wallets=24, natural=40, peer_gib=0.0,
+    history_accounts=20, dense=1e6, trades=(2, 20), wallets=24, coupled=(60, 500), natural=40, peer_gib=0.0,
 )  # fmt: skip
 TOP = {"schema", "taken", "machine", "versions", "options", "tables", "notes"}
-INSIDE = ("engines", "scaling", "trades")  # sections that start no process
+INSIDE = ("engines", "scaling", "trades", "coupled")  # sections that start no process
 
 
 @pytest.fixture(autouse=True)
@@ -78,13 +78,24 @@ def test_tables_are_printed_and_written(
         "1",
         "--json",
         str(file),
-        *only("engines", "scaling", "wallets", "trades", "memory", "stages"),
+        *only("engines", "scaling", "wallets", "trades", "coupled", "memory", "stages"),
     )
     code, said, progress = bench(monkeypatch, capsys, *words)
-    assert (code, progress.splitlines()[0]) == (0, "1 of 6: engines")
+    assert (code, progress.splitlines()[0]) == (0, "1 of 7: engines")
     report = json.loads(file.read_text())
     tables = checked(report)
-    made = {"engines", "oracle", "accounts", "holding", "bars", "wallets", "trades", "memory", "stages"}
+    made = {
+        "engines",
+        "oracle",
+        "accounts",
+        "holding",
+        "bars",
+        "wallets",
+        "trades",
+        "coupled",
+        "memory",
+        "stages",
+    }
     assert set(tables) == made
     for table in tables.values():
         assert table["title"] in said

@@ -172,7 +172,7 @@ def contract_ledger(fund: pl.DataFrame, symbol: str, *, world: Any = None) -> pl
     )
     own = pl.col("symbol") == symbol
     if "fund" in mine.columns:
-        table = mine.filter(pl.col("fund").is_in(mine.filter(own)["fund"].unique()))
+        table = mine.filter(pl.col("fund").is_in(mine.filter(own)["fund"].unique().to_list()))
     else:
         table = mine if "all" in symbols else mine.filter(own)
     return (

@@ -21,7 +21,7 @@ from typing import Any
 
 import perpbt
 from perpbt import InputError
-from perpbt.bench import engines, peers, processes, scaling, trades, wallets
+from perpbt.bench import coupled, engines, peers, processes, scaling, trades, wallets
 from perpbt.bench.baseline import SCHEMA, read, side_by_side
 from perpbt.bench.measures import memory_mib
 from perpbt.bench.sizes import FULL, QUICK, Sizes
@@ -35,6 +35,7 @@ SECTIONS: dict[str, Section] = {
     "scaling": scaling.compared,
     "wallets": lambda sizes, threads: [wallets.compared(sizes)],
     "trades": lambda sizes, threads: [trades.compared(sizes, threads)],
+    "coupled": lambda sizes, threads: [coupled.compared(sizes)],
     "vectorbt": lambda sizes, threads: [peers.compared(sizes, threads)],
     "memory": lambda sizes, threads: [processes.memory(sizes, threads)],
     "stages": lambda sizes, threads: [processes.stages(sizes, threads)],

@@ -23,6 +23,7 @@ class Sizes:
     dense: float  # account-bars up to which the dense engine is run too
     trades: tuple[int, ...]  # accounts that trade again and again
     wallets: int  # accounts on three symbols that share a wallet
+    coupled: tuple[int, int]  # accounts that meet, and bars
     natural: int  # the population perpbt is made for
     peer_gib: float  # memory that vectorbt may take
 
@@ -39,6 +40,7 @@ FULL = Sizes(
     dense=1.5e10,
     trades=(10_000, 100_000, 850_000),
     wallets=100_000,
+    coupled=(100_000, 8_760),
     natural=1_000_000,
     peer_gib=6.0,
 )
@@ -54,6 +56,7 @@ QUICK = Sizes(
     dense=1e8,
     trades=(1_000, 10_000),
     wallets=2_000,
+    coupled=(10_000, 8_760),
     natural=100_000,
     peer_gib=0.05,
 )

@@ -7,8 +7,8 @@ take their places in the order of time.
 
 What winners give up by being closed at the bankruptcy price, not at the fills of the bankrupt positions, is a transfer to the fund: it
 is in their `pnl` (which is the market's) and in their `surplus`, so that every row and every run still balances as it does without. "cascade" goes
-bar by bar (`Loop`), with prices that each world's liquidations have moved; without pressure the same loop is the witness of the leaps,
-and what engine = "dense" runs.
+bar by bar (`Loop`), with prices that each world's liquidations have moved. Without pressure all bars are gone through in compiled code
+(`Advancing`): the witness of the leaps, and what engine = "dense" runs.
 """
 
 from perpbt.coupling.couple import couple

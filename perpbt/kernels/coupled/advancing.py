@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from perpbt.kernels.accounts import bare_market, bare_rates, term_of
-from perpbt.kernels.compile import bare, kernel, part
+from perpbt.kernels.compile import bare, hold, kernel, part
 from perpbt.kernels.coupled.deleveraging import change
 from perpbt.kernels.coupled.looping import CEILING, FACTOR, FLOOR, GUARD
 from perpbt.kernels.epochs import epoch_at, rates_in, renewed
@@ -283,7 +283,7 @@ def advance(
         bare(extreme), bare(levels), bare(open_), bare(slot), bare(candidates), bare(chosen), bare(changed), bare(touched), bare(left), bare(leaving),
         bare(calls), bare(held), bare(state), crowding,
     )  # fmt: skip
-    held[0]["at"] = 0  # still here
+    hold(held)
     return found
 
 
