@@ -44,8 +44,8 @@ from perpbt.kernels.watching import Path, start, watch_for
 WINDOW = 32  # bars
 NOWHERE = 1 << 62  # of `until`: still open
 # entries of `state`: where all stand, and how many there are of what
-BAR, PHASE, ENTERED, FRESH, DUE, COUNT, CANDIDATES, SCREENED, LEFT, ASKED = range(10)
-STATE = 10
+BAR, PHASE, ENTERED, DUE, COUNT, CANDIDATES, SCREENED, LEFT = range(8)
+STATE = 8
 # what `advance` returns when it is over, and when a row has ended at another moment than was found
 DONE, WRONG = -1, -2
 
@@ -163,102 +163,157 @@ def take_out(open_: Integers, slot: Integers, count: int, j: int) -> int:
 
 
 @part
+def look_ahead(
+    market: Market, rates: Rates, kept: Table, extreme: Floats, levels: Floats, side: Floats, open_: Integers, candidates: Integers,
+    chosen: Codes, state: Integers,
+) -> None:  # fmt: skip
+    """Meet the tiers of a new epoch, and find who may cross a level in the next window."""
+    bar, count, epochs = state[BAR], state[COUNT], rates.since
+    epoch = epoch_at(rates, bar)
+    renewing = bar > 0 and epochs[epoch] == bar
+    if renewing:
+        now = rates_in(rates, epoch)
+        for k in range(count):
+            write_levels(market, now, kept[open_[k]], extreme[open_[k]], levels, open_[k])
+    if renewing or bar >= state[SCREENED]:
+        until = min(bar + WINDOW, market.time.size)
+        if epoch + 1 < epochs.size:
+            until = min(until, epochs[epoch + 1])
+        state[CANDIDATES] = screen(market, levels, side, open_, count, candidates, chosen, bar, until)
+        state[SCREENED] = until
+
+
+@part
+def let_in(
+    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, at: Integers, entering: Integers,
+    entry_bars: Integers, moments: Integers, money: Floats, extreme: Floats, levels: Floats, open_: Integers, slot: Integers,
+    candidates: Integers, chosen: Codes, state: Integers,
+) -> None:  # fmt: skip
+    """Open whose bar has come."""
+    bar, count, found = state[BAR], state[COUNT], state[CANDIDATES]
+    while state[ENTERED] < entering.size and entry_bars[state[ENTERED]] <= bar:
+        j = entering[state[ENTERED]]
+        state[ENTERED] += 1
+        row = rows[at[j]]
+        if row["rejection"] != ACCEPTED:
+            continue
+        open_again(market, rates, plans[j], signals, lanes[j], kept[j])
+        extreme[j] = kept[j]["extreme"]
+        moments[0, j], moments[1, j] = 3 * bar + 1, NOWHERE
+        money[0, j], money[1, j] = row["entry"], row["entry_funding"]
+        money[2, j], money[3, j] = row["quantity"], row["margin"]
+        write_levels(market, rates, kept[j], extreme[j], levels, j)
+        count = put_in(open_, slot, count, j)
+        candidates[found], chosen[j] = j, 1
+        found += 1
+    state[COUNT], state[CANDIDATES] = count, found
+
+
+@part
+def call_due(
+    dues: Integers, due_bars: Integers, moments: Integers, candidates: Integers, chosen: Codes, state: Integers
+) -> None:  # fmt: skip
+    """Look at whose time is up in this bar, whatever the prices are."""
+    while state[DUE] < dues.size and due_bars[state[DUE]] <= state[BAR]:
+        j = dues[state[DUE]]
+        state[DUE] += 1
+        if moments[1, j] == NOWHERE and chosen[j] == 0:
+            candidates[state[CANDIDATES]], chosen[j] = j, 1
+            state[CANDIDATES] += 1
+
+
+@part
+def ask(
+    market: Market, rates: Rates, plans: Table, kept: Table, moments: Integers, side: Floats, extreme: Floats, levels: Floats,
+    candidates: Integers, changed: Codes, leaving: Integers, state: Integers,
+) -> int:  # fmt: skip
+    """Ask all who may do something in this phase; writes to `leaving` who leaves and returns how many. After the close trailing stops move."""
+    bar, phase, out = state[BAR], state[PHASE], 0
+    for k in range(state[CANDIDATES]):
+        j = candidates[k]
+        if moments[1, j] != NOWHERE:
+            continue
+        one, plan = kept[j], plans[j]
+        asked = one["entry_bar"] == bar or changed[j] != 0 or crosses_in(market, levels, j, side[j], bar)
+        if phase == CLOSE:
+            if asked and one["trail"] != 0.0:
+                watch = watch_for(
+                    side[j], plan["stop_on_mark"], plan["target_on_mark"], plan["trail_on_mark"]
+                )
+                extreme[j] = max(extreme[j], side[j] * market.series[watch.best, bar])
+                write_levels(market, rates, one, extreme[j], levels, j)
+            changed[j] = 0
+        else:
+            asked = asked or (phase == OPEN and one["time_bar"] <= bar)
+            if asked and why(market, rates, plan, one, extreme[j], bar, phase) >= 0:
+                leaving[out] = j
+                out += 1
+    return out
+
+
+@part
+def let_go(
+    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, at: Integers, moments: Integers,
+    open_: Integers, slot: Integers, touched: Codes, left: Integers, leaving: Integers, out: int, calls: Table, trace: Table,
+    state: Integers, crowding: bool,
+) -> int:  # fmt: skip
+    """Close the first `out` of `leaving`; returns the moment if somebody then owes something, DONE if nobody does, or WRONG."""
+    moment, pause = 3 * state[BAR] + state[PHASE], False
+    for k in range(out):
+        j = leaving[k]
+        row = rows[at[j]]
+        if touched[j] != 0:  # others' rows are what they are alone
+            change(
+                market, rates, plans[j], signals, lanes[j], kept[j], rows, at[j], calls[0], calls, trace, -1, OPEN, 0.0, 0.0, 0.0, 0.0,
+                True,
+            )  # fmt: skip
+        if 3 * row["exit_bar"] + row["phase"] != moment:
+            state[LEFT] = at[j]
+            return WRONG
+        moments[1, j] = moment
+        state[COUNT] = take_out(open_, slot, state[COUNT], j)
+        left[state[LEFT]] = j
+        state[LEFT] += 1
+        pause = pause or row["deficit"] > 0.0 or (crowding and row["reason"] == LIQUIDATION)
+    return moment if pause else DONE
+
+
+@part
 def advance_each(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, at: Integers, entering: Integers,
     entry_bars: Integers, dues: Integers, due_bars: Integers, moments: Integers, money: Floats, side: Floats, extreme: Floats, levels: Floats,
-    open_: Integers, slot: Integers, candidates: Integers, chosen: Codes, changed: Codes, touched: Codes, left: Integers, leaving: Integers, calls: Table,
-    trace: Table, state: Integers, crowding: bool,
+    open_: Integers, slot: Integers, candidates: Integers, chosen: Codes, changed: Codes, touched: Codes, left: Integers, leaving: Integers,
+    calls: Table, trace: Table, state: Integers, crowding: bool,
 ) -> int:  # fmt: skip
     """`advance`, with bare arrays."""
-    bars, epochs = market.time.size, rates.since
+    bars = market.time.size
     while state[BAR] < bars:
         bar, phase = state[BAR], state[PHASE]
-        epoch = epoch_at(rates, bar)
-        now = rates_in(rates, epoch)
-        count, found, out = state[COUNT], state[CANDIDATES], 0
+        now = rates_in(rates, epoch_at(rates, bar))
         if phase == OPEN:
-            renewing = bar > 0 and epochs[epoch] == bar
-            if renewing:
-                for k in range(count):
-                    write_levels(market, now, kept[open_[k]], extreme[open_[k]], levels, open_[k])
-            if renewing or bar >= state[SCREENED]:
-                until = min(bar + WINDOW, bars)
-                if epoch + 1 < epochs.size:
-                    until = min(until, epochs[epoch + 1])
-                found = screen(market, levels, side, open_, count, candidates, chosen, bar, until)
-                state[SCREENED] = until
-            state[FRESH] = state[ENTERED]
-            while state[ENTERED] < entering.size and entry_bars[state[ENTERED]] <= bar:
-                j = entering[state[ENTERED]]
-                state[ENTERED] += 1
-                row = rows[at[j]]
-                if row["rejection"] != ACCEPTED:
-                    continue
-                open_again(market, now, plans[j], signals, lanes[j], kept[j])
-                extreme[j] = kept[j]["extreme"]
-                moments[0, j], moments[1, j] = 3 * bar + 1, NOWHERE
-                money[0, j], money[1, j] = row["entry"], row["entry_funding"]
-                money[2, j], money[3, j] = row["quantity"], row["margin"]
-                write_levels(market, now, kept[j], extreme[j], levels, j)
-                count = put_in(open_, slot, count, j)
-                candidates[found], chosen[j] = j, 1
-                found += 1
-            while state[DUE] < dues.size and due_bars[state[DUE]] <= bar:
-                j = dues[state[DUE]]
-                state[DUE] += 1
-                if moments[1, j] == NOWHERE and chosen[j] == 0:
-                    candidates[found], chosen[j] = j, 1
-                    found += 1
+            look_ahead(market, rates, kept, extreme, levels, side, open_, candidates, chosen, state)
+            let_in(
+                market, now, plans, signals, lanes, kept, rows, at, entering, entry_bars, moments, money, extreme, levels, open_, slot,
+                candidates, chosen, state,
+            )  # fmt: skip
+            call_due(dues, due_bars, moments, candidates, chosen, state)
+        out = ask(
+            market, now, plans, kept, moments, side, extreme, levels, candidates, changed, leaving, state
+        )
         if phase == CLOSE and bar == bars - 1:
-            for k in range(count):
-                leaving[k] = open_[k]
-            out = count
-        for k in range(found):
-            j = candidates[k]
-            if moments[1, j] != NOWHERE:
-                continue
-            one = kept[j]
-            asked = one["entry_bar"] == bar or changed[j] != 0 or crosses_in(market, levels, j, side[j], bar)
-            if phase == CLOSE:
-                if asked and one["trail"] != 0.0:
-                    watch = watch_for(
-                        side[j],
-                        plans[j]["stop_on_mark"],
-                        plans[j]["target_on_mark"],
-                        plans[j]["trail_on_mark"],
-                    )
-                    extreme[j] = max(extreme[j], side[j] * market.series[watch.best, bar])
-                    write_levels(market, now, one, extreme[j], levels, j)
-                changed[j] = 0
-            else:
-                asked = asked or (phase == OPEN and one["time_bar"] <= bar)
-                if asked and why(market, now, plans[j], one, extreme[j], bar, phase) >= 0:
-                    leaving[out] = j
-                    out += 1
-        moment, pause = 3 * bar + phase, False
-        for k in range(out):
-            j = leaving[k]
-            row = rows[at[j]]
-            if touched[j] != 0:  # others' rows are what they are alone
-                change(
-                    market, rates, plans[j], signals, lanes[j], kept[j], rows, at[j], calls[0], calls, trace, -1, OPEN, 0.0, 0.0, 0.0,
-                    0.0, True,
-                )  # fmt: skip
-            if 3 * row["exit_bar"] + row["phase"] != moment:
-                state[LEFT] = at[j]
-                return WRONG
-            moments[1, j] = moment
-            count = take_out(open_, slot, count, j)
-            left[state[LEFT]] = j
-            state[LEFT] += 1
-            pause = pause or row["deficit"] > 0.0 or (crowding and row["reason"] == LIQUIDATION)
-        state[COUNT], state[CANDIDATES] = count, found
+            out = state[COUNT]
+            leaving[:out] = open_[:out]
+        found = let_go(
+            market, rates, plans, signals, lanes, kept, rows, at, moments, open_, slot, touched, left, leaving, out, calls, trace,
+            state, crowding,
+        )  # fmt: skip
+        if found == WRONG:
+            return WRONG
+        state[PHASE] = RANGE if phase == OPEN else CLOSE
         if phase == CLOSE:
             state[BAR], state[PHASE] = bar + 1, OPEN
-        else:
-            state[PHASE] = RANGE if phase == OPEN else CLOSE
-        if pause:
-            return moment
+        if found != DONE:
+            return found
     return DONE
 
 
