@@ -451,6 +451,15 @@ def test_monitoring_series() -> None:
     assert adl.contract_ledger(fund, "A")["result"].to_list() == [0, -20, -30, 0]
     triggered = adl.drawdown_trigger(adl.contract_ledger(fund, "A"), drawdown=0.29)["triggered"]
     assert triggered.to_list() == [False, False, True, False]
+    start = times[0]
+    later = fund_rows("A", 100.0, 80.0, 70.0, 75.0).with_columns(
+        time=pl.Series(
+            [start, start + timedelta(hours=1), start + timedelta(hours=2), start + timedelta(hours=11)]
+        )
+    )
+    lit = adl.monitor(later)  # lights look back eight hours, the drawdown to the peak
+    assert lit["lights"].to_list() == [0, 3, 5, 0]
+    assert lit["drawdown"].to_list() == pytest.approx([0, 0.2, 0.3, 0.25])
     with pytest.raises(perpbt.InputError, match="symbol is 'C'"):
         adl.contract_ledger(fund, "C")
     with pytest.raises(perpbt.InputError, match="world is None"):
