@@ -243,3 +243,18 @@ def test_a_forced_sale_raises_the_fees_too() -> None:
     )
     assert told(result, "liquidation_fee")["L"] == pytest.approx(8.5)
     assert result.extra["collateral"]["left"].to_list() == pytest.approx([100 - 58.5 / 0.588])
+
+
+def test_a_sale_at_the_open_knows_nothing_of_the_close() -> None:
+    """2 coins at B's price back 10 units of A and 0.1 of B. A opens at 80 and B at 25: 105 - 200 - 2.5 are owed, and the coins bring 49 at
+    the open; that B closes at 10, nobody knows yet.
+    """
+    result = run(
+        {"AAA": [100, 100, 80, 80], "BBB": [50, 50, (25, 25, 10, 10), 10]},
+        {"L": ("AAA", "long", 100, 10), "T": ("BBB", "long", 5, 1)},
+        venue=venue(collateral={"COIN": {"haircuts": [0.1], "conversion_fee": 0.02, "price": "BBB"}}),
+        collateral=pl.DataFrame({"account": ["w"], "asset": ["COIN"], "amount": [2.0]}),
+    )
+    assert set(told(result, "exit_time").values()) == {START + timedelta(hours=2)}
+    assert sum(told(result, "deficit").values()) == pytest.approx(97.5 - 49)
+    assert result.extra["collateral"]["left"].to_list() == [0]

@@ -4,7 +4,8 @@ In: a table of holdings (account, asset, amount and, where accounts have worlds,
 symbol prices. Out: what kernels read of them, checked. What an asset counts for is in the venue's table [collateral].
 
 An account brings its assets with the first position it opens; from then on its equity counts them at price after the haircut. They are
-sold only where cash runs out: for the fees of a liquidation and what it leaves owing, or when the wallet is flat and below 0; until then
+sold only where cash runs out: for the fees of a liquidation and what it leaves owing, or when the wallet is flat and below 0, at the
+bar's open for what happens there and else at its close; until then
 cash may be below 0, without interest. What they earned or lost is in the `pnl` of the row they came with, their value then in its
 `top_up`.
 """

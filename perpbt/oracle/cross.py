@@ -264,7 +264,7 @@ def open_leg(a: Record, leg: Record, t: int) -> None:
     brought = collateral + leg["reserve"]
     leg.update(collateral=collateral, top_up=leg["reserve"])
     if fresh:
-        worth = asset_value(a, t)
+        worth = asset_value(a, t, "B")
         a["carrier"], a["assets_from"] = leg, worth
         brought = brought + worth
         leg["top_up"] = leg["top_up"] + worth
@@ -288,12 +288,12 @@ def leave(a: Record, leg: Record, t: int, phase: str, leaving: tuple[str, float,
     a["cash"] = a["cash"] - fee
     deficit = 0.0
     if flat and a["cash"] < 0.0:
-        convert(a, t, 0.0)
+        convert(a, t, phase, 0.0)
         if a["cash"] < 0.0:
             deficit, a["cash"] = 0.0 - a["cash"], 0.0
     settle_leg(a, leg, fee, 0.0, 0.0, deficit)
     if flat:
-        see_value(a, a["cash"] + asset_value(a, t))
+        see_value(a, a["cash"] + asset_value(a, t, phase))
 
 
 def close_leg(leg: Record, t: int, phase: str, reason: str, base: float, fill: float, cf: float) -> None:
@@ -367,7 +367,7 @@ def liquidate(a: Record, t: int, phase: str, names: tuple[str, str]) -> None:
         fees.append(venue["taker_fee"] * turned)
         penalties.append(venue["liquidation_fee"] * turned)
     a["cash"] = left
-    convert(a, t, summed(fees) + summed(penalties))
+    convert(a, t, phase, summed(fees) + summed(penalties))
     left = a["cash"]
     fees, left = paid(fees, left)
     penalties, left = paid(penalties, left)
@@ -382,7 +382,7 @@ def liquidate(a: Record, t: int, phase: str, names: tuple[str, str]) -> None:
     a["cash"] = left
     a["liquidations"] = a["liquidations"] + 1
     a["liquidated_at"] = t if a["liquidated_at"] is None else a["liquidated_at"]
-    see_value(a, a["cash"] + asset_value(a, t))
+    see_value(a, a["cash"] + asset_value(a, t, phase))
 
 
 def slip_of(bar: Record, volume: float, venue: Record) -> float:
@@ -413,13 +413,13 @@ def mark_out(a: Record, t: int) -> None:
         close_leg(leg, t, "C", "end", price, price, a["bars"][leg["symbol"]][t]["cf"])
         left = (left + leg["funding"]) + leg["pnl"]
     a["cash"] = left
-    convert(a, t, 0.0)
+    convert(a, t, "C", 0.0)
     deficit = 0.0
     if a["cash"] < 0.0:
         deficit, a["cash"] = 0.0 - a["cash"], 0.0
     for leg, part in zip(legs, share, strict=True):
         settle_leg(a, leg, 0.0, 0.0, 0.0, deficit * part)
-    see_value(a, a["cash"] + asset_value(a, t))
+    see_value(a, a["cash"] + asset_value(a, t, "C"))
 
 
 # --------------------------------------------------------------------------------------- assets held as collateral
@@ -431,21 +431,23 @@ def bring_assets(a: Record, t: int) -> bool:
     return True
 
 
-def asset_value(a: Record, t: int) -> float:
-    """Of all assets at their price, without haircut: at its open while none is booked, else at the close."""
+def asset_value(a: Record, t: int, phase: str) -> float:
+    """Of all assets at their price, without haircut: at the open of the bar in phase B, else at its close."""
     total = 0.0
     for asset in a["assets"]:
         bar = a["bars"][asset["name"]][t]
-        total = total + asset["amount"] * (bar["mark_open"] if a["carrier"] is None else bar["mark_close"])
+        total = total + asset["amount"] * bar["mark_open" if phase == "B" else "mark_close"]
     return total
 
 
-def convert(a: Record, t: int, needed: float) -> None:
-    """Sell assets in their order at the bar's close, less the conversion fee, until there is as much cash as needed."""
+def convert(a: Record, t: int, phase: str, needed: float) -> None:
+    """Sell assets in their order, at the open of the bar in phase B or else at its close, less the conversion fee, until there is as much
+    cash as needed.
+    """
     for asset in a["assets"]:
         if not (a["cash"] < needed and asset["amount"] > 0.0):
             continue
-        price = a["bars"][asset["name"]][t]["mark_close"]
+        price = a["bars"][asset["name"]][t]["mark_open" if phase == "B" else "mark_close"]
         worth = price * (1.0 - asset["conversion_fee"])
         amount = min(asset["amount"], (needed - a["cash"]) / worth)
         rest = asset["amount"] - amount
@@ -461,7 +463,7 @@ def book_assets(a: Record, t: int) -> None:
     leg = a["carrier"]
     if leg is None:
         return
-    a["assets_worth"] = asset_value(a, t)
+    a["assets_worth"] = asset_value(a, t, "C")
     a["asset_pnl"] = (a["converted"] + a["assets_worth"]) - a["assets_from"]
     leg["pnl"] = leg["pnl"] + a["asset_pnl"]
     leg["back"] = (leg["back"] + a["assets_from"]) + a["asset_pnl"]

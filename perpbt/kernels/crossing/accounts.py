@@ -46,6 +46,7 @@ from perpbt.kernels.tables import (
     END,
     LIQUIDATED_AT_ENTRY,
     MAX_LEVERAGE,
+    OPEN,
     RATE,
     REJECTED,
     STOP_BEYOND_ENTRY,
@@ -268,13 +269,16 @@ def settle_leg(
 
 
 @part
-def convert(grid: Grid, assets: Assets, account: int, acc: Row, t: int, needed: float) -> None:
-    """Sell assets in their order at the bar's close, less the conversion fee, until there is as much cash as needed."""
+def convert(grid: Grid, assets: Assets, account: int, acc: Row, t: int, phase: int, needed: float) -> None:
+    """Sell assets in their order, at the open of the bar or else at its close, less the conversion fee, until there is as much cash as
+    needed.
+    """
+    price = MARK_OPEN_ if phase == OPEN else MARK_CLOSE_
     if acc["carrier"] == -1:
         return
     for k in range(assets.first[account], assets.first[account + 1]):
         if acc["cash"] < needed and assets.amount[k] > 0.0:
-            worth = grid.series[assets.symbol[k], MARK_CLOSE_, t] * (1.0 - assets.fee[k])
+            worth = grid.series[assets.symbol[k], price, t] * (1.0 - assets.fee[k])
             amount = min(assets.amount[k], (needed - acc["cash"]) / worth)
             rest = assets.amount[k] - amount
             proceeds = amount * worth
@@ -285,9 +289,10 @@ def convert(grid: Grid, assets: Assets, account: int, acc: Row, t: int, needed: 
 
 
 @part
-def kept_value(grid: Grid, assets: Assets, account: int, acc: Row, t: int) -> float:
-    """Assets the account has brought, at the bar's close."""
-    return 0.0 if acc["carrier"] == -1 else asset_value(grid, assets, account, MARK_CLOSE_, t)
+def kept_value(grid: Grid, assets: Assets, account: int, acc: Row, t: int, phase: int) -> float:
+    """Assets the account has brought, at the open of the bar or else at its close."""
+    price = MARK_OPEN_ if phase == OPEN else MARK_CLOSE_
+    return 0.0 if acc["carrier"] == -1 else asset_value(grid, assets, account, price, t)
 
 
 @kernel
@@ -313,10 +318,10 @@ def leave(
     acc["cash"] = acc["cash"] - fee
     deficit = 0.0
     if flat and acc["cash"] < 0.0:
-        convert(grid, assets, account, acc, t, 0.0)
+        convert(grid, assets, account, acc, t, phase, 0.0)
         if acc["cash"] < 0.0:
             deficit, acc["cash"] = 0.0 - acc["cash"], 0.0
     settle_leg(leg, row, acc, fee, 0.0, 0.0, deficit)
     if flat:
-        see_value(acc, acc["cash"] + kept_value(grid, assets, account, acc, t))
+        see_value(acc, acc["cash"] + kept_value(grid, assets, account, acc, t, phase))
     hold(grid, charges, assets, legs, first, last, account, wallet, held)

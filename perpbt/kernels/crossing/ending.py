@@ -114,7 +114,7 @@ def liquidate(
             fees, penalties = fees + leg["fee_due"], penalties + leg["penalty_due"]
             leg["status"] = -1  # to be settled
     acc["cash"] = left
-    convert(grid, assets, account, acc, t, fees + penalties)
+    convert(grid, assets, account, acc, t, phase, fees + penalties)
     left = acc["cash"]
     after_fees = left if not left > 0.0 else (left - fees if fees <= left else 0.0)
     rest = after_fees
@@ -142,7 +142,7 @@ def liquidate(
     acc["liquidations"] += 1
     if acc["liquidated_at"] == -1:
         acc["liquidated_at"] = t
-    see_value(acc, acc["cash"] + kept_value(grid, assets, account, acc, t))
+    see_value(acc, acc["cash"] + kept_value(grid, assets, account, acc, t, phase))
     hold(grid, charges, assets, legs, first, last, account, wallet, held)
 
 
@@ -176,7 +176,7 @@ def mark_out(
                 left = (left + row["funding"]) + row["pnl"]
                 leg["status"] = -1
     acc["cash"] = left
-    convert(grid, assets, account, acc, t, 0.0)
+    convert(grid, assets, account, acc, t, CLOSE, 0.0)
     deficit = 0.0
     if acc["cash"] < 0.0:
         deficit, acc["cash"] = 0.0 - acc["cash"], 0.0
@@ -185,7 +185,7 @@ def mark_out(
         if leg["status"] == -1:
             leg["status"] = CLOSED
             settle_leg(leg, rows[leg["place"]], acc, 0.0, 0.0, 0.0, deficit * leg["weight"])
-    see_value(acc, acc["cash"] + kept_value(grid, assets, account, acc, t))
+    see_value(acc, acc["cash"] + kept_value(grid, assets, account, acc, t, CLOSE))
     hold(grid, charges, assets, legs, first, last, account, wallet, held)
 
 
