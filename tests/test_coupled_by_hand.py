@@ -82,6 +82,7 @@ def test_a_queue_and_what_is_left_over() -> None:
     result = run(FALL, {"L": LONG, **SHORTS}, coupling="adl")
     assert gained(result) == pytest.approx({"L": -1_000, "S5": 250, "S20": 400})
     assert totals(result, "deficit", "adl", "uncovered") == pytest.approx([1_000, 650, 350])
+    assert any("venue hand states no ranking of winners" in note for note in result.metadata["notes"])
 
 
 @pytest.mark.parametrize(

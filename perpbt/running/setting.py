@@ -42,6 +42,9 @@ from perpbt.venue import tables as venue_tables
 PRICE_POINTS = 2000  # of the thinned price path a result carries for pictures
 
 
+UNSTATED = "venue {} states no ranking of winners: the fund's shortfall closes them as BitMEX does"
+
+
 @dataclass
 class Setting:
     """What holds for a whole run, and what is noted on the way."""
@@ -193,7 +196,9 @@ def make_setting(
     procedures = chosen(liquidation, found.name, procedures_of(found))
     refuse_coupling(procedures, crowding)
     check_coupling(coupling, engine, memory, equity_every)
+    left_open = coupling is not None and coupling.adl is not None and coupling.adl.policy is None
     return Setting(
+        notes=[UNSTATED.format(found.name)] if left_open and "adl" not in found.tables else [],
         coupling=None
         if coupling is None
         else coupling.at(own_terms(found, "adl"), own_terms(found, "fund_trigger")),
