@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,21 @@ class Listed:
     key: Integers
     owner: Integers  # group and member as one number
     value: Floats  # 0 once taken back
+
+    @cached_property
+    def by_owner(self) -> tuple[Integers, Integers]:
+        """An order in which owners ascend, and the owners in it."""
+        order = np.argsort(self.owner, kind="stable")
+        return order, self.owner[order]
+
+    def forget(self, keys: Integers, owners: Integers) -> None:
+        """Take back what each owner brings at the moment that goes with it."""
+        order, ascending = self.by_owner
+        low, high = (np.searchsorted(ascending, owners, side=side) for side in ("left", "right"))
+        count = high - low
+        place = np.repeat(low - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
+        here = order[place]
+        self.value[here[self.key[here] == np.repeat(keys, count)]] = 0.0
 
     def slice(self, key: int) -> slice:
         """The entries of a moment."""
@@ -99,23 +115,19 @@ class Flows:
         """Forget what the exits of some members bring, and of those who will `never` have been also what their entries bring; before
         they change. Returns the moments that are touched.
         """
-        group, touched = self.groups[number], set()
+        group = self.groups[number]
         rows = group.of.rows[group.at[members]]
         moments = 3 * rows["exit_bar"].astype(np.int64) + rows["phase"] + (rows["reason"] == ADL)
         opened = 3 * group.of.rows["entry_bar"][group.at[never]].astype(np.int64)
-        whose = np.concatenate([members, never])
-        for member, key in zip(
-            whose.tolist(), group.key(np.concatenate([moments, opened])).tolist(), strict=True
-        ):
-            owner = (number << MEMBER_BITS) + member
-            for early in (self.credits, self.draws):
-                here = early.slice(key)
-                mine = here.start + np.flatnonzero(early.owner[here] == owner)
-                early.value[mine] = 0.0
-            self.late_credits.get(key, {}).pop(owner, None)
-            self.late_draws.get(key, {}).pop(owner, None)
-            touched.add(key)
-        return touched
+        keys = group.key(np.concatenate([moments, opened]))
+        whose = owners(number, np.concatenate([members, never]))
+        for early in (self.credits, self.draws):
+            early.forget(keys, whose)
+        for owner, key in zip(whose.tolist(), keys.tolist(), strict=True):
+            for late in (self.late_credits, self.late_draws):
+                if key in late:
+                    late[key].pop(owner, None)
+        return set(keys.tolist())
 
     def bring(self, number: int, members: Integers, new: Integers) -> set[int]:
         """What the new exits of some members bring, and of the `new` ones the entries too; after they have changed."""

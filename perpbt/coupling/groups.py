@@ -62,7 +62,7 @@ class SymbolRows:
             at, calls, bar, phase, change.shares, change.taken, change.prices, fee, True,
         )  # fmt: skip
         for k, place in enumerate(at.tolist()):
-            self.kept[place] = kept[k : k + 1].copy()
+            self.kept[place] = kept[k : k + 1]
         self.calls.append(calls[calls["row"] >= 0])
 
     def all_calls(self) -> Table:
