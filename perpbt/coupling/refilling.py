@@ -24,15 +24,17 @@ class Crowding:
             for row in rows
             if row["reason"] == LIQUIDATION
         }
-        touched: set[int] = set()
+        together = []
         for moment, side in sorted(crowds):
             there = np.flatnonzero((group.until == moment) & (group.side == side))
             there = there[group.of.rows["reason"][group.at[there]] == LIQUIDATION]
             if there.size:
-                touched |= flows.take_back(number, there, there[:0])
-                fill(group, there, moment)
-                touched |= flows.bring(number, there, there[:0])
-        return touched
+                together.append((moment, there))
+        everyone = np.concatenate([members[:0], *(there for _, there in together)])  # nobody is in two crowds
+        touched = flows.take_back(number, everyone, everyone[:0])
+        for moment, there in together:
+            fill(group, there, moment)
+        return touched | flows.bring(number, everyone, everyone[:0])
 
 
 def fill(group: Group, members: Integers, moment: int) -> None:
