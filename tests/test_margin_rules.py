@@ -496,7 +496,7 @@ def test_bitmex_steps_are_those_of_its_page() -> None:
                 "contract": {"kind": "inverse"},
             },
             {},
-            "per_unit = 0.001 on an inverse contract with 2 tiers",
+            "per_unit = 0.001 with 2 tiers",
         ),
     ],
 )

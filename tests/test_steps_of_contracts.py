@@ -4,7 +4,6 @@ a rate that grows with the size in coin (Deribit). Three engines to the bit, the
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import made_markets
@@ -20,7 +19,6 @@ from test_procedures import SPECS, agreed, levered
 
 import perpbt
 from perpbt.contracts import Contract, Maintenance, Position, liquidation_price
-from perpbt.errors import InputError
 
 FEW = settings(MADE, max_examples=MADE.max_examples // 2)
 ENGINES = ("oracle", "dense", "skip")
@@ -59,16 +57,15 @@ def cases(draw: st.DrawFn, *, max_accounts: int = 12) -> tuple[dict[str, Any], d
     lot, tick = draw(STEPS)
     table = CONTRACTS[kind] | {name: step for name, step in (("lot", lot), ("tick", tick)) if step}
     spec = draw(st.sampled_from((None, *SPECS)))
-    by_shortage = spec and spec["procedure"] in ("cure", "reduce_then_takeover") and "fraction" not in spec
     venue = perpbt.Venue(name="made", tiers={"default": rows}, contract=table, **fields)
     return market, {
         "venue": venue,
         "rules": draw(made_markets.rules()) | {"rounding": ROUNDINGS[bool(lot), bool(tick)]},
-        "liquidation": None if spec is None or (by_shortage and rule != "brackets") else scaled(spec, kind),
+        "liquidation": None if spec is None else scaled(spec, kind),
     }
 
 
-@MADE
+@FEW
 @given(cases())
 def test_three_engines_on_made_bars(case: tuple[dict[str, Any], dict[str, Any]]) -> None:
     """Prices on a grid, so that they tie with ticks, bands and thresholds."""
@@ -298,12 +295,57 @@ def test_deribits_perpetual_is_inverse_and_grows_with_size() -> None:
         assert held.equity(price) == pytest.approx(coin * (0.01 + 0.00005 * coin), rel=1e-9)
 
 
-def test_sized_by_a_shortage_with_other_rules_is_refused() -> None:
-    bars, table = made_walk("inverse", 100, 5, 1)
-    options = made_run("inverse", {"procedure": "cure"}, maintenance={"rule": "whole"})
-    with pytest.raises(InputError, match="sized by the shortage"):
-        perpbt.simulate(bars, table, **options)
-    assert math.isfinite(made_run("inverse", None)["venue"].taker_fee)
+@pytest.mark.parametrize("kind", ["linear", "inverse"])
+@pytest.mark.parametrize("rule", ["whole", "size"])
+@pytest.mark.parametrize("on", ["mark", "entry"])
+def test_what_a_shortage_asks_for_follows_the_rule(kind: str, rule: str, on: str) -> None:
+    """A reducing order leaves just what the rule asks of the smaller position, at the worst mark of its phase; steps drop a band or stay."""
+    coin = 100.0 if kind == "inverse" else 1.0
+    if rule == "whole":
+        fields = {"maintenance": {"rule": "whole"}}
+    else:
+        tiers = {"default": [(0.0, 1e6 / coin, 0.004, 125.0)]}
+        fields = {
+            "maintenance": {"rule": "size", "per_unit": 2e-4},
+            "tiers": tiers,
+        }
+    free = {
+        "taker_fee": 0.0,
+        "slippage": 0.0,
+        "liquidation_fee": 0.0,
+        "half_spread": 0.0,
+        "impact": 0.0,
+        "maintenance_on": on,
+    }
+    spec = {"procedure": "reduce_then_takeover"}
+    options = made_run(kind, spec, contract={"multiplier": 1.0, "volume": "base"}, **free, **fields)
+    frame = walk(3000, seed=5, step=0.004).drop("funding_rate")
+    bars, table = perpbt.load_bars(frame), levered(frame, 1500).with_columns(pl.col("collateral") / coin)
+    run = agreed(bars, table, ("dense", "skip"), **options)
+    agreed(bars, table.head(12), ("oracle", "skip"), **options)
+    owners = run.accounts.select("account", "side", "entry_price")
+    steps = run.extra["liquidations"].filter((pl.col("kind") == "reduced") & (pl.col("step") == 1))
+    steps = steps.join(owners, on="account", maintain_order="left").join(
+        frame.rename({"ts": "time"}).drop("symbol"), on="time", maintain_order="left"
+    )
+    assert steps.height > 40
+    maintenance, stayed = options["venue"].maintenance("AAA"), 0
+    for row in steps.iter_rows(named=True):
+        adverse = row["mark_low"] if row["side"] == "long" else row["mark_high"]
+        worst = row["mark_open"] if row["phase"] == "open" else adverse
+        left = Position(
+            row["side"], row["entry_price"], row["quantity_after"], row["margin_after"], Contract(kind)
+        )
+        have, need = left.equity(worst), maintenance.required(left, worst)
+        assert have >= need * (1 - 1e-9)
+        if rule == "whole" and on == "mark" and row["phase"] == "range":
+            continue  # sized for the mark it is met at too, on the way to the worst
+        if have == pytest.approx(need, rel=1e-6):
+            stayed += 1
+        else:  # down to the end of a band, whose rate asks for less than there is
+            value = left.value(worst if on == "mark" else row["entry_price"])
+            assert any(value == pytest.approx(band.cap, rel=1e-9) for band in maintenance.bands[:-1])
+    assert stayed > (20 if rule == "size" or on == "entry" else 0)
 
 
 def test_steps_say_what_coin_their_money_is_in() -> None:

@@ -330,7 +330,7 @@ def follow(
     lanes = policies * starts.size
     threads = choose_threads(setting.threads, lanes, market.time.size)
     counted = Counted(setting.progress, order.symbols[symbol], lanes)
-    procedure = procedure_for(setting.procedures.of(order.symbols[symbol]), rates, order.symbols[symbol])
+    procedure = procedure_for(setting.procedures.of(order.symbols[symbol]))
 
     def finished(own: Table) -> Iterable[Outcome]:
         given = (order.plans, signals, own)

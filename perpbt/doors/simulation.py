@@ -104,7 +104,7 @@ def given_block(
     counted: Counted,
 ) -> Outcome:  # fmt: skip
     """Some rows of the table through the engine."""
-    procedure = procedure_for(setting.procedures.of(counted.label), rates, counted.label)
+    procedure = procedure_for(setting.procedures.of(counted.label))
     if setting.engine == "oracle":
         plans, lanes = wishes.plans(picked), wishes.lanes(picked, market, rates.terms.inverse)
         progress, label = setting.progress, counted.label

@@ -18,6 +18,7 @@ from .tables import (
     CAP,
     CURE,
     DEDUCTION,
+    FLOOR,
     LADDER,
     LIQUIDATED,
     OPEN,
@@ -135,26 +136,77 @@ def with_reduction(spell: Spell, bar: int) -> Spell:
 
 
 @part
-def size_to_cover(
-    rates: Rates,
-    rule: Procedure,
-    position: Position,
-    at: Moment,
-    fill: float,
-    cost: float,
-    share: float,
-) -> float:
-    """Quantity that makes up for `share` of the shortage at `worst` on every maintenance line, at `cost` per unit; infinite if none does.
-
-    With ticks at a tick beyond it, or what is left would be liquidated there.
+def down_to_a_band(
+    rates: Rates, quantity: float, reference: float, extra: float, have: float, freed: float, scale: float, share: float
+) -> float:  # fmt: skip
+    """Of risk-limit steps: the least that makes up by its own band's rate, from the band it is in downwards; `freed` is what a unit sold
+    leaves.
     """
-    worst = one_tick_beyond(rates.terms, position.side, at.worst)
+    top = min(tier_of(rates, quantity * reference), rates.tiers.shape[0] - 1)
+    asked = (rates.tiers[top, RATE] * reference + extra) * quantity * scale
+    missing, into = (1.0 - share) * max(asked - have, 0.0), 0.0
+    for k in range(top, -1, -1):
+        unit, floor = rates.tiers[k, RATE] * reference + extra, rates.tiers[k, FLOOR]
+        short, gain = (unit * quantity * scale - have) - missing, unit * scale + freed
+        sold = into
+        if short > 0.0:
+            sold = max(into, short / gain) if gain > 0.0 else np.inf
+        if (quantity - sold) * reference > floor or floor == 0.0:
+            return sold
+        into = quantity - (floor / reference) * LOWER
+    return np.inf
+
+
+@part
+def less_of_a_size(
+    quantity: float, unit: float, growth: float, have: float, freed: float, scale: float, share: float
+) -> float:
+    """Of a rate that grows with size: down to the root of scale (growth q^2 + unit q) = what the account is worth with q left."""
+    missing = (1.0 - share) * max((unit * quantity + growth * quantity * quantity) * scale - have, 0.0)
+    worth = (have + quantity * freed) + missing
+    if worth <= 0.0:
+        return np.inf
+    slope, bend = unit * scale + freed, growth * scale
+    return max(quantity - (2.0 * worth) / (slope + np.sqrt(slope * slope + (4.0 * bend) * worth)), 0.0)
+
+
+@part
+def size_to_cover(
+    rates: Rates, rule: Procedure, position: Position, at: Moment, fill: float, cost: float, share: float
+) -> float:
+    """Quantity that makes up for `share` of the shortage at `worst` at `cost` per unit; infinite if none does.
+
+    With risk-limit steps at `mark` too: on the way to `worst` the position may fall into a band that asks for less.
+    """
+    size = size_at(rates, rule, position, at.worst, at.funding, fill, cost, share)
+    if rates.whole and not rates.entry_maintenance:
+        size = max(size, size_at(rates, rule, position, at.mark, at.funding, fill, cost, share))
+    return size
+
+
+@part
+def size_at(
+    rates: Rates, rule: Procedure, position: Position, mark: float, funding: float, fill: float, cost: float, share: float
+) -> float:  # fmt: skip
+    """`size_to_cover` at one mark, on every maintenance line.
+
+    With ticks at a tick beyond it, or what is left would be liquidated there. Where a band's rate holds for the whole position, or the
+    rate grows with its size, what is left is asked for less: see `down_to_a_band` and `less_of_a_size`.
+    """
+    worst = one_tick_beyond(rates.terms, position.side, mark)
     if worst == np.inf:  # no price is a tick beyond
         return np.inf
     reference = position.entry if rates.entry_maintenance else worst
-    scale, size, have = SAFE / rule.target, 0.0, equity(position, worst, at.funding)
+    scale, size, have = SAFE / rule.target, 0.0, equity(position, worst, funding)
+    freed, extra = position.side * (fill - worst) - cost, rates.close_out_rate * worst
+    if rates.whole:
+        return down_to_a_band(rates, position.quantity, reference, extra, have, freed, scale, share)
+    if rates.per_unit > 0.0:
+        growth = rates.per_unit * reference * (reference if rates.terms.inverse else 1.0)
+        unit = rates.tiers[0, RATE] * reference + extra
+        return less_of_a_size(position.quantity, unit, growth, have, freed, scale, share)
     for k in range(rates.tiers.shape[0]):
-        unit = rates.tiers[k, RATE] * reference + rates.close_out_rate * worst
+        unit = rates.tiers[k, RATE] * reference + extra
         short = (unit * position.quantity - rates.tiers[k, DEDUCTION]) * scale - have
         if short > 0.0:
             gain = (unit * scale + position.side * (fill - worst)) - cost

@@ -106,6 +106,9 @@ def liquidate(p: Record, base: float, at: Record, bars: Bars, venue: Record) -> 
         p["spared"] = True
         return False
     sold, kept, terms = in_lots(p, *wanted, base, venue)
+    if not sold > 0:
+        p["spared"] = True
+        return False
     if kept > 0:
         if steps + 1 < rule["most_steps"] and close_part(p, sold, kept, terms, at, bars, venue):
             p["spared"] = rule["procedure"] in ONE_A_BAR
@@ -240,20 +243,77 @@ def enough(p: Record, terms: Record, at: Record, bars: Bars, venue: Record) -> f
 
 
 def size_to_cover(p: Record, fill: float, cost: float, share: float, at: Record, venue: Record) -> float:
-    """Quantity that makes up for `share` of the shortage at W on every maintenance line, at `cost` per unit; infinite if none does."""
-    worst, gains = one_tick_beyond(p, at["W"], venue), p["side"] * p["counting"].gains
+    """Quantity that makes up for `share` of the shortage at W at `cost` per unit; infinite if none does.
+
+    With risk-limit steps at M too: on the way to W the position may fall into a band that asks for less.
+    """
+    size = size_at(p, at["W"], fill, cost, share, at, venue)
+    if venue.get("rule") == "whole" and venue["maintenance_on"] == "mark":
+        size = max(size, size_at(p, at["M"], fill, cost, share, at, venue))
+    return size
+
+
+def size_at(
+    p: Record, mark: float, fill: float, cost: float, share: float, at: Record, venue: Record
+) -> float:
+    """`size_to_cover` at one mark, on every maintenance line.
+
+    Where a band's rate holds for the whole position, or the rate grows with its size, what is left is asked for less: see `down_to_a_band`
+    and `less_of_a_size`.
+    """
+    worst, gains = one_tick_beyond(p, mark, venue), p["side"] * p["counting"].gains
     if worst == math.inf:  # no price is a tick beyond
         return math.inf
     reference = p["entry"] if venue["maintenance_on"] == "entry" else worst
     have, scale = p["counting"].equity(p, worst, at["cf"]), SAFE / venue["liquidation"]["target"]
+    freed, extra = gains * (fill - worst) - cost, venue["close_out_rate"] * worst
+    if venue.get("rule") == "whole":
+        return down_to_a_band(p["quantity"], reference, extra, have, freed, scale, share, venue["tiers"])
+    if venue.get("per_unit", 0.0) > 0:
+        unit = venue["tiers"][0]["rate"] * reference + extra
+        growth = venue["per_unit"] * reference * (1.0 if p["counting"].gains > 0 else reference)
+        return less_of_a_size(p["quantity"], unit, growth, have, freed, scale, share)
     size = 0.0
     for tier in venue["tiers"]:
-        unit = tier["rate"] * reference + venue["close_out_rate"] * worst
+        unit = tier["rate"] * reference + extra
         short = (unit * p["quantity"] - tier["deduction"]) * scale - have
         if short > 0:
             gain = (unit * scale + gains * (fill - worst)) - cost
             size = max(size, (short * share) / gain) if gain > 0 else math.inf
     return size
+
+
+def down_to_a_band(
+    quantity: float, reference: float, extra: float, have: float, freed: float, scale: float, share: float, tiers: list[Record]
+) -> float:  # fmt: skip
+    """Of risk-limit steps: the least that makes up by its own band's rate, from the band it is in downwards; `freed` is what a unit sold
+    leaves.
+    """
+    k = next((k for k, tier in enumerate(tiers) if quantity * reference <= tier["cap"]), len(tiers) - 1)
+    missing = (1 - share) * max((tiers[k]["rate"] * reference + extra) * quantity * scale - have, 0.0)
+    into = 0.0
+    for tier in reversed(tiers[: k + 1]):
+        unit = tier["rate"] * reference + extra
+        short, gain = (unit * quantity * scale - have) - missing, unit * scale + freed
+        sold = into
+        if short > 0:
+            sold = max(into, short / gain) if gain > 0 else math.inf
+        if (quantity - sold) * reference > tier["floor"] or tier["floor"] == 0:
+            return sold
+        into = quantity - (tier["floor"] / reference) * LOWER
+    return math.inf
+
+
+def less_of_a_size(
+    quantity: float, unit: float, growth: float, have: float, freed: float, scale: float, share: float
+) -> float:
+    """Of a rate that grows with size: down to the root of scale (growth q^2 + unit q) = what the account is worth with q left."""
+    missing = (1 - share) * max((unit * quantity + growth * quantity * quantity) * scale - have, 0.0)
+    worth = (have + quantity * freed) + missing
+    if worth <= 0:
+        return math.inf
+    slope, bend = unit * scale + freed, growth * scale
+    return max(quantity - (2 * worth) / (slope + math.sqrt(slope * slope + (4 * bend) * worth)), 0.0)
 
 
 def one_tick_beyond(p: Record, worst: float, venue: Record) -> float:

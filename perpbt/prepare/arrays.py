@@ -179,7 +179,7 @@ def rates_for(
             "allowed in this mode: plain linear contracts without rounding"
         )
     terms = venue.terms("maintenance", symbol) or MaintenanceTerms()
-    check_rule(venue, terms, symbol, contract or PLAIN)
+    check_rule(venue, terms, symbol)
     check_steps(venue, symbol, contract or PLAIN, rules)
     ladders, since = epochs or one_epoch(venue, symbol)
     return Rates(
@@ -215,13 +215,12 @@ def check_steps(venue: Venue, symbol: str, contract: Contract, rules: Rules) -> 
             )
 
 
-def check_rule(venue: Venue, terms: MaintenanceTerms, symbol: str, contract: Contract) -> None:
+def check_rule(venue: Venue, terms: MaintenanceTerms, symbol: str) -> None:
     """Refuse what engines do not combine."""
     bands = max(len(one.tiers) for one in venue.schedule(symbol))
-    if terms.per_unit > 0.0 and contract.kind == "inverse" and bands > 1:
+    if terms.per_unit > 0.0 and bands > 1:
         raise InputError(
-            f"{symbol}: maintenance.per_unit = {terms.per_unit:g} on an inverse contract with {bands} tiers; allowed: one tier, to whose "
-            "rate the size in coin adds"
+            f"{symbol}: maintenance.per_unit = {terms.per_unit:g} with {bands} tiers; allowed: one tier, to whose rate the size adds"
         )
 
 
