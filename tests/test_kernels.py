@@ -135,7 +135,7 @@ def elsewhere(**environment: str) -> dict[str, Any]:
         [sys.executable, __file__],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
     )
     assert done.returncode == 0, done.stderr

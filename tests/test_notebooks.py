@@ -19,7 +19,7 @@ def executed(path: Path) -> Any:
     """The notebook with its outputs; raises CellExecutionError at the first cell that fails."""
     notebook = jupytext.read(path)
     client = nbclient.NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
     )
     search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return client.execute(env={**os.environ, "PYTHONPATH": search})

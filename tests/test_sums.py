@@ -270,7 +270,7 @@ def test_sums_are_the_same_compiled_and_not_and_nothing_warns() -> None:
         [sys.executable, "-W", "error", __file__],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         env={**os.environ, "PYTHONPATH": str(root), "NUMBA_DISABLE_JIT": "1"},
     )
     assert done.returncode == 0, done.stderr
