@@ -13,13 +13,14 @@ import polars as pl
 from perpbt.result import Result
 from perpbt.statistics import TOTAL, exit_reasons, grid, worst_draws
 
+NO_MONEY = 1e-9  # below a coin's smallest part: what rounding leaves where winners pay a deficit exactly
 GRIDS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("liquidated_share", "Liquidated, share of positions", lambda value: f"{value:.1%}"),
     ("defaulted_share", "Defaulted (left a deficit), share of positions", lambda value: f"{value:.1%}"),
     (
         "net_fund_flow",
         "Net fund flow: fees + surplus - deficit, summed over worlds",
-        lambda value: money(value),
+        lambda value: money(value if abs(value) >= NO_MONEY else 0.0),
     ),
 )
 
