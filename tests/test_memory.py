@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+
+from perpbt.running.budget import peak_memory
 
 REPOSITORY = Path(__file__).parents[1]
 ACCOUNTS = 1_000_000
@@ -76,7 +77,9 @@ def positions(count: int) -> pl.DataFrame:
 
 def peak_mib() -> float:
     """The most memory this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)
+    peak = peak_memory()
+    assert peak is not None, "the system does not say"
+    return peak / 2**20
 
 
 def run(door: str, count: int) -> dict[str, Any]:

@@ -49,7 +49,16 @@ def held_memory() -> int:
 
 
 def peak_memory() -> int | None:
-    """The most bytes this process has held; None where the system does not say (Windows)."""
+    """The most bytes this process has held; None where the system does not say (Windows).
+
+    On Linux not from `getrusage`, whose figure a child inherits from the process that started it.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        held = next(
+            line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM")
+        )
+        return int(held.split()[1]) * 1024
     if sys.platform == "win32":
         return None
     import resource
