@@ -129,7 +129,7 @@ def test_the_price_in_the_table_is_where_it_happens(name: str, symbol: str, mode
     flat = history(symbol, [PRICE] * count, [PRICE] * count)
     made = asked(flat, table, venue, symbol, mode)
     if made is None:
-        return
+        pytest.skip(f"a shared wallet refuses {symbol} of {name}, saying why")
     opened = made.accounts.sort("account").to_dicts()
     held = [row for row in opened if row["rejection"] is None]
     assert len(held) > 0.8 * len(opened)
