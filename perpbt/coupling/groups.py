@@ -5,6 +5,7 @@ A moment is three times a bar plus a phase: 0 the open, 1 the range, 2 the end o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,7 +31,7 @@ NEVER = 1 << 62
 
 
 @dataclass
-class SymbolRows:
+class SymbolRows(ABC):
     """Positions of a symbol that are kept in one table, and what changing them needs."""
 
     index: int
@@ -45,9 +46,9 @@ class SymbolRows:
     )  # those changed before, by place in `rows`
     calls: list[Table] = field(default_factory=list, init=False)
 
+    @abstractmethod
     def asked(self, at: Integers) -> tuple[Table, Signals, Table]:
         """What some positions were asked for: a plan each, signals, a lane each."""
-        raise NotImplementedError
 
     def change(self, at: Integers, moment: int, change: Changes, fee: float) -> None:
         """Change the positions in rows `at` and let them live on."""
