@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import pickle
+import re
 import subprocess
 import sys
 import tomllib
@@ -130,7 +131,7 @@ def test_all_faults_of_a_file_at_once(tmp_path: Path) -> None:
         "venue.surplus_to_fund = 1.1: must be a number at least 0 and at most 1",
         "fund.seed = -1: must be a number at least 0",
         "world.open_interest.BTCUSDT = -1: must be a number above 0",
-        "world.crowding = 'yes': must be a valid boolean",
+        "world.crowding = 'yes': must be true or false",
         "rules.intrabar = 'hopeful': must be 'pessimistic' or 'optimistic'",
         "strategy.0.name: is needed and absent",
         "strategy.0.nme: unknown key; did you mean 'name'?",
@@ -223,6 +224,21 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
 def test_bad_overrides(override: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_spec("leverage_vs_stop", [override])
+
+
+def test_a_fault_in_what_was_set_names_what_was_set() -> None:
+    given = "policy.leverage=[5, -20]"
+    with pytest.raises(
+        InputError, match=rf"leverage_vs_stop\.toml with {re.escape(given)}: policy\.leverage\.1 = -20"
+    ):
+        load_spec("leverage_vs_stop", [given])
+
+
+@pytest.mark.parametrize("key", ["policy.compounding", "world.crowding", "output.accounts", "dynamic.floor"])
+@pytest.mark.parametrize("value", ["yes", "1", '"true"'])
+def test_a_switch_is_true_or_false(key: str, value: str) -> None:
+    with pytest.raises(InputError, match=rf"{re.escape(key)} = .*: must be true or false"):
+        load_spec("leverage_vs_stop", [f"{key}={value}"])
 
 
 def test_files_that_are_not_there_or_not_toml(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ValidationError,
@@ -32,6 +33,8 @@ else:
     ModelMetaclass = type(BaseModel)  # its public name
 
 JsonSchema = dict[str, Any]
+Truth: TypeAlias = Annotated[bool, Field(strict=True)]
+"""true or false, never "yes" or 1."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -207,6 +210,8 @@ class Spec(BaseModel, metaclass=_SpecType):
             text = f"unknown key{nearest(str(entry['loc'][0]), cls.model_fields)}"
         elif entry["type"] == "missing":
             text = "is needed and absent"
+        elif entry["type"] in ("bool_type", "bool_parsing"):
+            text = "must be true or false"
         kind = PydanticCustomError(entry["type"], text)
         return InitErrorDetails(type=kind, loc=entry["loc"], input=entry["input"])
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import model_validator
 
-from perpbt.config.fields import Duration, OrNone, Range, Spec, fault
+from perpbt.config.fields import Duration, OrNone, Range, Spec, Truth, fault
 from perpbt.config.forms import Positive
 
 Span: TypeAlias = Duration
@@ -62,9 +62,9 @@ class DynamicMargin(Spec):
     """Weight of the stressed margin: Article 28(1)(b) asks for at least 0.25."""
     stressed: Annotated[Positive | None, OrNone()] = None
     """The stressed margin; none: the highest M so far."""
-    floor: bool = False
+    floor: Truth = False
     """Never below the margin by the volatility of all returns so far, ten years at most: Article 28(1)(c)."""
-    leverage: bool = False
+    leverage: Truth = False
     """Whether the maximum leverage of a tier is divided by the scale too."""
 
     @model_validator(mode="after")

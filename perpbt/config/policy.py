@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, create_model, model_validator
+from pydantic import AfterValidator, PrivateAttr, ValidationError, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from perpbt.config.fields import Listed, OrNone, Range, Spec, fault, input_error, shown
+from perpbt.config.fields import Listed, OrNone, Range, Spec, Truth, fault, input_error, shown
 from perpbt.config.forms import (
     CollateralSizing,
     EquitySizing,
@@ -44,7 +44,7 @@ class Policy(Spec):
     leverage: Positive = 1.0
     margin_buffer: Annotated[float, Range(least=0)] = 0.0
     capital: Positive = 10_000.0
-    compounding: Annotated[bool, Field(strict=True)] = False
+    compounding: Truth = False
     sizing: Sizing = EquitySizing()
     stop_loss: Annotated[Annotated[Level, AfterValidator(below_entry)] | None, OrNone()] = None
     take_profit: Annotated[Level | None, OrNone()] = None

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Discriminator, Field, PlainValidator, PrivateAttr, Tag, model_validator
 
 from perpbt.config.coupling import Coupling
-from perpbt.config.fields import Duration, Listed, OrNone, Range, Spec, fault
+from perpbt.config.fields import Duration, Listed, OrNone, Range, Spec, Truth, fault
 from perpbt.config.forms import Money, Name, Part, Positive, Rate, Span
 from perpbt.config.liquidation import Chosen, Liquidation
 from perpbt.config.margin import DynamicMargin
@@ -177,7 +177,7 @@ class WorldSpec(Spec):
     of it.
 
     The file's columns: ts, open_interest and, if by symbol, symbol."""
-    crowding: Annotated[bool, Field(strict=True)] = False
+    crowding: Truth = False
 
 
 class Rules(Spec):
@@ -268,7 +268,7 @@ class OutputSpec(Spec):
     """What the run writes besides its statistics."""
 
     equity_every: Annotated[Span | None, OrNone()] = None
-    accounts: Annotated[bool, Field(strict=True)] = True
+    accounts: Truth = True
 
 
 class RunSpec(Spec):

@@ -69,7 +69,9 @@ def load_spec(
         apply_override(tables, override)
     if data is not None:
         _put(tables, ["data", "path"], str(data), f"data = {data}")
-    return parse_spec(tables, where=str(path), name=path.stem, folder=path.parent)
+    # A fault may be in what was set, not in the file: the message names both.
+    where = f"{path} with {', '.join(overrides)}" if overrides else str(path)
+    return parse_spec(tables, where=where, name=path.stem, folder=path.parent)
 
 
 def parse_spec(

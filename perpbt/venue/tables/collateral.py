@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import model_validator
 
-from perpbt.config.fields import Range, Spec, fault
+from perpbt.config.fields import Range, Spec, Truth, fault
 
 
 class CollateralTerms(Spec):
@@ -24,7 +24,7 @@ class CollateralTerms(Spec):
     order: Annotated[float, Range(least=0)] = 0.0
     conversion_fee: Annotated[float, Range(least=0, below=1)] = 0.0
     price: str = ""
-    nets: bool = False
+    nets: Truth = False
 
     @model_validator(mode="after")
     def _agree(self) -> CollateralTerms:
