@@ -227,7 +227,7 @@ COMMAND_LINE: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "end before start": (
         option("--set", "data.start=2024-01-02", "--set", "data.end=2024-01-01"),
-        "{d}/spec.toml: data = …: start = 2024-01-02 00:00:00+00:00 must be before end = "
+        "{d}/spec.toml with data.start=2024-01-02, data.end=2024-01-01: data = …: start = 2024-01-02 00:00:00+00:00 must be before end = "
         "2024-01-01 00:00:00+00:00",
     ),
     "nothing in the period": (
@@ -269,7 +269,8 @@ COMMAND_LINE: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "same strategy twice": (
         option("--set", 'strategy=[{name="hold"}, {name="hold"}]'),
-        "{d}/spec.toml: strategy: label 'hold' occurs 2 times; give each strategy its own",
+        '{d}/spec.toml with strategy=[{name="hold"}, {name="hold"}]: '
+        "strategy: label 'hold' occurs 2 times; give each strategy its own",
     ),
     "column that is not there": (
         spec('["none", 0.02]', '{column = "clsoe"}'),
@@ -280,10 +281,13 @@ COMMAND_LINE: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         "{d}/spec.toml: offsets = 0: must be a whole number at least 1",
     ),
     "engine": (option("--set", "engine=gpu"), "engine = 'gpu': must be one of auto, skip, dense, oracle"),
-    "no threads": (option("--threads", "0"), "{d}/spec.toml: threads = 0: must be a whole number at least 1"),
+    "no threads": (
+        option("--threads", "0"),
+        "{d}/spec.toml with threads=0: threads = 0: must be a whole number at least 1",
+    ),
     "open interest below zero": (
         option("--set", "world.open_interest=-5"),
-        "{d}/spec.toml: world.open_interest = -5: must be a number above 0",
+        "{d}/spec.toml with world.open_interest=-5: world.open_interest = -5: must be a number above 0",
     ),
     "open interest in no file": (
         option("--set", "world.open_interest=none.parquet"),
@@ -303,7 +307,7 @@ COMMAND_LINE: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "sampling without a span": (
         option("--set", "output.equity_every=0d"),
-        "{d}/spec.toml: output.equity_every = '0d': must be longer than 0s",
+        "{d}/spec.toml with output.equity_every=0d: output.equity_every = '0d': must be longer than 0s",
     ),
     "override without value": (
         option("--set", "offsets"),

@@ -209,7 +209,7 @@ def test_policies_that_cannot_be_told_apart_or_read(given: Any, message: str) ->
         ({"levrage": 2}, "levrage: unknown key; did you mean 'leverage'"),
         ({"margin_buffer": -0.1}, "margin_buffer = -0.1: must be a number at least 0"),
         ({"capital": 0}, "capital = 0: must be a number above 0"),
-        ({"compounding": 1}, "compounding = 1: must be a valid boolean"),
+        ({"compounding": 1}, "compounding = 1: must be true or false"),
         ({"sizing": {"kind": "risks"}}, 'sizing = .*must be {kind = "collateral"'),
         ({"sizing": {"kind": "equity", "fraction": 1.5}}, "fraction = 1.5: must be a number .*at most 1"),
         ({"sizing": {"kind": "collateral"}}, "sizing.amount: is needed and absent"),
