@@ -80,7 +80,7 @@ def test_legs_of_one_contract_share_their_prices() -> None:
     assert worth == pytest.approx(kept, rel=1e-9)
     gone = answer.bankruptcy_price
     assert gone is not None
-    left = 5_000 + 10 * (gone - 3_000) - 4 * (gone - 3_100) - 0.1 * 1_000 - 0.1 * 61_000 * 0.004
+    left = 5_000 + 10 * (gone - 3_000) - 4 * (gone - 3_100) - 0.1 * 1_000
     assert left == pytest.approx(0.0, abs=1e-6)
     assert (
         "the 2 positions on this contract are liquidated together where the price falls to" in answer.notes[0]

@@ -143,7 +143,7 @@ def test_the_price_in_the_table_is_where_it_happens(name: str, symbol: str, mode
         if 0.0 < price < PRICE * 1e6 and not liquidation_price(position, rule).reason:
             money = stake + position.value(price)
             assert abs(position.equity(price) - rule.required(position, price)) <= 1e-9 * money
-        if mode == "isolated" and 0.0 < gone < PRICE * 1e6:
+        if 0.0 < gone < PRICE * 1e6:
             assert abs(position.equity(gone)) <= 1e-9 * (stake + position.value(gone))
             loss = price - gone if row["side"] == "long" else gone - price
             assert loss >= -1e-9 * gone
@@ -184,6 +184,11 @@ def test_portfolio_margin_is_lost_where_the_table_says(name: str) -> None:
             kept = perpbt.formulas.portfolio_margin({symbol: sign * position.value(price)}, venue).required
             assert abs(position.equity(price) - kept) <= 1e-9 * (
                 position.value(PRICE) + position.value(price)
+            )
+        if 0.0 < row["bankruptcy_price"] < math.inf:
+            position = Position(row["side"], row["entry_price"], row["quantity"], row["margin"], contract)
+            assert abs(position.equity(row["bankruptcy_price"])) <= 1e-9 * position.value(
+                row["bankruptcy_price"]
             )
     worst = [beyond(rows[k], -HAIR if k % 2 == 0 else HAIR) if k in rows else PRICE for k in range(count)]
     run = perpbt.simulate(history(symbol, worst, worst), table, venue=venue, margin="portfolio").accounts

@@ -23,8 +23,9 @@ Rules, where a shared wallet differs from isolated positions:
 - Portfolio margin (`margin="portfolio"`): the same, but the requirement is the worst of the venue's scenarios on net values by risk unit
   and its minimum charge (`perpbt.venue.tables.portfolio`), nothing for the close-out rate; adverse extremes by the sign of the net
   quantity; surplus and deficit pro rata to notional. Assets as collateral: `perpbt.crossing.collateral`.
-- `liquidation_price`: the mark of the row's own symbol, the others at mark open of the entry bar, all that open in it open; 0 or infinity
-  where there is none. `bankruptcy_price` is that of the row's own margin, as if it stood alone: a wallet's may lie far beyond it.
+- `liquidation_price` and `bankruptcy_price`: the mark of the row's own symbol at which the account is liquidated, and at which its equity
+  is 0, the others (and assets they do not price) at mark open of the entry bar, all that open in it open; 0 or infinity where there is
+  none, as where positions on the symbol cancel.
 - The data's end marks everything at the last mark close, without fee.
 
 `result.extra["wallets"]`: a row per account, sorted by world and account: positions, brought, wallet (money at the end), peak,

@@ -44,6 +44,7 @@ from perpbt.kernels.tables import (
     MARK_CLOSE,
     ROW,
     SERIES,
+    Floats,
     Market,
     Rates,
     Table,
@@ -64,6 +65,7 @@ class Shared:
     book: Book
     order: GivenOrder
     wallets: pl.DataFrame
+    bankruptcy: Floats  # the wallet's bankruptcy price by row of the table, as that row opens
     collateral: pl.DataFrame | None  # None: nobody holds anything but cash
 
 
@@ -112,10 +114,13 @@ def run_shared(
     book = Book(order.symbols, order.worlds, parts, order)
     left = prepared.holdings.assets.amount
     told = prepared.holdings.table
+    bankruptcy = np.zeros(table.height)
+    bankruptcy[legs.legs["place"]] = legs.legs["bankruptcy"]
     return Shared(
         book,
         order,
         wallet_table(line, legs, wallets),
+        bankruptcy,
         None if collateral is None else told.with_columns(pl.Series("left", left)),
     )
 

@@ -186,8 +186,9 @@ def run_wallets_naively(
             for leg in legs.legs[legs.first[account] : legs.first[account + 1]]
         ]
         done = run_wallet(bars, mine, venues, rules, {**terms, "assets": assets_of(prepared, account)})
-        for leg in done["legs"]:
+        for k, leg in enumerate(done["legs"], legs.first[account]):
             write_row(rows[leg["place"]], leg, done["wallet"])
+            legs.legs[k]["bankruptcy"] = leg.get("bankruptcy_price", 0.0)
         write_wallet(wallets[account], done["wallet"])
         left = [asset["amount"] for asset in done["wallet"]["assets"]]
         if left:

@@ -286,6 +286,7 @@ def simulate_shared(
         policies=pl.DataFrame(schema={"policy": pl.String, "leverage": pl.Float64}),
         equity=lambda chunk: given_equity(setting, chunk, table),
         started=started,
+        bankruptcy=shared.bankruptcy,
     )
     result.extra["wallets"] = shared.wallets
     if shared.collateral is not None:

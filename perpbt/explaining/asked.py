@@ -74,6 +74,8 @@ class Asked:
     """Others of the wallet on the same contract, which its price moves too."""
     others: tuple[Held, ...] = ()
     """Those on other contracts, which stay at their marks."""
+    kept_beside: float = 0.0
+    """What the others of the wallet must keep, which is not in the position's margin."""
 
 
 class Said(dict[str, Any]):
@@ -154,6 +156,7 @@ def read(position: Mapping[str, Any] | object) -> Asked:
         said.number("wallet", 0.0),
         legs,
         others,
+        said.number("other_maintenance", 0.0),
     )
 
 

@@ -116,7 +116,8 @@ def explain(position: Mapping[str, Any] | object) -> Explanation:
     - What backs it, one of: leverage (with margin_buffer); margin; wallet, for a cross account, with others, a list of its
       other positions (such mappings, without what backs them, each at its mark), or with the sums of these,
       other_maintenance and other_unrealised. Others of the same symbol (hedge mode) share the liquidation price: what is given
-      is that on the side of the net loss, the other one is in the notes.
+      is that on the side of the net loss, the other one is in the notes. The bankruptcy price is the wallet's: the price of this
+      symbol at which nothing of it is left, the others at their marks.
     - funding_paid since entry; received is below 0.
     - The rule, if not the venue's: maintenance, a flat rate or a `Maintenance`; or tiers, rows of floor, cap,
       rate, max_leverage[, deduction] in settlement currency (one of these is needed where the venue's tiers are of
@@ -134,7 +135,7 @@ def explain(position: Mapping[str, Any] | object) -> Explanation:
     """
     asked = read(position)
     held, mark, kept = asked.position, asked.mark, asked.maintenance
-    bankruptcy = bankruptcy_price(held, kept.fee_to_close)
+    bankruptcy = bankruptcy_price(_all_behind(asked), kept.fee_to_close)
     liquidation, notes = liquidation_price(held, kept, mark), list(asked.notes)
     if asked.legs:
         liquidation, bankruptcy = _shared_prices(asked, notes)
@@ -166,6 +167,13 @@ def explain(position: Mapping[str, Any] | object) -> Explanation:
     )
 
 
+def _all_behind(asked: Asked) -> Position:
+    """The position with all that stands behind it until nothing is left: what the others of its wallet must keep, too."""
+    if asked.maintenance.fee_to_close:  # charged at the price at which its own margin is gone
+        return asked.position
+    return replace(asked.position, margin=asked.position.margin + asked.kept_beside)
+
+
 def _shared_prices(asked: Asked, notes: list[str]) -> tuple[Found, Found]:
     """Where all legs on one contract are liquidated, and bankrupt, together: on the side of the net loss; the other side goes to the
     notes.
@@ -179,8 +187,9 @@ def _shared_prices(asked: Asked, notes: list[str]) -> tuple[Found, Found]:
     way, back = ("falls to", "rises to") if falls else ("rises to", "falls to")
     told = f"the {len(legs)} positions on this contract are liquidated together"
     notes.append(f"{told} where the price {way} {_price_said(chosen)}, or {back} {_price_said(other)}")
-    nothing = [one._replace(maintenance=Maintenance.flat(0.0)) for one in legs]
-    gone = hedged_liquidation_prices(asked.wallet, nothing, asked.others)
+    flat = Maintenance.flat(0.0)
+    nothing, apart = ([one._replace(maintenance=flat) for one in each] for each in (legs, asked.others))
+    gone = hedged_liquidation_prices(asked.wallet, nothing, apart)
     return chosen, gone[0] if falls else gone[1]
 
 
@@ -220,7 +229,10 @@ def _steps(
     )
     gone = "equity is the fee to close" if kept.fee_to_close else "equity is 0"
     gone += ", of all positions on the contract" if asked.legs else ""
-    steps.append(_price_step("Bankruptcy price", gone, held, bankruptcy, shown["bankruptcy"]))
+    whole = _all_behind(asked)
+    if whole.margin != held.margin:
+        gone = "equity of the wallet is 0, which needs nothing for the others then; margin is wallet + their profit"
+    steps.append(_price_step("Bankruptcy price", gone, whole, bankruptcy, shown["bankruptcy"]))
     met = "equity is what must be kept" + (", of all positions on the contract" if asked.legs else "")
     steps.append(_price_step("Liquidation price", met, held, liquidation, shown["liquidation"]))
     if liquidation.price is not None and not asked.legs:

@@ -29,6 +29,7 @@ from .standing import (
     AT_CLOSE,
     AT_EXTREMES,
     AT_OPEN,
+    bankruptcy_price,
     equity,
     gross,
     held,
@@ -136,6 +137,7 @@ def run_bar(a: Record, t: int) -> None:
     for leg in fresh:
         inside = a["bars"][leg["symbol"]][t]["mark_open"]
         leg["liquidation_price"] = liquidation_price(a, t, leg["symbol"], inside, None)
+        leg["bankruptcy_price"] = bankruptcy_price(a, t, leg["symbol"])
     if held(a):
         run_range(a, t)
     for leg in held(a):

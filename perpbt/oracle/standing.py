@@ -162,3 +162,20 @@ def liquidation_price(a: Record, t: int, symbol: str, inside: float, beyond: flo
             beyond = middle
         else:
             inside = middle
+
+
+def bankruptcy_price(a: Record, t: int, symbol: str) -> float:
+    """Where the account's equity is 0 if only this symbol's mark moves, the others at mark open of bar t; assets priced by the symbol
+    move with it.
+
+    Equity is a straight line in the mark. 0 or infinity where it is 0 at no price.
+    """
+    slope = net(a, symbol)
+    for asset in a["assets"]:
+        if asset["name"] == symbol:
+            slope = slope + asset["counted"]
+    rest = equity(a, t, {**prices_at(a, t, AT_OPEN), symbol: 0.0})
+    price = (0.0 - rest) / slope if slope != 0.0 else 0.0
+    if price > 0.0:
+        return price
+    return 0.0 if slope > 0.0 else math.inf

@@ -197,8 +197,11 @@ def conclude(
     equity: Curves,
     started: float,
     coupled: Coupled | None = None,
+    bankruptcy: Floats | None = None,
 ) -> Result:
-    """Settle the book, check that money is conserved, and make the tables."""
+    """Settle the book, check that money is conserved, and make the tables. `bankruptcy`: prices by row of the table, where they are
+    not those of a position's own margin.
+    """
     since = time.perf_counter()
     check_names(groups)
     if setting.budget is not None:
@@ -215,6 +218,7 @@ def conclude(
     in_steps = not setting.procedures.plain
     settling = Settling(book, weights, crowds, terms, groups, in_steps, settlement)
     settling.transfers = None if coupled is None else coupled.transfers
+    settling.bankruptcy = bankruptcy
     if setting.budget is None:
         columns, curves = settle_in_memory(setting, book, tasks, settling, threads, equity)
         since = setting.timed("settle", since)

@@ -160,6 +160,7 @@ class Settling:
         self.book, self.weights, self.crowds, self.terms = book, weights, crowds, terms
         self.groups, self.in_steps = groups, in_steps
         self.transfers: Transfers | None = None  # of a coupled run
+        self.bankruptcy: Floats | None = None  # prices by row of the table, of shared wallets
         self.settlement = settlement if settlement is not None and settlement.known else None
         self._own = threading.local()
         self._all: list[Settled] = []
@@ -201,6 +202,8 @@ class Settling:
         found.put(events[:written])
         if self.transfers is not None:
             self.transfers.apply(columns, chunk.to, base)
+        if self.bankruptcy is not None:
+            columns.number("bankruptcy_price")[here] = self.bankruptcy[chunk.to]
         self.count(chunk, columns, here, found)
         return chunk
 

@@ -128,6 +128,23 @@ def price_at_entry(
     return found
 
 
+@kernel
+def bankrupt_at(grid: Grid, wallet: Table, account: int, held: Table, symbol: int, t: int) -> float:
+    """The mark of a symbol at which the account's equity is 0, the others at mark open of bar t; 0 or infinity where there is none."""
+    acc, slope = wallet[account], 0.0
+    stand_at(grid, held, acc, t, MARK_OPEN_)
+    for h in range(acc["held"]):
+        one = held[h]
+        if one["symbol"] == symbol:  # assets priced by it move with it
+            slope = slope + one["net"]
+            one["worth"] = 0.0 if one["asset"] == 1 else 0.0 - grid.series[symbol, FUNDING_, t]
+    rest = equity(held, acc)
+    price = (0.0 - rest) / slope if slope != 0.0 else 0.0
+    if price > 0.0:
+        return price
+    return 0.0 if slope > 0.0 else np.inf
+
+
 # ------------------------------------------------------------------------------------------------------ opening
 @part
 def contract_of(charges: Charges, symbol: int) -> Terms:

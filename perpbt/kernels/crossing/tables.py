@@ -108,6 +108,7 @@ LEG = np.dtype(
         ("seen", np.int64),
         ("kept", np.float64),  # maintenance of the entry notional, where that is what counts
         ("extra", np.float64),  # asked for beyond the tiers, of mark notional
+        ("bankruptcy", np.float64),  # the wallet's, on its symbol, as it opens
         ("weight", np.float64),  # of its part in a liquidation
         ("fee_due", np.float64),
         ("penalty_due", np.float64),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from perpbt.kernels.compile import bare, kernel, part
-from perpbt.kernels.crossing.accounts import falls_to, leave, open_leg, price_at_entry, see_value
+from perpbt.kernels.crossing.accounts import bankrupt_at, falls_to, leave, open_leg, price_at_entry, see_value
 from perpbt.kernels.crossing.ending import book_wallet, liquidate, mark_out
 from perpbt.kernels.crossing.leaping import catch_up, first_exit, leap
 from perpbt.kernels.crossing.margin import equity, ratio_of, renew, required, stand_at, stand_at_worse
@@ -262,6 +262,7 @@ def run_open(
                 rows[legs[j]["place"]]["liquidation_price"] = price_at_entry(
                     grid, charges, legs, wallet, account, held, legs[j]["symbol"], t
                 )
+                legs[j]["bankruptcy"] = bankrupt_at(grid, wallet, account, held, legs[j]["symbol"], t)
 
 
 @part
