@@ -426,7 +426,7 @@ def last_mark(frame: pl.DataFrame) -> list[float]:
 
 def test_a_constant_basis_is_in_every_mark_that_averages_it() -> None:
     bars = flat(6, 1, price=101.0, index=100.0)
-    for venue in ("okx", "deribit", "bybit_linear", "hyperliquid", "binance_um_2020"):
+    for venue in ("okx", "deribit", "bybit_linear", "gate", "kraken", "hyperliquid", "binance_um_2020"):
         marked = mark_prices(bars, load_terms(MarkTerms, venue))
         assert last_mark(marked) == pytest.approx([101.0] * 4, rel=1e-12)
     for venue in ("dydx", "drift", "bitmex"):  # no rate is known yet
@@ -492,7 +492,7 @@ def test_the_exponential_average_is_the_published_recursion() -> None:
 def test_a_wick_of_the_last_price_alone_does_not_reach_the_mark() -> None:
     low = pl.when(pl.int_range(pl.len()) == 5).then(50.0).otherwise(100.0)
     bars = flat(10, index=100.0).with_columns(low=low)
-    for venue in ("binance_um", "bybit_linear", "hyperliquid"):
+    for venue in ("binance_um", "bybit_linear", "gate", "hyperliquid"):
         assert mark_prices(bars, load_terms(MarkTerms, venue))["mark_low"].to_list() == [100.0] * 10
 
 

@@ -522,8 +522,8 @@ def test_a_venue_says_how_it_liquidates() -> None:
 
 LISTED = {
     "binance_cm": "reduce_then_takeover", "binance_um": "reduce_then_takeover", "bitmex": "ladder", "bybit_inverse": "ladder",
-    "bybit_linear": "ladder", "deribit": "slice", "deribit_inverse": "slice", "drift": "cure", "dydx": "portion", "hyperliquid": "slice", "kraken": "full",
-    "okx": "ladder",
+    "bybit_linear": "ladder", "deribit": "slice", "deribit_inverse": "slice", "drift": "cure", "dydx": "portion", "gate": "ladder", "hyperliquid": "slice",
+    "kraken": "full", "okx": "ladder",
 }  # fmt: skip
 
 

@@ -177,6 +177,38 @@ def test_deductions_of_the_table_of_march_2021() -> None:
     assert [tier.deduction for tier in ladder(BTCUSDT_2021)] == pytest.approx(printed, rel=1e-12)
 
 
+def test_gate_largest_position_at_a_leverage() -> None:
+    """Gate help centre, Risk Limit Explanation (30 Sep 2025), its explanation of the table for BTCUSDT."""
+    tiers = load_venue("gate").brackets("BTCUSDT")
+    for leverage, largest in ((90, 100_000), (30, 1_000_000), (2, 3_000_000)):
+        assert max(tier.cap for tier in tiers if tier.max_leverage >= leverage) == largest
+
+
+def test_tiers_of_okx_are_published_in_contracts_and_hold_for_the_whole() -> None:
+    """OKX, position tiers of 15 May 2023, ADAUSDT after: caps in contracts, rates, leverage; contracts of 100 ADA, 0.37 USDT."""
+    venue = load_venue("okx")
+    contract = 100 * 0.37
+    for contracts, rate, leverage in (
+        (1_500, 0.005, 75),
+        (3_000, 0.0075, 50),
+        (6_000, 0.01, 40),
+        (12_000, 0.015, 1 / 0.03),
+        (18_000, 0.02, 1 / 0.035),
+    ):
+        value = contracts * contract
+        without_fee = venue.replace(close_out_rate=0.0)
+        assert without_fee.maintenance_margin(value, "ADAUSDT") == pytest.approx(value * rate, rel=1e-12)
+        assert venue.max_leverage(value, "ADAUSDT") == pytest.approx(leverage, rel=1e-6)
+
+
+def test_eth_steps_of_bitmex_are_those_of_its_table() -> None:
+    """BitMEX documents of 2020, Risk limits, ETHUSD: base and step of 50 XBT, 0.8 % and 2 %, 0.8 % more a step on both."""
+    venue = load_venue("bitmex").replace(close_out_rate=0.0)
+    for size, rate, initial in ((50, 0.008, 0.02), (51, 0.016, 0.028), (450, 0.072, 0.084)):
+        assert venue.maintenance_margin(size, "ETHUSD") == pytest.approx(size * rate, rel=1e-12)
+        assert 1 / venue.max_leverage(size, "ETHUSD") == pytest.approx(initial, rel=1e-6)
+
+
 # Binance USD-M as shipped by freqtrade on 24 Oct 2024: caps, rates in %, leverages, printed deductions.
 PRINTED = {
     "BTCUSDT": (
