@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import made_markets
 import numpy as np
@@ -319,6 +320,45 @@ def test_with_margin_calls_and_reentry(
     assert result.equity is not None
     assert result.accounts["top_up"].max() > 0
     assert result.accounts["position"].max() >= 3
+
+
+MEETING = (
+    {"leverage": [5, 60], "stop_loss": [0.02, {"atr": 2, "window": 30}], "take_profit": 0.02},
+    {"leverage": 20, "reentry": {"cool_down": "3h", "after_liquidation": "never"}, "max_trades": 9},
+    {"leverage": 4, "max_holding": "5h", "sizing": {"kind": "risk", "fraction": 0.01}, "stop_loss": 0.03},
+    {"leverage": 4, "max_holding": "5h", "compounding": True},
+    {"leverage": 9, "max_holding": "5h", "margin_call": POLICIES["margin_call"][1]},
+    {"leverage": 100, "take_profit": 0.01, "sizing": {"kind": "equity", "fraction": 0.5}},
+)
+
+
+@pytest.mark.parametrize(("shared", "page"), [(32_768, 16_384), (7, 3), (1, 16_384)])
+def test_accounts_that_meet_share_their_positions(
+    monkeypatch: pytest.MonkeyPatch, shared: int, page: int
+) -> None:
+    kept: list[int] = []
+    room = perpbt.engines.chunks.shared_rows
+
+    def watched(*given: Any) -> Any:
+        known, places = room(*given)
+        kept.append(known.size)
+        return known, places
+
+    monkeypatch.setattr(perpbt.engines.chunks, "SHARED", shared)
+    monkeypatch.setattr(perpbt.engines.chunks, "PAGE", page)
+    monkeypatch.setattr(perpbt.engines.chunks, "shared_rows", watched)
+    bars = perpbt.load_bars(walk(2000, seed=5))
+    result = all_agree(
+        perpbt.backtest(
+            bars, ["ma_cross", "hold"], [*MEETING], offsets=90, venue=VENUES["mark"], engine=engine, threads=1
+        )
+        for engine in ("dense", "skip")
+    )
+    assert set(kept) == {0, shared}  # the dense engine shares nothing
+    whose = result.accounts.filter(pl.col("entry_time").is_not_null()).select(
+        "strategy", "policy", "entry_time"
+    )
+    assert whose.height > 3 * whose.unique().height
 
 
 @given(market=made_markets.markets(), venue=made_markets.venues(), rules=made_markets.rules())

@@ -19,7 +19,7 @@ import numpy as np
 from perpbt.errors import InputError
 from perpbt.kernels.lanes import run_following, run_given
 from perpbt.kernels.stepping import run_stepping
-from perpbt.kernels.tables import CALL, ROW, Integers, Market, Procedure, Rates, Signals, Table
+from perpbt.kernels.tables import CALL, ROW, Integers, Market, Places, Procedure, Rates, Signals, Table
 from perpbt.kernels.tiles import run_in_tiles
 
 Progress = Callable[[str, int, int], None]
@@ -27,6 +27,7 @@ ENGINES = ("auto", "skip", "dense", "oracle")
 
 CHUNK = 8192  # lanes a thread takes at a time
 PAGE = 16_384  # rows it writes before it hands them on: some 4 MB
+SHARED = 32_768  # rows that a thread keeps for lanes which enter where others did: some 8 MB
 SERIAL_BELOW = 10_000_000  # account-bars under which threads cost more than they bring
 
 Task = TypeVar("Task")
@@ -124,17 +125,31 @@ def given_rows(
     run(market, rates, plans, signals, lanes, places, rows, np.zeros(1, dtype=CALL))
 
 
+def shared_rows(market: Market, lanes: Table) -> tuple[Table, Places]:
+    """Room for the positions that lanes by one plan, one after the other, take over from each other, and for where each is.
+
+    Only for the engine that skips: the other looks at every bar of every position, and is its witness.
+    """
+    alike = market.pyramid.levels > 0 and bool((lanes["plan"][1:] == lanes["plan"][:-1]).any())
+    return np.empty(SHARED if alike else 0, dtype=ROW), np.zeros(
+        market.time.size + 1 if alike else 1, dtype=np.int32
+    )
+
+
 def following_pages(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table
 ) -> Iterator[Outcome]:
     """The rows of lanes that follow signals, in pages; the lanes are used up."""
     slots = int(plans["call_count"].max(initial=0))
     size = lanes.size if trades_once(plans) else PAGE
+    known, places = shared_rows(market, lanes)
     first = 0
     while first < lanes.size:
         rows = np.zeros(size, dtype=ROW)
         calls = np.zeros(max(1, size * min(slots, 1) + slots), dtype=CALL)
-        first, used, called = run_following(market, rates, plans, signals, lanes, first, rows, calls, slots)
+        first, used, called = run_following(
+            market, rates, plans, signals, lanes, first, rows, calls, slots, known, places
+        )
         yield Outcome(trimmed(rows, used), trimmed(calls, called))
 
 

@@ -3,6 +3,10 @@
 In: a symbol's arrays, plans and the lanes of one chunk. Out: finished rows. A given position is one row in a place of its own; an
 account that follows signals writes its rows one after the other, and where the page is full the chunk stops, every lane with its state
 in `lanes`, and goes on in the next page. Chunks share nothing they write to, so any number of threads gives the same rows.
+
+Accounts that do not compound and enter by one plan at one bar hold the same position: their order does not depend on who gives it. So a
+chunk remembers its latest positions, and whoever enters where somebody has entered before takes over that row. That is the more
+frequent, the more often accounts trade: those that leave at one bar trade alike from then on.
 """
 
 from __future__ import annotations
@@ -16,12 +20,17 @@ from .tables import (
     ACCEPTED,
     ENTRY_SIDE,
     LIQUIDATION,
+    NO_CALL,
     REJECTED,
     Codes,
     Floats,
     Integers,
+    Lane,
     Market,
+    Places,
+    Plan,
     Rates,
+    Row,
     Signals,
     Table,
 )
@@ -58,9 +67,37 @@ def run_given(
 
 
 @part
+def alike(plan: Plan, known: Table) -> bool:
+    """Is a position of this plan the same for all who open it in one bar, and is there room to keep it?"""
+    return known.size > 0 and plan["compounding"] == 0 and plan["call_action"] == NO_CALL
+
+
+@part
+def remembered(plan: Plan, lane: Lane, known: Table, places: Places, bar: int) -> int:
+    """Where in `known` the position is that a lane opens in `bar`; -1 if it is not there, or is no other's."""
+    if not alike(plan, known):
+        return -1
+    at = places[np.uint64(bar)] - 1
+    if at < 0 or known[at]["entry_bar"] != bar or known[at]["lane"] != lane["plan"]:
+        return -1
+    return int(at)
+
+
+@part
+def remember(plan: Plan, lane: Lane, known: Table, places: Places, row: Row) -> None:
+    """Keep a position for others, in the place of the oldest, which the last of `places` tells."""
+    if alike(plan, known):
+        at = places[places.size - 1]
+        known[at] = row
+        known[at]["lane"] = lane["plan"]
+        places[np.uint64(row["entry_bar"])] = at + 1
+        places[places.size - 1] = (at + 1) % known.size
+
+
+@part
 def each_following(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, first: int, rows: Table, calls: Table,
-    slots: int, trace: Table,
+    slots: int, known: Table, places: Places, trace: Table,
 ) -> tuple[int, int, int]:  # fmt: skip
     """`run_following`, with bare arrays."""
     bars, at, called = market.time.size, 0, 0
@@ -76,6 +113,13 @@ def each_following(
             if decided >= bars or not lane["wallet"] > 0.0:
                 lane["done"] = 1
                 break
+            before = remembered(plan, lane, known, places, decided + 1)
+            if before >= 0:
+                rows[at] = known[before]
+                rows[at]["lane"] = number
+                after_exit(market, plan, lane, rows[at])
+                at += 1
+                continue
             for slot in range(called, called + slots):
                 calls[slot]["row"] = -1
             side = float(signals.marks[ENTRY_SIDE, decided])
@@ -90,6 +134,7 @@ def each_following(
             room = called + slots
             while called < room and calls[called]["row"] == at:
                 called += 1
+            remember(plan, lane, known, places, row)
             after_exit(market, plan, lane, row)
             at += 1
     return lanes.size, at, called
@@ -98,16 +143,20 @@ def each_following(
 @kernel
 def run_following(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, first: int, rows: Table, calls: Table,
-    slots: int,
+    slots: int, known: Table, places: Places,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Lanes from `first` on, each until it is done, while there is room for a row more and the `slots` margin orders it may give.
+
+    `known` keeps rows from page to page that others may take over, with the plan in place of the lane; with no room in it every position
+    is worked out by itself. `places`, one a bar and one more, begins as zeros and says where in it the row opened there is: 1 for the first.
 
     Returns the lane to go on with (the number of lanes when all are done), and how many rows and calls are written.
     """
     held = np.empty(BLOCKS, dtype=BLOCK)
     found = each_following(
         bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
-        bare(lanes), first, bare(rows), bare(calls), slots, bare(held),
+        bare(lanes), first, bare(rows), bare(calls), slots,
+        bare(known), bare(places), bare(held),
     )  # fmt: skip
     hold(held)
     return found

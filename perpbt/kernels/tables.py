@@ -17,6 +17,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int8]
+Places = npt.NDArray[np.int32]  # of records in a table that is not large
 Table = npt.NDArray[np.void]  # of one of the record types below
 Plan: TypeAlias = np.void  # one record of such a table
 Lane: TypeAlias = np.void
