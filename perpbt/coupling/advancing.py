@@ -28,6 +28,8 @@ from perpbt.kernels.coupled.advancing import (
     WRONG,
     advance,
     renew_levels,
+    take_all_out,
+    winners_among,
 )
 from perpbt.kernels.coupled.deleveraging import change_positions
 from perpbt.kernels.coupled.looping import LEVELS, stretch
@@ -115,8 +117,7 @@ class Advancing(Group):
         self.kept[members] = kept
         self.of.calls.append(calls[calls["row"] >= 0])
         gone = changes.shares == 1.0
-        for member in members[gone].tolist():
-            self.take_out(member)
+        self.state[COUNT] = take_all_out(self.open, self.slot, self.state[COUNT], members[gone])
         stay = members[~gone]
         self.changed[stay] = self.touched[stay] = 1
         if phase == RANGE:
@@ -128,12 +129,12 @@ class Advancing(Group):
         self.state[CANDIDATES] += new.size
         return members[:0]
 
-    def take_out(self, member: int) -> None:
-        """A member is open no longer."""
-        count = int(self.state[COUNT])
-        last, slot = self.open[count - 1], self.slot[member]
-        self.open[slot], self.slot[last] = last, slot
-        self.state[COUNT] = count - 1
+    def open_at(self, moment: int, side: float, price: float) -> Integers:
+        """See `Group.open_at`; who waits at a moment is met at no other."""
+        found = winners_among(
+            self.open, self.state[COUNT], self.since, self.until, self.side, self.entry, moment, side, price, self._room
+        )  # fmt: skip
+        return np.sort(self._room[:found])
 
 
 class AdvancingFund(Fund):

@@ -343,6 +343,31 @@ def advance(
 
 
 @kernel
+def winners_among(
+    open_: Integers, count: int, since: Integers, until: Integers, side: Floats, entry: Floats, moment: int, wanted: float,
+    price: float, found: Integers,
+) -> int:  # fmt: skip
+    """As `deleveraging.find_winners`, of the first `count` members in `open_` only, in no order."""
+    written = 0
+    for k in range(count):
+        j = open_[k]
+        if since[j] <= moment < until[j] and (
+            wanted == 0.0 or (side[j] == wanted and wanted * (price - entry[j]) > 0.0)
+        ):
+            found[written] = j
+            written += 1
+    return written
+
+
+@kernel
+def take_all_out(open_: Integers, slot: Integers, count: int, members: Integers) -> int:
+    """These members are open no longer; returns how many are."""
+    for k in range(members.size):
+        count = take_out(open_, slot, count, members[k])
+    return count
+
+
+@kernel
 def renew_levels(
     market: Market, rates: Rates, kept: Table, members: Integers, extreme: Floats, bar: int, levels: Floats
 ) -> None:
