@@ -43,7 +43,10 @@ OF_ACCOUNTS = (
     *("collateral", "margin", "pnl", "funding", "fees", "liquidation_fee", "surplus", "deficit", "top_up"),
     *("cash_change", "exit_notional"),
 )
-OF_FUND = ("liquidation_fees", "surplus", "fee_share", "deficit", "uncovered", "balance")
+OF_FUND = (
+    *("liquidation_fees", "surplus", "fee_share", "deficit"),
+    *("adl", "outside", "socialised", "uncovered", "balance"),
+)
 WRITTEN = (
     *("accounts.parquet", "fund.parquet", "statistics.parquet", "policies.parquet", "equity.parquet"),
     *(f"{name}.parquet" for name in EXTRA),

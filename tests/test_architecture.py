@@ -31,7 +31,7 @@ WALLS: Mapping[str, set[str]] = {
     "oracle": set(),
     "config": {"errors"},
     "statistics": {"errors", "kernels"},  # of these, those that count and add
-    "adl": {"errors", "statistics"},
+    "adl": {"contracts", "errors", "statistics"},
     "clearing": {"errors", "result"},  # the result's name only, for its type
     "load": {"errors", "config", "mapped"},
     "pricing": {"checks", "errors", "load"},

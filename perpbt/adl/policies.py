@@ -6,27 +6,34 @@ In: a run's accounts and its deleveragings (`Result.extra["adl"]`), each strateg
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 import polars as pl
 
 from perpbt.adl.rounds import round_measures, rounds
 from perpbt.adl.tables import FIVE_SECONDS, deleveraged, deleveraging_waves
+from perpbt.contracts import Contract
 
 BY = ("strategy", "policy")
 
 
-def by_policy(accounts: pl.DataFrame, adl: pl.DataFrame, gap: timedelta = FIVE_SECONDS) -> pl.DataFrame:
+def by_policy(
+    accounts: pl.DataFrame,
+    adl: pl.DataFrame,
+    gap: timedelta = FIVE_SECONDS,
+    contracts: Mapping[str, Contract] | None = None,
+) -> pl.DataFrame:
     """A row for each strategy and policy that opened positions, sorted by these.
 
     Columns: `strategy`, `policy`; `positions`, `deleveraged`, `fills`, `notional`, `given_up`, `profit`,
     `share_of_profit`, `largest` as in `deleveraged`; `rounds`, `ptsr`, `pmr`, `owed`, `share_given` as in
     `round_measures` (0 rounds and nulls where nobody was deleveraged); `waves`, closings with more than `gap`
-    of quiet between them.
+    of quiet between them. `contracts` as in `rounds`.
     """
     worlds = accounts.select(*BY, "world").unique(maintain_order=True)
     table = deleveraged(accounts, adl, BY)
-    by_round = round_measures(rounds(accounts, adl)).drop("given_up")
+    by_round = round_measures(rounds(accounts, adl, contracts)).drop("given_up")
     in_waves = deleveraging_waves(adl, gap).group_by("world").agg(waves=pl.len().cast(pl.Int64))
     for part in (by_round, in_waves):
         named = part.join(worlds, on="world", nulls_equal=True).drop("world")

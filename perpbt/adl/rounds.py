@@ -7,7 +7,7 @@ symbol against one side; and their averages.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,18 @@ import numpy.typing as npt
 import polars as pl
 
 from perpbt.adl.candidates import Floats
+from perpbt.contracts import Contract
 
 _COLUMNS = ("owed", "largest_owed", "notional", "given_up", "profit", "top_winner_left", "profit_left")
 
 
-def rounds(accounts: pl.DataFrame, adl: pl.DataFrame) -> pl.DataFrame:
+def rounds(
+    accounts: pl.DataFrame, adl: pl.DataFrame, contracts: Mapping[str, Contract] | None = None
+) -> pl.DataFrame:
     """The rounds of a run, in order of time.
+
+    `contracts`: those of symbols that are not one base unit settled in quote currency (`perpbt.contracts.Contract`). Where `adl` tells
+    a `conversion`, money is in quote currency at that of the moment.
 
     Columns: `time`, `world`, `symbol`, `phase`, `bankrupt_side`; `winners` (opposing positions in profit at the
     closing price), `closed` (how many of them lose some); `owed`, `largest_owed` (deficits of that moment, symbol
@@ -48,8 +54,11 @@ def rounds(accounts: pl.DataFrame, adl: pl.DataFrame) -> pl.DataFrame:
         time, world, symbol, phase, side = key
         if (world, symbol) not in books:
             own = held.filter(pl.col("world").eq_missing(pl.lit(world)) & (pl.col("symbol") == symbol))
-            books[world, symbol] = _Book(own)
+            books[world, symbol] = _Book(own, (contracts or {}).get(symbol, Contract()))
         told = books[world, symbol].round(time, phase == "range", side, closed)
+        if "conversion" in closed.columns:
+            rate = closed["conversion"][0]
+            told |= {name: told[name] * rate if rate is not None else None for name in _COLUMNS}
         rows.append({**dict(zip(moments, key, strict=True)), **told})
     return pl.DataFrame(rows, schema=full)
 
@@ -57,11 +66,12 @@ def rounds(accounts: pl.DataFrame, adl: pl.DataFrame) -> pl.DataFrame:
 class _Book:
     """Positions of one world and symbol, and how much of each is still there."""
 
-    def __init__(self, accounts: pl.DataFrame) -> None:
+    def __init__(self, accounts: pl.DataFrame, contract: Contract) -> None:
+        self.contract = contract
         self.accounts = accounts.select(
             *("account", "position", "side", "entry_time", "exit_time", "exit_reason", "deficit", "weight")
         ).with_row_index("row")
-        self.worth = (accounts["weight"] * accounts["quantity"]).to_numpy()
+        self.worth = (accounts["weight"] * accounts["quantity"] * contract.multiplier).to_numpy()
         self.entry, self.weight = accounts["entry_price"].to_numpy(), accounts["weight"].to_numpy()
         self.deficit = self.weight * accounts["deficit"].to_numpy()
         self.left = np.ones(self.worth.size)
@@ -76,13 +86,17 @@ class _Book:
         fell = self._rows((pl.col("exit_time") == time) & (pl.col("side") == side) & (pl.col("deficit") > 0))
         price = float(closed["price"][0])
         sign = 1.0 if side == "short" else -1.0
-        each = sign * (price - self.entry[rows])
+        inverse = self.contract.kind == "inverse"
+        each = sign * ((1.0 / self.entry[rows] - 1.0 / price) if inverse else (price - self.entry[rows]))
         before = np.maximum(self.left[rows] * self.worth[rows] * each, 0.0)
         hit = closed.join(self.accounts.select("account", "position", "row"), on=["account", "position"])
         at = hit["row"].to_numpy()
         self.left[at] *= 1.0 - np.minimum(hit["fraction"].to_numpy(), 1.0)
         after = np.maximum(self.left[rows] * self.worth[rows] * each, 0.0)
-        return _told(before, after, self.deficit[fell], hit)
+        worth = [self.contract.value(one, price) for one in hit["quantity"].to_list()]
+        return _told(
+            before, after, self.deficit[fell], hit.with_columns(worth=pl.Series(worth, dtype=pl.Float64))
+        )
 
     def _rows(self, which: pl.Expr) -> npt.NDArray[np.uint32]:
         return self.accounts.filter(which)["row"].to_numpy()
@@ -97,7 +111,7 @@ def _told(before: Floats, after: Floats, owed: Floats, hit: pl.DataFrame) -> dic
         "closed": hit.height,
         "owed": whole,
         "largest_owed": most,
-        "notional": math.fsum(weight * hit["quantity"] * hit["price"]),
+        "notional": math.fsum(weight * hit["worth"]),
         "given_up": math.fsum(weight * hit["given_up"]),
         "profit": math.fsum(before),
         "top_winner_left": float(after[np.argmax(before)]) if before.size else 0.0,

@@ -2,7 +2,8 @@
 
 A deleveraging table has a row a winner closed: `time`, `world`, `symbol`, `account`, `position` (without it
 accounts have one each), `quantity`, `price`, `given_up` (money), and `weight`, the accounts a row stands for (`Result.extra["adl"]`; rows of socialised losses
-have no price and count with what was given up).
+have no price and count with what was given up). Its `notional`, where it has one, is what was closed in money; without it quantity·price is. Where it tells
+a `conversion`, money is in coins: tables made of it are in quote currency, at the conversion of each moment.
 """
 
 from __future__ import annotations
@@ -55,9 +56,11 @@ def deleveraging_waves(adl: pl.DataFrame, gap: timedelta = FIVE_SECONDS) -> pl.D
 
 
 def _scaled(adl: pl.DataFrame) -> pl.DataFrame:
+    each = pl.col("notional") if "notional" in adl.columns else pl.col("quantity") * pl.col("price")
+    worth = pl.col("weight") * (pl.col("conversion") if "conversion" in adl.columns else 1.0)
     return adl.with_columns(
-        notional=(pl.col("weight") * pl.col("quantity") * pl.col("price")).fill_nan(0.0).fill_null(0.0),
-        given_up=pl.col("weight") * pl.col("given_up"),
+        notional=(worth * each).fill_nan(0.0).fill_null(0.0),
+        given_up=worth * pl.col("given_up"),
     )
 
 
@@ -77,9 +80,10 @@ def deleveraged(
     rows = rows.join(groups, on=keys, how="left")
     hit = opened.join(adl.select(keys).unique(), on=keys, how="semi")
     sums = exact_sums(rows, by, ("notional", "given_up"))
-    made = exact_sums(
-        hit.with_columns(profit=pl.col("weight") * pl.col("cash_change")), by, ("profit",)
-    ).join(hit.group_by(by).agg(deleveraged=pl.len().cast(pl.Int64)), on=by, nulls_equal=True)
+    cash = "cash_change_quote" if "cash_change_quote" in hit.columns else "cash_change"
+    made = exact_sums(hit.with_columns(profit=pl.col("weight") * pl.col(cash)), by, ("profit",)).join(
+        hit.group_by(by).agg(deleveraged=pl.len().cast(pl.Int64)), on=by, nulls_equal=True
+    )
     counted = rows.group_by(by).agg(fills=pl.len().cast(pl.Int64), largest=pl.col("given_up").max())
     everyone = opened.group_by(by).agg(positions=pl.len().cast(pl.Int64))
     table = everyone

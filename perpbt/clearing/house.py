@@ -55,6 +55,7 @@ def clear(
     >>> perpbt.clear(result, members=20, layers={"contribution": 1e5, "own_capital": 5e5}).totals
 
     Conserves money: the layers of every period add up to its losses, to 1e-12, or RunError.
+    Amounts are in the settlement currency of the accounts, which must be one.
     Raises InputError for unknown members, worlds, layers and amounts below 0.
     """
     accounts = result if isinstance(result, pl.DataFrame) else getattr(result, "accounts", None)
@@ -63,6 +64,11 @@ def clear(
     for name in COLUMNS:
         if name not in accounts.columns:
             raise InputError(f"result: column {name!r} missing; found: {', '.join(accounts.columns)}")
+    coins = accounts["settlement"].drop_nulls().unique().sort() if "settlement" in accounts.columns else ()
+    if len(coins) > 1:
+        raise InputError(
+            f"result: accounts settled in {', '.join(coins)}; allowed: one currency, the layers'"
+        )
     if not isinstance(layers, (Layers, Mapping)):
         raise InputError(
             f"layers is of type {type(layers).__name__}; allowed: Layers or a mapping of its fields"

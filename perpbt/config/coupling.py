@@ -28,7 +28,7 @@ class AdlSpec(Spec):
     fee: Rate = 0.0
     """Trading fee winners pay on what is closed of them."""
     outside: Money = 0.0
-    """Notional (quote currency, a world and symbol, the whole run) that a counterparty outside the simulation takes of what
+    """Notional (settlement currency, a world and symbol, the whole run) that a counterparty outside the simulation takes of what
     simulated winners are too few for."""
 
 

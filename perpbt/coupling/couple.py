@@ -19,6 +19,7 @@ from perpbt.coupling.settlement import Fund, Settlement
 from perpbt.coupling.telling import cascades, deleveraged, told, told_of_feedback
 from perpbt.engines.book import Book, Fills
 from perpbt.kernels.tables import Floats, Integers, Market
+from perpbt.prepare.mirror import restored_closings
 from perpbt.running.conclude import Coupled, Labels, scaled
 from perpbt.running.setting import Setting
 from perpbt.running.terms import Terms
@@ -78,6 +79,9 @@ def couple(setting: Setting, book: Book, door: Door, terms: Terms, markets: Mapp
     door.put_back(book, symbols, groups)
     note_again(book, symbols)
     adl = deleveraged(door.labels, door.lanes(), book.size, settlements, times)
+    adl = restored_closings(adl, setting.contracts)
+    if setting.settlement is not None:
+        adl = setting.settlement.columns(adl, "time")
     made = Coupled(
         weights=weights,
         transfers=transfers(groups),

@@ -81,7 +81,11 @@ class GivenRows(SymbolRows):
     def asked(self, at: Integers) -> tuple[Table, Signals, Table]:
         """See `SymbolRows.asked`."""
         own = self.table_rows[at]
-        return self.wishes.plans(own), self.signals, self.wishes.lanes(own, self.market)
+        return (
+            self.wishes.plans(own),
+            self.signals,
+            self.wishes.lanes(own, self.market, self.rates.terms.inverse),
+        )
 
 
 @dataclass(frozen=True)

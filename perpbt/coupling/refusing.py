@@ -11,14 +11,17 @@ from perpbt.running.setting import Setting
 
 
 def check_contract(setting: Setting, contract: Contract, symbol: str) -> None:
-    """Accounts meet in linear contracts that are liquidated at once only. Raises InputError."""
+    """Accounts meet where they are liquidated at once only; in a cascade and before a fund that holds, in linear contracts. Raises
+    InputError.
+    """
     terms = setting.coupling
     if (terms is None or not terms.changes_lives) and setting.terms.hold is None:
         return
     what = "coupling" if setting.terms.hold is None else "fund.hold"
-    if contract.kind != "linear":
+    pushed = terms is not None and terms.spec.kind == "cascade"
+    if contract.kind != "linear" and (pushed or setting.terms.hold is not None):
         raise InputError(
-            f"{what} with {symbol}, a contract of kind {contract.kind!r}; allowed: linear contracts"
+            f"{what}{' = cascade' if pushed else ''} with {symbol}, a contract of kind {contract.kind!r}; allowed: linear contracts"
         )
     if not setting.procedures.of(symbol).plain:
         raise InputError(

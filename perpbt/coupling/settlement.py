@@ -109,7 +109,10 @@ class Fund(ABC):
             group, mine = self.groups[number], [draw for draw in draws if draw.group == number]
             members = np.array([draw.member for draw in mine], dtype=np.int64)
             deficits = np.array([draw.deficit for draw in mine])
-            sides = [side for side in (1.0, -1.0) if (group.side[members] == side).any()]
+            first = (
+                -1.0 if group.of.rates.terms.inverse else 1.0
+            )  # longs first; those of the mirror are short there
+            sides = [side for side in (first, -first) if (group.side[members] == side).any()]
             event = Shortfall(group, self.terms, group.moment(key))
             bankrupt = [Bankrupt.of(group, members, deficits, side) for side in sides]
             covers.append(Covered(key, group, event.meet(bankrupt, drawn, short)))

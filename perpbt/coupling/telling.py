@@ -27,8 +27,10 @@ def deleveraged(
     """A row for each position that was closed in part or whole for others, or paid for them, and moment.
 
     Columns: time, world, symbol, phase ("open" or "range" of the bar), kind ("adl", or "socialised": money out of
-    the margin), bankrupt_side (of those it was closed against; null for "socialised"), account, position, side, weight, quantity (base units closed of one account), fraction (of what it had), price (null for
-    "socialised"), given_up (quote currency, of one account: what it would have got more at the fills of the bankrupt positions).
+    the margin), bankrupt_side (of those it was closed against; null for "socialised"), account, position, side, weight, quantity (contracts
+    closed of one account, as in `accounts`: base units where a contract is one), fraction (of what it had), price (null for
+    "socialised"), notional (quantity at that price), given_up (of one account: what it would have got more at the fills of the bankrupt
+    positions). Money in quote currency, or in settlement currency, which two more columns then tell: settlement and its conversion.
     In the order of time; within a moment by symbol and account.
     """
     parts = [
@@ -66,6 +68,8 @@ def deleveraged(
             **numbers,
         }
     ).with_columns(pl.col("price").fill_nan(None))  # fmt: skip
+    worth = (pl.col("quantity") * pl.col("price")).alias("notional")
+    frame = frame.select(*frame.columns[:-1], worth, frame.columns[-1])
     by_name = pl.DataFrame(
         {
             "key": keys,

@@ -384,7 +384,9 @@ def finish(
         coupled=coupled,
     )
     if coupled is not None and "adl" in result.extra:
-        result.extra["measures"] = by_policy(result.accounts, result.extra["adl"])
+        result.extra["measures"] = by_policy(
+            result.accounts, result.extra["adl"], contracts=setting.contracts
+        )
     result.metadata["strategies"] = [
         {
             "label": one.label,

@@ -4,7 +4,8 @@ Inside a phase credits come first, then draws. What the fund may not or cannot p
 each deficit has its part of it, and that part of the bankrupt quantity, shortfall / draws, is closed against winners.
 The bankrupt accounts of a symbol and side in one phase stand together: one quantity, one price, the mean of their
 bankruptcy prices by quantity. Closed at that price instead of where the bankrupt positions were filled, the
-winners give up, per unit, the mean deficit per unit: together exactly the shortfall.
+winners give up, per unit, the mean deficit per unit: together exactly the shortfall. Of inverse contracts all prices here are
+readings 1/P, and `gains` is -1: who is long loses as they rise.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from collections.abc import Mapping
 
 from .fund import fund_name
 from .leaving import AFTER, bankruptcy, credit, leave, there
-from .margin import equity, in_force, margin_ratio, required
-from .position import waterfall
+from .margin import in_force
 from .shapes import Record
 
 DUST = 1e-12  # of a quantity: what is less than that short is placed
@@ -139,10 +139,12 @@ def deleverage(
 ) -> tuple[float, float]:  # fmt: skip
     """Close the uncovered part of the bankrupt quantity of one side; returns what winners and outsiders gave up."""
     world, symbol, i, step, time, view = where
+    counting = m["counting"]
+    bankrupt_side, side = side, counting.gains * side
     quantity = math.fsum(flow["quantity"] for flow in here)
     bankrupt_at = math.fsum(flow["quantity"] * flow["price"] for flow in here) / quantity
     each = owed / quantity
-    mark, previous = marks(m, symbol, i, step, side, view)
+    mark, previous = (counting.read(price) for price in marks(m, symbol, i, step, bankrupt_side, view))
     price = bankrupt_at
     if m["options"]["price"] != "bankruptcy":
         price = mark if m["options"]["price"] == "mark" else previous
@@ -154,11 +156,11 @@ def deleverage(
     winners = [
         one
         for one in candidates(m, world, symbol, i, step)
-        if one["p"]["side"] == -side
+        if one["p"]["side"] == -bankrupt_side
         and -side * (price - one["p"]["entry"]) > 0
-        and equity(one["p"], price, cf) > 0
+        and counting.equity(one["p"], price, cf) > 0
     ]
-    told = [candidate(one, mark, cf, venue) for one in winners]
+    told = [candidate(m, one, mark, cf, venue) for one in winners]
     closed = m["allocate"](told, wanted) if told else []
     given = []
     for one, was, x in zip(winners, told, closed, strict=True):
@@ -167,8 +169,8 @@ def deleverage(
             mine = (x / one["weight"]) * each
             given.append(x * each)
             m["adl"].append({
-                "time": time, "world": world, "symbol": symbol, "phase": step, "bankrupt_side": side,
-                "account": one["account"], "quantity": x / one["weight"], "fraction": share, "price": price,
+                "time": time, "world": world, "symbol": symbol, "phase": step, "bankrupt_side": bankrupt_side,
+                "account": one["account"], "quantity": x / one["weight"], "fraction": share, "price": counting.read(price),
                 "given_up": mine, "weight": one["weight"],
             })  # fmt: skip
             one["given_up"] = one["given_up"] + mine
@@ -192,14 +194,14 @@ def outsider(
     return min(taken * each, left)
 
 
-def candidate(one: Record, mark: float, cf: float, venue: Record) -> Record:
-    """What a ranking may know, of all the accounts the row stands for together."""
-    p, w = one["p"], one["weight"]
+def candidate(m: Record, one: Record, mark: float, cf: float, venue: Record) -> Record:
+    """What a ranking may know, of all the accounts the row stands for together: who is long of an inverse contract is short of its reading."""
+    p, w, counting = one["p"], one["weight"], m["counting"]
     moved = cf - p["cf_entry"]
     return {
-        "side": float(p["side"]), "quantity": w * p["quantity"], "entry": p["entry"], "margin": w * p["margin"],
+        "side": float(counting.gains * p["side"]), "quantity": w * p["quantity"], "entry": p["entry"], "margin": w * p["margin"],
         "funding_paid": w * ((p["side"] * p["quantity"]) * moved), "mark": mark,
-        "maintenance": w * required(p, mark, venue), "bankruptcy": bankruptcy(p, moved),
+        "maintenance": w * counting.required(p, mark, venue), "bankruptcy": bankruptcy(m, p, moved),
         "identifier": one["identifier"],
     }  # fmt: skip
 
@@ -211,9 +213,9 @@ def shrink(m: Record, one: Record, i: int, step: str, share: float, price: float
         leave(m, one, i, step, bar, ("adl", price, True))
         return
     see(m, one, i, step, bar)
-    margin, quantity, moved = p["margin"] * share, p["quantity"] * share, cf - p["cf_entry"]
+    margin, quantity = p["margin"] * share, p["quantity"] * share
     fee = m["options"].get("fee", 0.0)
-    part = waterfall(p["side"], margin, quantity, p["entry"], moved, price, "adl", fee, m["venue"])
+    part = m["counting"].waterfall(p, margin, quantity, cf, price, "adl", fee, m["venue"])
     p["released"] = p["released"] + part["back"]
     p["wallet"] = p["wallet"] + part["back"]
     p["margin"] = p["margin"] * (1 - share)
@@ -228,7 +230,8 @@ def see(m: Record, one: Record, i: int, step: str, bar: Record) -> None:
     """The margin ratio of a position before it is changed: at the open, or at the worst of the range."""
     p = one["p"]
     price = bar["mark_open"] if step == "B" else bar["mark_low" if p["side"] > 0 else "mark_high"]
-    ratio = margin_ratio(p, price, m["cf"][one["symbol"]][i], in_force(m["venue"], i))
+    counting = m["counting"]
+    ratio = counting.margin_ratio(p, counting.read(price), m["cf"][one["symbol"]][i], in_force(m["venue"], i))
     one["worst"] = max(one["worst"], ratio)
 
 
@@ -238,12 +241,12 @@ def socialise(m: Record, world: str, symbol: str, i: int, step: str, view: Recor
     Nobody gives more than his profit, and never more than his equity.
     """
     cf, bases, limits = m["cf"][symbol][i], [], []
-    people = candidates(m, world, symbol, i, step)
+    people, counting = candidates(m, world, symbol, i, step), m["counting"]
     for one in people:
         p, bar = one["p"], view["sides"][one["p"]["side"]]
-        mark = bar["mark_open"] if step == "B" else bar["mark_close"]
-        left = max(equity(p, mark, cf), 0.0)
-        profit = max((p["side"] * p["quantity"]) * (mark - p["entry"]), 0.0)
+        mark = counting.read(bar["mark_open"] if step == "B" else bar["mark_close"])
+        left = max(counting.equity(p, mark, cf), 0.0)
+        profit = max(((counting.gains * p["side"]) * p["quantity"]) * (mark - p["entry"]), 0.0)
         if m["options"]["socialised"] == "profit":
             bases.append(one["weight"] * min(profit, left))
             limits.append(min(profit, left))

@@ -299,13 +299,7 @@ def run_position(
     p, why = open_position(bars[entry_bar], cf[entry_bar], order, venue, rules, entry_bar)
     if p is None:
         return rejected(order, why, entry_bar)
-    bankrupt = p["entry"] + p["side"] * (p["margin"] / p["quantity"])
-    liquidated = liquidation_reading(p, cf[entry_bar], venue)
-    at_entry = {
-        "entry_price": price_of(p["entry"]), "quantity": p["quantity"], "margin": p["margin"],
-        "liquidation_price": price_of(liquidated), "bankruptcy_price": price_of(bankrupt),
-        "readings": {"entry": p["entry"], "liquidation_price": liquidated},
-    }  # fmt: skip
+    at_entry = told_at_entry(p, cf[entry_bar], venue)
     p["worst_ratio"] = margin_ratio(p, reading(bars[entry_bar]["mark_open"]), cf[entry_bar], venue)
     pending, left, phase, i = None, None, "C", entry_bar
     for i in range(entry_bar, len(bars)):
@@ -333,6 +327,17 @@ def run_position(
         "worst_margin_ratio": worst_at_exit(p["worst_ratio"], p["ratio_at_open"], left, phase),
         "refill": lambda crowd: run_position(bars, cf, order, rule_book, rules, entry_bar, crowd),
     }
+
+
+def told_at_entry(p: Record, cf: float, venue: Record) -> Record:
+    """What the row says of the opening."""
+    bankrupt = p["entry"] + p["side"] * (p["margin"] / p["quantity"])
+    liquidated = liquidation_reading(p, cf, venue)
+    return {
+        "entry_price": price_of(p["entry"]), "quantity": p["quantity"], "margin": p["margin"],
+        "liquidation_price": price_of(liquidated), "bankruptcy_price": price_of(bankrupt),
+        "readings": {"entry": p["entry"], "liquidation_price": liquidated},
+    }  # fmt: skip
 
 
 def leave_at_open(

@@ -6,7 +6,6 @@ from typing import Any
 
 from . import account
 from .fund import fund_name
-from .living import closed
 from .position import worst_at_exit
 from .shapes import Leaving, Record
 
@@ -28,7 +27,7 @@ def leave(
         venue = {**venue, "maker_fee": m["options"].get("fee", 0.0)}
     span = one["entry_bar"], i
     kept = {name: one["p"][name] for name in ("side", "entry", "margin", "quantity", "cf_entry")}
-    row = closed(one["p"], one["at_entry"], bars, m["cf"][symbol], venue, span, left, phase, crowd)
+    row = m["book"].closed(one["p"], one["at_entry"], bars, m["cf"][symbol], venue, span, left, phase, crowd)
     row["worst_margin_ratio"] = worst_at_exit(one["worst"], one["at_open"], left, phase)
     one["row"], one["p"], one["last"] = row, None, kept
     step = "end" if left is None else AFTER[phase] if left[0] == "adl" else phase
@@ -79,10 +78,11 @@ def draw(m: Record, one: Record, step: str, time: int, deficit: float) -> None:
         moved = m["cf"][one["symbol"]][one["row"]["exit_bar"]] - last["cf_entry"]
         fund_of(m, one)["draws"].append({
             "step": step, "symbol": one["symbol"], "side": last["side"], "deficit": one["weight"] * deficit,
-            "quantity": one["weight"] * last["quantity"], "price": bankruptcy(last, moved),
+            "quantity": one["weight"] * last["quantity"], "price": bankruptcy(m, last, moved),
         })  # fmt: skip
 
 
-def bankruptcy(p: Record, moved: float) -> float:
-    """The price at which nothing is left, CF having moved since entry."""
-    return float((p["entry"] - p["side"] * (p["margin"] / p["quantity"])) + moved)
+def bankruptcy(m: Record, p: Record, moved: float) -> float:
+    """The price (of an inverse contract its reading) at which nothing is left, CF having moved since entry."""
+    gains = m["counting"].gains
+    return float((p["entry"] - (gains * p["side"]) * (p["margin"] / p["quantity"])) + gains * moved)

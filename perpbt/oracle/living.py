@@ -54,11 +54,7 @@ def run_position(
     if p is None:
         return rejected(order, why, entry_bar)
     p["counting"] = LINEAR
-    at_entry = {
-        "entry_price": p["entry"], "quantity": p["quantity"], "margin": p["margin"],
-        "liquidation_price": liquidation_price(p, cf[entry_bar], venue),
-        "bankruptcy_price": p["entry"] - p["side"] * (p["margin"] / p["quantity"]),
-    }  # fmt: skip
+    at_entry = told_at_entry(p, cf[entry_bar], venue)
     p["worst_ratio"] = margin_ratio(p, bars[entry_bar]["mark_open"], cf[entry_bar], venue)
     pending, left, phase, i = None, None, "C", entry_bar
     for i in range(entry_bar, len(bars)):
@@ -87,6 +83,15 @@ def run_position(
         "worst_margin_ratio": worst_at_exit(p["worst_ratio"], p["ratio_at_open"], left, phase),
         "refill": lambda crowd: run_position(bars, cf, order, rule_book, rules, entry_bar, crowd),
     }
+
+
+def told_at_entry(p: Record, cf: float, venue: Record) -> Record:
+    """What the row says of the opening."""
+    return {
+        "entry_price": p["entry"], "quantity": p["quantity"], "margin": p["margin"],
+        "liquidation_price": liquidation_price(p, cf, venue),
+        "bankruptcy_price": p["entry"] - p["side"] * (p["margin"] / p["quantity"]),
+    }  # fmt: skip
 
 
 def leave_at_open(

@@ -22,18 +22,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from . import account, deleveraging, pressure
+from . import account, deleveraging, inverse, living, pressure
 from .leaving import credit, finished, leave, put_down, there
-from .margin import equity, in_force, liquidation_price, margin_ratio
-from .position import (
-    exit_at_open,
-    exit_in_range,
-    on,
-    open_position,
-    rejected,
-    see_value,
-    stretch,
-)
+from .margin import in_force
+from .position import rejected, see_value
 from .shapes import Bars, Leaving, Record, Values
 
 Allocate = Callable[[list[Record], float], list[float]]
@@ -46,7 +38,8 @@ def run_market(
 ) -> Record:  # fmt: skip
     """Everybody from the first bar to the last, together."""
     m: Record = {
-        "bars": bars, "cf": cf, "venue": venue, "rules": rules, "options": options, "allocate": allocate,
+        "bars": bars, "cf": cf, "venue": venue, "book": inverse if venue.get("inverse") else living,
+        "counting": inverse.INVERSE if venue.get("inverse") else living.LINEAR, "rules": rules, "options": options, "allocate": allocate,
         "people": [person(one, bars) for one in people],
         "displaced": {}, "mark_before": {}, "funds": {}, "adl": [], "cascades": [], "outside": {},
     }  # fmt: skip
@@ -125,17 +118,13 @@ def enter(m: Record, one: Record, view: Record) -> None:
     """§3, at the price the last bars' pressure has left."""
     e, venue = one["entry_bar"], in_force(m["venue"], one["entry_bar"])
     bar, cf = view["quoted"], m["cf"][one["symbol"]][e]
-    p, why = open_position(bar, cf, one["order"], venue, m["rules"], e)
+    p, why = m["book"].open_position(bar, cf, one["order"], venue, m["rules"], e)
     if p is None:
         one["row"] = rejected(one["order"], why, e)
         return
     one["p"] = p
-    one["at_entry"] = {
-        "entry_price": p["entry"], "quantity": p["quantity"], "margin": p["margin"],
-        "liquidation_price": liquidation_price(p, cf, venue),
-        "bankruptcy_price": p["entry"] - p["side"] * (p["margin"] / p["quantity"]),
-    }  # fmt: skip
-    one["worst"], one["at_open"] = margin_ratio(p, bar["mark_open"], cf, venue), 0.0
+    one["at_entry"] = m["book"].told_at_entry(p, cf, venue)
+    one["worst"], one["at_open"] = ratio(m, p, bar["mark_open"], cf, venue), 0.0
     credit(m, one, "B", bar["ts"], "fee_share", p["entry_fee"])
 
 
@@ -160,15 +149,19 @@ def run_phase(m: Record, world: str, symbol: str, i: int, phase: str, view: Reco
     pressure.record(m, world, symbol, i, phase, view, rounds)
     for one in alive:
         bar = view["sides"][one["p"]["side"]]
-        stretch(one["p"], on(bar, one["p"]["trailing_trigger"], "open"))
+        m["book"].stretch(one["p"], m["book"].on(bar, one["p"]["trailing_trigger"], "open"))
         if phase == "B":
-            one["at_open"] = margin_ratio(
-                one["p"], bar["mark_open"], m["cf"][symbol][i], in_force(m["venue"], i)
-            )
+            one["at_open"] = ratio(m, one["p"], bar["mark_open"], m["cf"][symbol][i], in_force(m["venue"], i))
     leavers = [one for one in alive if decided[one["identifier"]]]
     crowds = [crowd_of(m, one, leavers, decided) for one in leavers]
     for one, crowd in zip(leavers, crowds, strict=True):
         leave(m, one, i, phase, view["sides"][one["p"]["side"]], decided[one["identifier"]], crowd)
+
+
+def ratio(m: Record, p: Record, price: float, cf: float, venue: Record) -> float:
+    """The margin ratio at a price."""
+    found: float = m["counting"].margin_ratio(p, m["counting"].read(price), cf, venue)
+    return found
 
 
 def is_liquidation(left: Leaving | None) -> bool:
@@ -180,12 +173,16 @@ def decide(m: Record, one: Record, i: int, phase: str, bar: Record) -> Leaving |
     """§2 B or C of one position at these prices; nothing is changed."""
     p, cf, order = dict(one["p"]), m["cf"][one["symbol"]][i], one["order"]
     venue = in_force(m["venue"], i)
-    stretch(p, on(bar, p["trailing_trigger"], "open"))
+    book = m["book"]
+    book.stretch(p, book.on(bar, p["trailing_trigger"], "open"))
+    left: Leaving | None
     if phase == "C":
-        return exit_in_range(p, bar, cf, venue, m["rules"])
+        left = book.exit_in_range(p, bar, cf, venue, m["rules"])
+        return left
     due = order.get("exit_due") is not None and bar["ts"] >= order["exit_due"]
     told = order.get("exit_signal") is not None and order["exit_signal"][i - 1]
-    return exit_at_open(p, bar, cf, venue, m["rules"], due, told)
+    left = book.exit_at_open(p, bar, cf, venue, m["rules"], due, told)
+    return left
 
 
 def crowd_of(
@@ -205,8 +202,9 @@ def at_close(m: Record, one: Record, i: int, view: Record) -> None:
     """§2 D, and the end of the data."""
     p, cf, bar = one["p"], m["cf"][one["symbol"]][i], view["sides"][one["p"]["side"]]
     adverse, best = ("mark_low", "high") if p["side"] > 0 else ("mark_high", "low")
-    one["worst"] = max(one["worst"], margin_ratio(p, bar[adverse], cf, in_force(m["venue"], i)))
-    stretch(p, on(bar, p["trailing_trigger"], best))
-    see_value(p, p["released"] + equity(p, bar["mark_close"], cf))
+    one["worst"] = max(one["worst"], ratio(m, p, bar[adverse], cf, in_force(m["venue"], i)))
+    m["book"].stretch(p, m["book"].on(bar, p["trailing_trigger"], best))
+    counting = m["counting"]
+    see_value(p, p["released"] + counting.equity(p, counting.read(bar["mark_close"]), cf))
     if i == len(m["bars"][one["symbol"]]) - 1:
         leave(m, one, i, "C", bar, None)

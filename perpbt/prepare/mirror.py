@@ -97,6 +97,23 @@ def restored_steps(steps: pl.DataFrame, contracts: Mapping[str, Contract]) -> pl
     return in_contracts(table, contracts, "quantity", "quantity_after")
 
 
+def restored_closings(adl: pl.DataFrame, contracts: Mapping[str, Contract]) -> pl.DataFrame:
+    """The table of deleveragings as traders read it: sides and prices of inverse contracts turned back, quantities in contracts."""
+    inverse = [symbol for symbol, contract in contracts.items() if contract.kind == "inverse"]
+    if inverse:
+        here = pl.col("symbol").is_in(inverse)
+
+        def other(name: str) -> pl.Expr:
+            turned = pl.col(name).replace_strict(
+                {"long": "short", "short": "long"}, default=None, return_dtype=pl.String
+            )
+            return pl.when(here).then(turned).otherwise(name).alias(name)
+
+        price = pl.when(here).then(1.0 / pl.col("price")).otherwise("price").alias("price")
+        adl = adl.with_columns(other("side"), other("bankrupt_side"), price)
+    return in_contracts(adl, contracts, "quantity")
+
+
 def in_contracts(table: pl.DataFrame, contracts: Mapping[str, Contract], *columns: str) -> pl.DataFrame:
     """A table whose quantities are counted in contracts."""
     for name, contract in contracts.items():
