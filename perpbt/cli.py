@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -142,6 +143,8 @@ def run(
 
         perpbt run my_study.toml --out runs/tight --set policy.stop_loss=0.01
     """
+    # numpy's linear algebra, which no run calls, would start a thread on every core and let each spin for a tenth of a second
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from perpbt.config import load_spec
     from perpbt.load.specified import begun
     from perpbt.result import check_target, existing_above
@@ -156,6 +159,8 @@ def run(
     check_target(folder)  # before hours of work, not after
     try:
         bars = begun(loaded)  # prices are read while the engine is imported
+        # the bottom first: deep in a chain of imports Python asks for a page of stack, and gives it back, twenty thousand times
+        import perpbt.kernels.compile  # noqa: F401
         from perpbt.doors.specification import run_spec
 
         with progress_printer(quiet) as progress:

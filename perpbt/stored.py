@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
-import pyarrow.parquet as parquet  # type: ignore[import-untyped]
 
 from perpbt.errors import RunError
 
@@ -27,6 +26,8 @@ class Writer:
 
     def append(self, frame: pl.DataFrame) -> None:
         """Write a frame. Raises `RunError` where there is no room."""
+        import pyarrow.parquet as parquet  # type: ignore[import-untyped]  # it brings file systems and their ciphers along
+
         table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
         try:
             if self._writer is None:

@@ -25,6 +25,7 @@ WALLS: Mapping[str, set[str]] = {
     "errors": set(),
     "mapped": {"errors"},
     "stored": {"errors"},
+    "columns": {"mapped"},
     "checks": {"errors"},
     "contracts": {"errors"},
     "kernels": set(),
@@ -43,8 +44,8 @@ WALLS: Mapping[str, set[str]] = {
     "formulas": {"contracts", "explaining", "pricing", "procedures", "venue"},
     "procedures": {"config", "engines", "errors", "kernels"},
     "prepare": {"config", "contracts", "errors", "kernels", "load", "mapped", "venue"},
-    "engines": {"accounts", "errors", "kernels", "mapped", "oracle", "prepare"},
-    "settling": {"contracts", "engines", "errors", "kernels", "load", "procedures", "statistics"},
+    "engines": {"accounts", "columns", "errors", "kernels", "mapped", "oracle", "prepare"},
+    "settling": {"columns", "contracts", "engines", "errors", "kernels", "load", "procedures", "statistics"},
     "report": {"statistics", "errors"},
     "summary": {"result", "statistics", "errors"},
     "studies": {

@@ -205,6 +205,26 @@ print("LOADED", [name for name in {heavy!r} if name in sys.modules])
     assert found.stdout.splitlines()[-1] == "LOADED []"
 
 
+def test_a_run_imports_what_it_needs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what compiles kernels that are compiled already, nor what other kinds of runs need."""
+    assert command(monkeypatch, *RUN, "--no-report", "--quiet") == 0  # from here on they are
+    others = ["matplotlib", "scipy.linalg", "numba.np.linalg", "pyarrow.parquet"]
+    others += ["perpbt.oracle", "perpbt.coupling.couple", "perpbt.kernels.stepping", "perpbt.crossing"]
+    code = f"""
+import sys
+sys.argv = ["perpbt", *{[*RUN]!r}, "--no-report", "--quiet"]
+from perpbt.cli import main
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+print("LOADED", [name for name in {others!r} if name in sys.modules])
+"""
+    found = python("-c", code, cwd=folder)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines()[-1] == "LOADED []"
+
+
 # -------------------------------------------------------------------------------------------------- a run
 def test_a_run_writes_these_files_and_says_what_matters(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -9,19 +9,6 @@ What winners give up by being closed at the bankruptcy price, not at the fills o
 is in their `pnl` (which is the market's) and in their `surplus`, so that every row and every run still balances as it does without. "cascade" goes
 bar by bar (`Loop`), with prices that each world's liquidations have moved. Without pressure all bars are gone through in compiled code
 (`Advancing`): the witness of the leaps, and what engine = "dense" runs.
+
+Names are imported from its modules: of a run without coupling only `refusing` is asked.
 """
-
-from perpbt.coupling.couple import couple
-from perpbt.coupling.doors import FollowingDoor, GivenDoor
-from perpbt.coupling.holding import hold
-from perpbt.coupling.refusing import check_contract, check_holding, check_policies
-
-__all__ = [
-    "FollowingDoor",
-    "GivenDoor",
-    "check_contract",
-    "check_holding",
-    "check_policies",
-    "couple",
-    "hold",
-]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from perpbt.columns import times as moments_of
 from perpbt.engines.book import Book, Chunk
 from perpbt.kernels.adding import EVENT, fund_events
 from perpbt.kernels.sums import exact_sums
@@ -35,7 +36,6 @@ from perpbt.kernels.tables import (
 )
 from perpbt.running.conclude import Coupled, scaled
 from perpbt.running.setting import Setting
-from perpbt.settling.frames import times as moments_of
 from perpbt.settling.settle import FundTerms, ledger
 from perpbt.settling.settled import Transfers
 

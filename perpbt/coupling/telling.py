@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from perpbt.columns import times as moments_of
 from perpbt.coupling.looped import Looped, Push
 from perpbt.coupling.settlement import Fund
 from perpbt.engines.book import Book
 from perpbt.kernels.tables import HIGH, LAST_OPEN, LOW, MARK_CLOSE, MARK_OPEN, Floats, Integers
 from perpbt.running.conclude import Labels
 from perpbt.running.terms import Terms
-from perpbt.settling.frames import times as moments_of
 
 PHASES = ("open", "range")
 NUMBERS = ("quantity", "fraction", "price", "given_up")

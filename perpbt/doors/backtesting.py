@@ -32,10 +32,13 @@ from perpbt.config import (
     TurnoverInterest,
     as_policies,
 )
-from perpbt.coupling import FollowingDoor, check_contract, check_holding, check_policies, couple, hold
+from perpbt.coupling.refusing import check_contract, check_holding, check_policies
 from perpbt.engines.book import Book, Chunk, Fills, SymbolPart
 from perpbt.engines.chunks import (
+    CHUNK,
+    GROUND,
     Counted,
+    Ground,
     Outcome,
     Progress,
     choose_threads,
@@ -45,7 +48,6 @@ from perpbt.engines.chunks import (
     tile_size,
 )
 from perpbt.engines.followers import FollowingOrder, Page, Tile, tiles
-from perpbt.engines.witness import run_naively
 from perpbt.errors import InputError
 from perpbt.kernels.tables import (
     CALLS,
@@ -269,9 +271,14 @@ def backtest(
 def together(setting: Setting, book: Book, order: FollowingOrder) -> tuple[FollowingOrder, Coupled | None]:
     """What becomes of the positions where accounts meet, and the order they are in then; None where nothing can change for anybody."""
     if setting.terms.hold is not None:
+        from perpbt.coupling.holding import hold
+
         return order, hold(setting, book, setting.markets)
     if setting.coupling is None or not setting.coupling.changes_lives:
         return order, None
+    from perpbt.coupling.couple import couple
+    from perpbt.coupling.doors import FollowingDoor
+
     since = time.perf_counter()
     door = FollowingDoor(order, order.signals)
     coupled = couple(setting, book, door, setting.coupling, setting.markets)
@@ -331,15 +338,18 @@ def follow(
     threads = choose_threads(setting.threads, lanes, market.time.size)
     counted = Counted(setting.progress, order.symbols[symbol], lanes)
     procedure = procedure_for(setting.procedures.of(order.symbols[symbol]))
+    ground = Ground(GROUND if setting.budget is None and lanes >= CHUNK else 0)
 
     def finished(own: Table) -> Iterable[Outcome]:
         given = (order.plans, signals, own)
         if setting.engine == "oracle":
+            from perpbt.engines.witness import run_naively
+
             progress, label = setting.progress, counted.label
             return [run_naively(market, rates, *given, procedure=procedure, progress=progress, label=label)]
         if procedure is not None:
             return stepping_pages(market, rates, procedure, *given)
-        return following_pages(market, rates, *given)
+        return following_pages(market, rates, *given, ground)
 
     def work(tile: Tile) -> tuple[int, list[Page]]:
         pages = []

@@ -17,7 +17,7 @@ import polars as pl
 
 from perpbt.accounts import read_accounts, read_in_slices
 from perpbt.config import AdlSpec, CouplingSpec, Duration, DynamicMargin, FundSpec, Rules, TurnoverInterest
-from perpbt.coupling import GivenDoor, check_contract, check_holding, couple, hold
+from perpbt.coupling.refusing import check_contract, check_holding
 from perpbt.crossing import Collateral, Margin, read_collateral, read_margin, run_shared
 from perpbt.engines import chunks as engine
 from perpbt.engines.book import Book, Chunk, Fills, SymbolPart
@@ -32,7 +32,6 @@ from perpbt.engines.chunks import (
     stepping_rows,
 )
 from perpbt.engines.given import GivenOrder, Wishes, by_time
-from perpbt.engines.witness import run_naively
 from perpbt.errors import InputError
 from perpbt.kernels.tables import CALL, ROW, Integers, Market, Rates, Signals, Table
 from perpbt.load import Bars
@@ -106,6 +105,8 @@ def given_block(
     """Some rows of the table through the engine."""
     procedure = procedure_for(setting.procedures.of(counted.label))
     if setting.engine == "oracle":
+        from perpbt.engines.witness import run_naively
+
         plans, lanes = wishes.plans(picked), wishes.lanes(picked, market, rates.terms.inverse)
         progress, label = setting.progress, counted.label
         return run_naively(
@@ -322,9 +323,14 @@ def refuse_reserve(table: pl.DataFrame) -> None:
 def together(setting: Setting, book: Book, order: GivenOrder) -> Coupled | None:
     """What becomes of the positions where accounts meet; None where nothing can change for anybody."""
     if setting.terms.hold is not None:
+        from perpbt.coupling.holding import hold
+
         return hold(setting, book, setting.markets)
     if setting.coupling is None or not setting.coupling.changes_lives:
         return None
+    from perpbt.coupling.couple import couple
+    from perpbt.coupling.doors import GivenDoor
+
     since = time.perf_counter()
     coupled = couple(setting, book, GivenDoor(order), setting.coupling, setting.markets)
     setting.timed("coupling", since)

@@ -11,8 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
+import pyarrow as pa  # type: ignore[import-untyped]
 
+from perpbt.columns import held, words
 from perpbt.engines.book import Belongings, Block, Piece, Spool, Task
 from perpbt.engines.chunks import Outcome
 from perpbt.kernels.tables import CALL, LANE, ROW, Floats, Integers, Signals, Table, table
@@ -253,11 +256,14 @@ class FollowingOrder:
         """The accounts' numbers, by strategy, policy, symbol and start."""
         return self._account[group] + lane
 
-    def _positions(self, account: Integers) -> Integers:
+    def _positions(self, account: Integers) -> npt.NDArray[np.uint32]:
         """Of each row, which of its account's positions it is; accounts ascend, from one call to the next too."""
         begins = np.flatnonzero(np.append(True, account[1:] != account[:-1])[: account.size])
-        lengths = np.diff(np.append(begins, account.size))
-        position = np.arange(1, account.size + 1) - np.repeat(begins, lengths)
+        if begins.size == account.size:
+            position = np.ones(account.size, dtype=np.uint32)
+        else:
+            lengths = np.diff(np.append(begins, account.size))
+            position = (np.arange(1, account.size + 1) - np.repeat(begins, lengths)).astype(np.uint32)
         if account.size:
             last, so_far = self._last
             position[account == last] += so_far
@@ -269,21 +275,14 @@ class FollowingOrder:
         if first == 0:
             self._last = -1, 0
         here, _, count = self._spans(first, last) if first < last else (slice(0, 0), 0, self._count[:0])
-        group = np.repeat(self._group[here], count)
         world, symbol = np.divmod(self._group[here], len(self.symbols))
         strategy, policy = np.divmod(world, len(self.policies))
         codes = {"strategy": strategy, "policy": policy, "symbol": symbol}
-        account = self.numbers(group, lane)
-        position = self._positions(account)
+        account = np.repeat(self._account[self._group[here]], count) + lane
         return {
-            "account": pl.Series(account),
-            "position": pl.Series(position).cast(pl.UInt32),
-            **{key: repeated_words(names, codes[key], count) for key, names in self._names().items()},
-            "world": repeated_words(self.worlds, world, count),
-            "leverage": pl.Series(np.repeat(self.plans["leverage"][policy], count)),
+            "account": held(account, pa.int64()),
+            "position": held(self._positions(account), pa.uint32()),
+            **{key: words(names, codes[key], count) for key, names in self._names().items()},
+            "world": words(self.worlds, world, count),
+            "leverage": held(np.repeat(self.plans["leverage"][policy], count), pa.float64()),
         }
-
-
-def repeated_words(names: Sequence[str], codes: Integers, counts: Integers) -> pl.Series:
-    """Names by code, each so many times, sharing one copy."""
-    return pl.Series(names, dtype=pl.String).gather(pl.Series(np.repeat(codes.astype(np.uint32), counts)))

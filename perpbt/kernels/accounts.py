@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from .closing import Closing, close, liquidation_slippage
 from .compile import bare, kernel, part
 from .epochs import epoch_at, rates_in, walk_epochs
 from .margin import Position, liquidation_price_at_entry
 from .opening import Opening, levels_known, open_position
+from .searching import first_not_below
 from .tables import (
     ABOVE_LAST_TIER,
     ABOVE_MAXIMUM_LEVERAGE,
@@ -58,7 +57,7 @@ def first_at_or_after(times: Integers, moment: int, bar: int) -> int:
         guess = bar + (moment - times[bar] + step - 1) // step
         if guess < times.size and times[guess - 1] < moment <= times[guess]:
             return guess
-    return int(np.searchsorted(times, moment))
+    return first_not_below(times, moment)
 
 
 @part

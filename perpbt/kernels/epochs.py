@@ -6,10 +6,9 @@ meets the new ones (MODEL §4). With a single epoch this is `walk`.
 
 from __future__ import annotations
 
-import numpy as np
-
 from .compile import part
 from .margin import Position, make_position
+from .searching import first_not_below
 from .tables import Market, Rates, Table
 from .walking import PAUSED, Exit, Term, walk
 from .watching import Care, Path, Watch
@@ -20,7 +19,7 @@ def epoch_at(rates: Rates, bar: int) -> int:
     """The epoch that bar `bar` is in."""
     if rates.since.size == 1:
         return 0
-    return int(np.searchsorted(rates.since, bar + 1)) - 1
+    return first_not_below(rates.since, bar + 1) - 1
 
 
 @part

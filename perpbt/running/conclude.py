@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from perpbt.columns import times
 from perpbt.engines.book import CHUNK, Book, Chunk, Task, spans
 from perpbt.engines.chunks import Counted, choose_threads, in_threads, meanwhile
 from perpbt.errors import InputError
@@ -27,7 +28,7 @@ from perpbt.result import OF_FUND, Result, in_quote
 from perpbt.running.budget import A_FLOW, A_POSITION, Budget, peak_memory
 from perpbt.running.setting import Setting
 from perpbt.settling.currency import Settlement
-from perpbt.settling.frames import accounts_table, step_table, times
+from perpbt.settling.frames import accounts_table, step_table
 from perpbt.settling.settle import CROWD, Crowds, check_run, ledger, make_crowds, sold_by
 from perpbt.settling.settled import Columns, Settled, Settling, Transfers
 from perpbt.settling.weights import Scaling, Weights

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa  # type: ignore[import-untyped]
 
+from perpbt.columns import MOMENT, bits, held, times, words
 from perpbt.kernels.adding import NUMBERS
 from perpbt.kernels.tables import ACCEPTED, CALL, CALLS, REASONS, REJECTIONS, Integers, Table
 from perpbt.settling.settled import Columns
@@ -48,44 +49,10 @@ ORDER = [
     "max_drawdown",
     "worst_margin_ratio",
 ]
-MOMENT = pa.timestamp("ms", "UTC")
 PHASES = ("open", "range")
 MONEY = (
     "quantity", "price", "fee", "liquidation_fee", "surplus", "deficit", "margin_after", "quantity_after", "ratio",
 )  # fmt: skip
-
-
-def words(names: tuple[str, ...], codes: np.ndarray) -> pl.Series:
-    """Names by code, sharing one copy of each."""
-    return pl.Series(names, dtype=pl.String).gather(pl.Series(codes.astype(np.uint32)))
-
-
-class Handed:
-    """An arrow array handed to polars by the C interface; to take the array itself it imports a tenth of a second's worth."""
-
-    def __init__(self, array: pa.Array) -> None:
-        self._array = array
-
-    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]:
-        """The array, as capsules."""
-        made: tuple[object, object] = self._array.__arrow_c_array__(requested_schema)
-        return made
-
-
-def held(values: np.ndarray, kind: pa.DataType, known: pa.Buffer | None = None) -> pl.Series:
-    """A column on the memory of an array, null where the bits of `known` are 0."""
-    values = np.ascontiguousarray(values)
-    return pl.Series(Handed(pa.Array.from_buffers(kind, values.size, [known, pa.py_buffer(values)])))
-
-
-def bits(known: np.ndarray) -> pa.Buffer | None:
-    """A validity bitmap; None if all are known."""
-    return None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
-
-
-def times(values: Integers) -> pl.Series:
-    """Milliseconds as UTC datetimes."""
-    return held(values, MOMENT)
 
 
 def accounts_table(columns: Columns, labels: Mapping[str, pl.Series]) -> pl.DataFrame:
@@ -94,7 +61,6 @@ def accounts_table(columns: Columns, labels: Mapping[str, pl.Series]) -> pl.Data
     opened = rejection == ACCEPTED
     known = bits(opened)
     made = {name: held(columns.number(name), pa.float64(), known) for name in NUMBERS[1:]}
-    reasons = words((*REJECTIONS[1:],), np.maximum(rejection, 1) - 1) if known is not None else None
     made |= {
         "weight": held(columns.weight, pa.float64()),
         "collateral": held(columns.number("collateral"), pa.float64()),
@@ -102,8 +68,8 @@ def accounts_table(columns: Columns, labels: Mapping[str, pl.Series]) -> pl.Data
         "exit_time": held(columns.moment("exit_time"), MOMENT, known),
         "exit_reason": words(REASONS, columns.word("exit_reason")),
         "rejection": pl.repeat(None, columns.size, dtype=pl.String, eager=True)
-        if reasons is None
-        else pl.select(pl.when(pl.Series(~opened)).then(reasons)).to_series(),
+        if known is None
+        else words(REJECTIONS, rejection, known=bits(~opened)),
     }
     if "side" not in labels:
         made["side"] = words(("short", "long"), columns.word("side"))
