@@ -19,7 +19,18 @@ import numpy as np
 
 from perpbt.errors import InputError
 from perpbt.kernels.lanes import run_following, run_given
-from perpbt.kernels.tables import CALL, ROW, Integers, Market, Places, Procedure, Rates, Signals, Table
+from perpbt.kernels.tables import (
+    CALL,
+    NEXT_ENTRY,
+    ROW,
+    Integers,
+    Market,
+    Places,
+    Procedure,
+    Rates,
+    Signals,
+    Table,
+)
 from perpbt.kernels.tiles import run_in_tiles
 
 Progress = Callable[[str, int, int], None]
@@ -78,7 +89,7 @@ class Outcome:
 
 
 class Ground(threading.local):
-    """Where rows are written: zeros, cut from blocks of `size` bytes, of which each thread has its own.
+    """Where rows of one strategy on one symbol are written: zeros, cut from blocks of `size` bytes, of which each thread has its own.
 
     The system clears a large block in pages of 2 MB (numpy asks it to, from 4 MB on), where it would clear the rows of one page in five
     hundred small ones: a tenth of a run's time. A block is held as long as any row of it; with a bound on memory, give size = 0.
@@ -87,6 +98,13 @@ class Ground(threading.local):
     def __init__(self, size: int = 0) -> None:
         self._size = size // ROW.itemsize
         self._free = np.zeros(0, dtype=ROW)
+        self._shared: tuple[Table, Places] | None = None
+
+    def shared(self, market: Market) -> tuple[Table, Places]:
+        """Room for positions that lanes take over from one another; of all tiles, for what is known stays true."""
+        if self._shared is None:
+            self._shared = np.empty(SHARED, dtype=ROW), np.zeros(market.time.size + 1, dtype=np.int32)
+        return self._shared
 
     def page(self, rows: int) -> Table:
         """Room for so many rows; what is not cut off stays free."""
@@ -153,15 +171,21 @@ def given_rows(
     run(market, rates, plans, signals, lanes, places, rows, np.zeros(1, dtype=CALL))
 
 
-def shared_rows(market: Market, lanes: Table) -> tuple[Table, Places]:
+def shared_rows(
+    market: Market, plans: Table, signals: Signals, lanes: Table, ground: Ground
+) -> tuple[Table, Places]:
     """Room for the positions that lanes by one plan, one after the other, take over from each other, and for where each is.
 
-    Only for the engine that skips: the other looks at every bar of every position, and is its witness.
+    Only for the engine that skips: the other looks at every bar of every position, and is its witness. Who trades once has only his
+    first entry to share.
     """
-    alike = market.pyramid.levels > 0 and bool((lanes["plan"][1:] == lanes["plan"][:-1]).any())
-    return np.empty(SHARED if alike else 0, dtype=ROW), np.zeros(
-        market.time.size + 1 if alike else 1, dtype=np.int32
-    )
+    alike = lanes["plan"][1:] == lanes["plan"][:-1]
+    if trades_once(plans):
+        entry = signals.marks[NEXT_ENTRY].take(lanes["bar"], mode="clip")
+        alike &= entry[1:] == entry[:-1]
+    if market.pyramid.levels and alike.any():
+        return ground.shared(market)
+    return np.empty(0, dtype=ROW), np.zeros(1, dtype=np.int32)
 
 
 def following_pages(
@@ -171,7 +195,7 @@ def following_pages(
     ground = ground or Ground()
     slots = int(plans["call_count"].max(initial=0))
     size = lanes.size if trades_once(plans) else PAGE
-    known, places = shared_rows(market, lanes)
+    known, places = shared_rows(market, plans, signals, lanes, ground)
     first = 0
     while first < lanes.size:
         rows = ground.page(size)
