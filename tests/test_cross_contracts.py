@@ -18,9 +18,15 @@ import perpbt
 from perpbt.errors import InputError
 
 CONTRACTS: dict[str, dict[str, Any]] = {
-    "inverse": {"kind": "inverse", "settlement": "BTC", "multiplier": 100.0},
+    "inverse": {"kind": "inverse", "settlement": "BTC", "multiplier": 100.0, "tick": 0.5},
     "quanto": {"kind": "quanto", "settlement": "BTC", "multiplier": 0.001, "lot": 1.0},
-    "linear, multiplied": {"kind": "linear", "settlement": "BTC", "multiplier": 0.01, "lot": 1.0},
+    "linear, multiplied": {
+        "kind": "linear",
+        "settlement": "BTC",
+        "multiplier": 0.01,
+        "lot": 1.0,
+        "tick": 0.25,
+    },
 }
 
 
@@ -36,19 +42,17 @@ CONTRACTS: dict[str, dict[str, Any]] = {
 def test_engines_equal_the_oracle(
     market: Any, venue: Any, rules: Any, margin: Any, kind: str, seed: int
 ) -> None:
-    """One wallet in BTC behind an inverse contract, a quanto and a linear one, in whole lots or not."""
+    """One wallet in BTC behind an inverse contract, a quanto and a linear one, in whole lots and on ticks or not."""
     rows = shared(market, seed)
     symbols = sorted({row["symbol"] for row in rows})
     kinds = list(CONTRACTS.values())
-    contract = {name: {"lot": 1.0, **kinds[(k + seed) % 3]} for k, name in enumerate(symbols)}
-    if kind == "size" and any(one["kind"] == "inverse" for one in contract.values()):
-        kind = "brackets"
+    contract = {name: {"lot": 1.0, "tick": 0.125, **kinds[(k + seed) % 3]} for k, name in enumerate(symbols)}
     made = engine_venue(ruled(venue, kind)).replace(contract=contract)
     bars = perpbt.load_bars(market["frame"], funding=market["funding_frame"])
     done = [
         perpbt.simulate(
             bars, table_of(rows), venue=made, margin=margin, engine=engine, fund={"scope": "symbol"},
-            rules={**rules, "rounding": ("none", "lot")[seed % 2]}, conversion={"BTC": 30_000.0},
+            rules={**rules, "rounding": ("none", "lot", "tick", "both")[seed % 4]}, conversion={"BTC": 30_000.0},
         )
         for engine in ("oracle", "dense", "skip")
     ]  # fmt: skip
@@ -162,13 +166,82 @@ def test_a_bitcoin_wallet_on_bitmex() -> None:
     assert {"liquidation", "end"} <= set(opened["exit_reason"])
 
 
+COINS = {"AAA": "BTC", "BBB": "ETH", "CCC": "BTC"}
+
+
+def test_wallets_of_different_coins_stand_side_by_side() -> None:
+    """What each wallet comes to is what it comes to in a run of its own, and its money is converted."""
+    bars, table = many(300, 60)
+    venue = coin_venue(
+        contract={
+            name: {"kind": "inverse", "settlement": coin, "multiplier": 100.0} for name, coin in COINS.items()
+        }
+    )
+    table = table.with_columns(
+        symbol=pl.when(pl.col("account") % 2 == 1)
+        .then(pl.lit("BBB"))
+        .otherwise(pl.col("symbol").replace({"BBB": "CCC"})),
+        collateral=pl.lit(0.5),
+    )
+    asked = {"venue": venue, "fund": {"scope": "symbol"}, "margin": "cross"}
+    both = perpbt.simulate(bars, table, **asked)
+    told = both.extra["wallets"].select("account", "settlement").rows()
+    assert told == [(account, ("BTC", "ETH")[account % 2]) for account in range(60)]
+    changes = []
+    for odd in (0, 1):
+        alone = perpbt.simulate(bars, table.filter(pl.col("account") % 2 == odd), **asked)
+        mine = pl.col("account") % 2 == odd
+        for name in (
+            "entry_price",
+            "exit_time",
+            "exit_price",
+            "cash_change",
+            "deficit",
+            "liquidation_price",
+            "settlement",
+        ):
+            assert both.accounts.filter(mine)[name].equals(alone.accounts[name]), name
+        own = both.extra["wallets"].filter(mine)
+        assert own["wallet"].equals(alone.extra["wallets"]["wallet"])
+        changes.append(both.accounts.filter(mine).drop_nulls("cash_change"))
+    assert (changes[1]["cash_change_quote"] / changes[1]["cash_change"]).n_unique() > 3
+    assert both.extra["converted"].height
+    assert both.statistics.filter(pl.col("symbol") == "all")["surplus"].null_count()
+
+
+def test_a_rate_that_grows_in_coin_asks_more_as_the_coin_falls() -> None:
+    """Deribit, BTC: 1 % and 0.005 % a BTC of size: 100 BTC long at 50,000 keep 1.5 % of what they are worth at each mark."""
+    venue = perpbt.load_venue("deribit_inverse").replace(taker_fee=0.0, slippage=0.0)
+    price = {name: [50_000.0] * 2 for name in ("open", "high", "low", "close")}
+    bars = pl.DataFrame({"ts": [START, START + timedelta(hours=1)], "symbol": ["BTC-PERPETUAL"] * 2, **price})
+    row = {
+        "account": 1,
+        "strategy": "s",
+        "symbol": "BTC-PERPETUAL",
+        "side": "long",
+        "entry_time": START,
+        "collateral": 10.0,
+        "leverage": 10.0,
+    }
+    for engine in ("oracle", "dense", "skip"):
+        done = perpbt.simulate(bars, pl.DataFrame([row]), venue=venue, margin="cross", engine=engine)
+        assert done.extra["wallets"]["worst_margin_ratio"][0] == pytest.approx(1.5 / 10.0, rel=1e-12)
+        at = done.accounts["liquidation_price"][0]
+        coins = 5e6 / at
+        assert 10.0 + 5e6 * (1 / 50_000.0 - 1 / at) == pytest.approx(coins * (0.01 + 5e-5 * coins), rel=1e-9)
+        alone = perpbt.simulate(bars, pl.DataFrame([row]), venue=venue).accounts
+        assert at == pytest.approx(alone["liquidation_price"][0], rel=1e-9)
+
+
 def test_what_does_not_go_into_one_wallet_is_told() -> None:
     bars, table = many(50, 3)
     scan = {"shocks": [0.1]}
     for venue, options, told in (
         (coin_venue(), {"margin": "portfolio"}, "scenarios shift prices"),
-        (coin_venue(contract={"AAA": {"kind": "inverse", "settlement": "ETH", "multiplier": 1.0}}), {}, "one settlement currency"),
-        (coin_venue(), {"rules": {"rounding": "tick"}}, "'none' or 'lot'"),
+        (
+            coin_venue(contract={name: {"kind": "inverse", "settlement": coin, "multiplier": 1.0} for name, coin in COINS.items()}),
+            {"fund": {"scope": "symbol"}}, "is settled in .*one settlement currency, that of the account's first row",
+        ),
         (coin_venue(), {"collateral": pl.DataFrame({"account": [0], "asset": ["X"], "amount": [1.0]})}, "besides cash"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=told):

@@ -141,7 +141,7 @@ def test_both_charge_a_raw_minimum_alike() -> None:
     whole = np.zeros(1, dtype=np.int64)
     charges = Charges(empty, np.zeros((1, 1, 5)), whole, whole, np.zeros((1, 1), dtype=np.int64), whole, np.zeros(1),
                       unit_numbers([terms]), multipliers,
-                      True, False, False, False, False, False, False, False)  # fmt: skip
+                      True, False, False, False, False, False, False, False, False, whole, np.zeros(1))  # fmt: skip
     for raw in (0.0, 9.0, 10.0, 11.0, 70.0, 71.0, 1e6):
         assert charged(charges, 0, raw) == charged_naively(raw, [(10.0, 1.0), (70.0, 2.0), (math.inf, 4.0)])
 
@@ -261,9 +261,9 @@ def test_what_does_not_go_together_is_told() -> None:
     refused("margin.tset", margin={"mode": "cross", "tset": "close"})
     refused("one_way", margin={"mode": "portfolio", "legs": "one_way"})
     refused(r"\[portfolio\]", margin="portfolio")
-    refused("crowding", crowding=True)
+    refused("crowding with open_interest", crowding=True, open_interest=1e6)
     refused("dynamic", margin="portfolio", dynamic={"model": "ewma"})
-    refused("memory", memory="1GiB")
+    refused("crowding with memory", memory="16GiB", crowding=True)
     refused("liquidation", liquidation="ladder")
     refused("weight", table=table.with_columns(weight=pl.int_range(1, pl.len() + 1).cast(pl.Float64)))
     refused("reserve", margin="isolated", table=table.with_columns(reserve=1.0))

@@ -36,10 +36,19 @@ max_drawdown, worst_margin_ratio, liquidations, liquidation_time (of the first),
   or of the net quantity in one-way mode.
 - Equity curves (`equity_every`) are those of whole wallets: what an account brings, then its equity at mark.
 
-- Contracts may be inverse and quanto where all symbols of a run are settled in one coin: the wallet, and all its money, is in that.
+- Contracts may be inverse and quanto. All positions of one account are settled in one coin, which its wallet and all its money is in;
+  accounts of different coins stand side by side in a run, and `wallets` says in `settlement` what each is in.
+- Rounding to lots and ticks is that of isolated positions, but for the liquidation price: a wallet is liquidated by its equity, at
+  no price of any one symbol, so no tick moves that; stops and take-profits stand on ticks.
 
-Not with a shared wallet, and refused by name: crowding, coupling, a bound on memory, liquidation procedures but "full", rounding to ticks,
-positions settled in different currencies; with assets besides cash: equity curves, and contracts that are not linear; with
+- With `crowding` a symbol's liquidation is filled against the net notional, times weight, of all wallets of its world that are liquidated
+  in that symbol, side, bar and phase; what that leaves in a wallet decides what it opens later (`perpbt.crossing.crowds`).
+- Positions that open in one bar are tested one after another, by symbol, as a venue tests orders: at high leverage the first leg of a
+  hedge must stand alone, so keep a `reserve` for it.
+- With `memory` some whole accounts are worked on at a time; the bars of all symbols are held at once, and a row a wallet.
+
+Not with a shared wallet, and refused by name: crowding scaled to an open interest or with `memory`, coupling, liquidation procedures but
+"full", positions of one account settled in different currencies; with assets besides cash: equity curves, and contracts that are not linear; with
 `margin="portfolio"`: inverse contracts, and dynamic margin (scenarios read no tiers).
 """
 

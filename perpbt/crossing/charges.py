@@ -31,7 +31,7 @@ def make_charges(
         (
             one.taker_fee, one.maker_fee, one.slippage, one.liquidation_fee, one.close_out_rate, one.half_spread, one.impact,
             one.max_slippage, one.surplus_to_fund, float(one.whole), one.per_unit, float(one.terms.inverse), one.terms.lot_units,
-            one.terms.lot_per,
+            one.terms.lot_per, one.terms.tick_units, one.terms.tick_per, growth_of(one),
         )
         for one in rates
     ]  # fmt: skip
@@ -71,7 +71,15 @@ def make_charges(
         target_at_open=bool(first.target_at_open),
         clip=bool(first.clip),
         steps=any(bool(one.whole) for one in rates),
+        grows=any(growth_of(one) > 0.0 for one in rates),
+        crowds=np.empty(0, dtype=np.int64),
+        volumes=np.empty(0),
     )
+
+
+def growth_of(rates: Rates) -> float:
+    """What the rate grows by with the value in coin at the mark; that of other contracts grows with their quantity, which no mark moves."""
+    return rates.per_unit if rates.terms.inverse and not rates.entry_maintenance else 0.0
 
 
 def unit_of(scan: PortfolioTerms, symbol: str) -> str:

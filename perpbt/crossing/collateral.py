@@ -22,7 +22,7 @@ import polars as pl
 from perpbt.accounts import EVERYONE
 from perpbt.checks import unknown
 from perpbt.crossing.grid import Timeline, asset_series
-from perpbt.crossing.legs import Legs
+from perpbt.crossing.legs import Owners, Part
 from perpbt.errors import InputError
 from perpbt.kernels.crossing.tables import Assets
 from perpbt.kernels.tables import Floats
@@ -108,14 +108,28 @@ def no_holdings(accounts: int) -> Holdings:
     )
 
 
+def held_by(assets: Assets, part: Part) -> Assets:
+    """What some accounts hold, in the place where all is kept."""
+    first = assets.first[part.first : part.last + 1]
+    here = slice(int(first[0]), int(first[-1]))
+    return Assets(
+        first - first[0],
+        assets.symbol[here],
+        assets.unit[here],
+        assets.amount[here],
+        assets.counted[here],
+        assets.fee[here],
+    )
+
+
 def make_holdings(
-    given: Collateral | None, venue: Venue, legs: Legs, line: Timeline, symbols: Sequence[str], unit: Sequence[int],
+    given: Collateral | None, venue: Venue, owners: Owners, line: Timeline, symbols: Sequence[str], unit: Sequence[int],
 ) -> Holdings:  # fmt: skip
     """Holdings in the order of accounts and of conversion. `unit` is the risk unit of each symbol."""
     if given is None:
-        return no_holdings(legs.size)
+        return no_holdings(owners.size)
     check_frame(given.holdings, "collateral", HOLDINGS, "amount", ("world",))
-    mine = numbered(given.holdings, legs)
+    mine = numbered(given.holdings, owners)
     terms = {asset: terms_of(venue, str(asset), symbols) for asset in given.holdings["asset"].unique().sort()}
     own = sorted(asset for asset, one in terms.items() if not one.price)
     series = [priced(given.prices, asset, line) for asset in own]
@@ -132,7 +146,7 @@ def make_holdings(
     ]  # fmt: skip
     table = mine.join(pl.DataFrame(told), on="asset").sort("number", "order", "asset")
     counted = [terms[asset].counted(amount) for asset, amount in table.select("asset", "amount").rows()]
-    first = np.searchsorted(table["number"].to_numpy(), np.arange(legs.size + 1)).astype(np.int64)
+    first = np.searchsorted(table["number"].to_numpy(), np.arange(owners.size + 1)).astype(np.int64)
     assets = Assets(
         first,
         table["symbol"].to_numpy().astype(np.int64).copy(),
@@ -161,23 +175,23 @@ def terms_of(venue: Venue, asset: str, symbols: Sequence[str]) -> CollateralTerm
     return terms
 
 
-def numbered(holdings: pl.DataFrame, legs: Legs) -> pl.DataFrame:
+def numbered(holdings: pl.DataFrame, owners: Owners) -> pl.DataFrame:
     """Holdings with the number of their account; one row an account and asset."""
     frame = holdings if "world" in holdings.columns else holdings.with_columns(world=pl.lit(EVERYONE))
     keys = ["world", "account"]
     if frame.schema["world"] not in (pl.String, pl.Null):
         raise InputError(f"collateral: column 'world' is {frame.schema['world']}; allowed: text")
     frame = frame.with_columns(pl.col("world").cast(pl.String).fill_null(EVERYONE))
-    if frame.schema["account"] != legs.accounts.schema["account"]:
+    if frame.schema["account"] != owners.accounts.schema["account"]:
         raise InputError(
-            f"collateral: column 'account' is {frame.schema['account']}; allowed: {legs.accounts.schema['account']}, as in the accounts"
+            f"collateral: column 'account' is {frame.schema['account']}; allowed: {owners.accounts.schema['account']}, as in the accounts"
         )
     if frame.select([*keys, "asset"]).is_duplicated().any():
         row = int(frame.select([*keys, "asset"]).is_duplicated().arg_max() or 0)
         raise InputError(
             f"collateral: row {row}, column 'asset': {frame['asset'][row]!r}; allowed: once an account"
         )
-    numbers = legs.accounts.with_row_index("number")
+    numbers = owners.accounts.with_row_index("number")
     lost = frame.with_row_index("row").join(numbers, on=keys, how="anti")
     if lost.height:
         row = int(lost["row"].min())  # type: ignore[arg-type]

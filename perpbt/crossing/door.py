@@ -1,22 +1,24 @@
 """Driving the kernels of shared wallets: symbols on one grid, accounts in chunks, chunks on threads.
 
 In: what door one has checked. Out: a book ready for settling, and a table of wallets. Every account writes its own rows, so nothing
-depends on chunks or threads.
+depends on chunks, threads, or on how many accounts are worked on at a time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from perpbt.crossing.charges import make_charges
-from perpbt.crossing.collateral import Collateral, Holdings, make_holdings
+from perpbt.crossing.collateral import Collateral, held_by, make_holdings
+from perpbt.crossing.crowds import Members, run_with_crowds
 from perpbt.crossing.grid import Timeline, on_grid, stacked, timeline_of
-from perpbt.crossing.legs import Legs, make_legs
+from perpbt.crossing.legs import Legs, Owners, Part, make_legs, owners_of, parts_of
 from perpbt.crossing.terms import Margin
 from perpbt.crossing.witness import run_wallets_naively
 from perpbt.engines.book import Book, SymbolPart
@@ -31,6 +33,7 @@ from perpbt.kernels.crossing.tables import (
     SIGMA_,
     TURNOVER_,
     WALLET,
+    Assets,
     Charges,
     Grid,
 )
@@ -45,6 +48,7 @@ from perpbt.kernels.tables import (
     ROW,
     SERIES,
     Floats,
+    Integers,
     Market,
     Rates,
     Table,
@@ -55,6 +59,8 @@ from perpbt.running.scheduled import scheduled_rates
 from perpbt.running.setting import Setting, describe_symbol
 
 CHUNK = 256  # accounts a thread takes at a time
+BLOCK = 1 << 18  # rows worked on together where memory is bounded
+A_GRID_BAR = 115  # bytes a bar of the grid takes, a symbol
 LABEL = "wallets"
 
 
@@ -66,17 +72,18 @@ class Shared:
     order: GivenOrder
     wallets: pl.DataFrame
     bankruptcy: Floats  # the wallet's bankruptcy price by row of the table, as that row opens
+    largest_crowd: int  # wallets; 0 without crowding
     collateral: pl.DataFrame | None  # None: nobody holds anything but cash
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(NamedTuple):
     """Everything the kernels read."""
 
     line: Timeline
     grid: Grid
     charges: Charges
-    holdings: Holdings
+    assets: Assets
+    held: pl.DataFrame  # the table of what all hold besides cash
     rates: Sequence[Rates]
     names: Sequence[str]  # of the grid: symbols, then assets with a price of their own
 
@@ -84,44 +91,54 @@ class Prepared:
 def run_shared(
     setting: Setting, loaded: Bars, table: pl.DataFrame, margin: Margin, collateral: Collateral | None
 ) -> Shared:
-    """All accounts to their end."""
+    """All accounts to their end; where memory is bounded some whole accounts at a time."""
     order = GivenOrder(table, Wishes(table), setting.spool)
-    check_contracts(setting, order.symbols, margin, collateral)
+    check_contracts(setting, table, order.symbols, margin, collateral)
     line, markets, closes, rates = load_symbols(setting, loaded, order.symbols)
     since = time.perf_counter()
-    legs = make_legs(table, order.symbols, line, [one.terms.inverse for one in rates])
     for k, symbol in enumerate(order.symbols):
         early = int((order.wishes.entry[order.of_symbol(k)] < markets[k].time[0]).sum())
         if early:
             setting.notes.append(
                 f"{symbol}: {early:,} entries lie before the first bar and are filled at its open"
             )
-    prepared = prepare(setting, line, order.symbols, markets, closes, rates, margin, legs, collateral)
+    if setting.budget is not None:
+        setting.budget.check(line.time.size * len(order.symbols) * A_GRID_BAR)
+    owners = owners_of(table)
+    prepared = prepare(setting, line, order.symbols, markets, closes, rates, margin, owners, collateral)
+    del markets, closes
     if setting.equity_every is not None:
         setting.markets.update(grid_markets(prepared, len(order.symbols)))
     since = setting.timed("prepare", since)
-    rows, wallets = np.zeros(table.height, dtype=ROW), np.zeros(legs.size, dtype=WALLET)
-    counted = Counted(setting.progress, LABEL, legs.size)
-    if setting.engine == "oracle":
-        run_wallets_naively(prepared, order.symbols, margin, legs, rows, wallets, counted)
-    else:
-        run_in_chunks(setting, prepared, legs, rows, wallets, counted)
-    since = setting.timed("kernels", since)
-    for k in range(len(order.symbols)):
-        mine = order.of_symbol(k)
-        order.put(k, Outcome(rows[mine], np.empty(0, dtype=CALL)), mine)
-    parts = [symbol_part(prepared, k, rows[order.of_symbol(k)]) for k in range(len(order.symbols))]
-    book = Book(order.symbols, order.worlds, parts, order)
-    left = prepared.holdings.assets.amount
-    told = prepared.holdings.table
-    bankruptcy = np.zeros(table.height)
-    bankruptcy[legs.legs["place"]] = legs.legs["bankruptcy"]
+    counted = Counted(setting.progress, LABEL, owners.size)
+    bankruptcy, fills = (
+        np.zeros(table.height),
+        [Fills(prepared.grid.series[k]) for k in range(len(order.symbols))],
+    )
+    told, largest = [], 0
+    most = None if setting.budget is None else setting.budget.rows(BLOCK, 2)
+    for part in parts_of(owners, most):
+        legs = make_legs(table, owners, part, order.symbols, line, [one.terms.inverse for one in rates])
+        rows, wallets = np.zeros(part.rows.size, dtype=ROW), np.zeros(legs.size, dtype=WALLET)
+        mine = prepared._replace(assets=held_by(prepared.assets, part))
+        largest = max(largest, run_accounts(setting, mine, order, margin, part, legs, rows, wallets, counted))
+        of = np.empty(rows.size, dtype=np.int64)
+        of[legs.legs["place"]] = legs.legs["symbol"]
+        for k in np.unique(of):
+            here = np.flatnonzero(of == k)
+            fills[k].note(rows[here])
+            order.put(int(k), Outcome(rows[here], np.empty(0, dtype=CALL)), part.rows[here])
+        bankruptcy[part.rows[legs.legs["place"]]] = legs.legs["bankruptcy"]
+        told.append(in_coins(setting, order.symbols, legs, wallet_table(line, owners, part, legs, wallets)))
+    setting.timed("kernels", since)
+    parts = [fills[k].part(line, rates[k]) for k in range(len(order.symbols))]
     return Shared(
-        book,
+        Book(order.symbols, order.worlds, parts, order),
         order,
-        wallet_table(line, legs, wallets),
+        pl.concat(told),
         bankruptcy,
-        None if collateral is None else told.with_columns(pl.Series("left", left)),
+        largest,
+        None if collateral is None else prepared.held.with_columns(pl.Series("left", prepared.assets.amount)),
     )
 
 
@@ -157,30 +174,20 @@ def grid_markets(prepared: Prepared, symbols: int) -> dict[int, Market]:
 
 
 def check_contracts(
-    setting: Setting, symbols: Sequence[str], margin: Margin, collateral: Collateral | None
+    setting: Setting,
+    table: pl.DataFrame,
+    symbols: Sequence[str],
+    margin: Margin,
+    collateral: Collateral | None,
 ) -> None:
     """A wallet is in one currency. Raises InputError for what does not go into one, or with it."""
     contracts = {symbol: setting.contract(symbol) for symbol in symbols}
     mode = f"margin = {margin.mode!r}"
-    if setting.rules.rounding in ("tick", "both"):
-        raise InputError(
-            f"{mode} with rules.rounding = {setting.rules.rounding!r}; allowed with a shared wallet: 'none' or 'lot'"
-        )
     other = next((symbol for symbol, one in contracts.items() if one.kind != "linear"), None)
     if other is None:
         return
     told = f"{mode} with {other}, a contract of kind {contracts[other].kind!r}"
-    for symbol, one in contracts.items():
-        terms = setting.venue.terms("maintenance", symbol)
-        if one.kind == "inverse" and terms is not None and terms.per_unit > 0.0:
-            raise InputError(
-                f"{mode} with {symbol}, whose rate grows with its size in coin at the mark; allowed there: margin = 'isolated'"
-            )
-    coins = sorted({one.settled_in(symbol) for symbol, one in contracts.items()})
-    if len(coins) > 1:
-        raise InputError(
-            f"{told}: positions are settled in {', '.join(coins)}; allowed in a shared wallet: one settlement currency a run"
-        )
+    one_coin_each(table, {symbol: one.settled_in(symbol) for symbol, one in contracts.items()})
     if collateral is not None:
         raise InputError(
             f"{told}, and collateral; allowed with assets besides cash: linear contracts, whose currency they are priced in"
@@ -192,35 +199,82 @@ def check_contracts(
         )
 
 
+def one_coin_each(table: pl.DataFrame, coins: Mapping[str, str]) -> None:
+    """Wallets of different coins stand side by side; each is in one."""
+    if len(set(coins.values())) == 1:
+        return
+    keys = [name for name in ("world", "account") if name in table.columns]
+    coin = pl.col("symbol").cast(pl.String).replace_strict(coins)
+    own = table.select(
+        pl.int_range(pl.len()).alias("row"), "symbol", coin.alias("coin"), first=coin.first().over(keys)
+    )
+    mixed = own.filter(pl.col("coin") != pl.col("first"))
+    if mixed.height:
+        row, symbol, other, first = mixed.row(0)
+        raise InputError(
+            f"accounts: row {row}, column 'symbol': {symbol!r} is settled in {other}; allowed in one shared wallet: one settlement "
+            f"currency, that of the account's first row, {first}"
+        )
+
+
 def prepare(
     setting: Setting, line: Timeline, symbols: Sequence[str], markets: Sequence[Market], closes: Sequence[np.ndarray],
-    rates: Sequence[Rates], margin: Margin, legs: Legs, collateral: Collateral | None,
+    rates: Sequence[Rates], margin: Margin, owners: Owners, collateral: Collateral | None,
 ) -> Prepared:  # fmt: skip
     """Grid, charges and collateral."""
     series = {k: on_grid(line, k, markets[k], closes[k]) for k in range(len(symbols))}
     charges = make_charges(setting.venue, rates, symbols, margin, line)
-    holdings = make_holdings(collateral, setting.venue, legs, line, symbols, charges.unit.tolist())
+    holdings = make_holdings(collateral, setting.venue, owners, line, symbols, charges.unit.tolist())
     series |= {len(symbols) + k: one for k, one in enumerate(holdings.series)}
     grid = grid_over(stacked(series), setting.engine == "skip")
-    return Prepared(line, grid, charges, holdings, rates, (*symbols, *holdings.names))
+    return Prepared(line, grid, charges, holdings.assets, holdings.table, rates, (*symbols, *holdings.names))
+
+
+def run_accounts(
+    setting: Setting, prepared: Prepared, order: GivenOrder, margin: Margin, part: Part, legs: Legs, rows: Table, wallets: Table,
+    counted: Counted,
+) -> int:  # fmt: skip
+    """Accounts of a part to their end; returns how many wallets the largest crowd has, 0 without crowding."""
+    members = members_of(order, part, legs)
+    wallets["world"] = members.world
+    if setting.engine == "oracle":
+        crowded = members if setting.crowding else None
+        return run_wallets_naively(prepared, order.symbols, margin, legs, rows, wallets, counted, crowded)
+
+    def run(charges: Charges, which: Integers) -> None:
+        told = counted if charges is prepared.charges else Counted(None, LABEL, which.size)
+        run_in_chunks(setting, prepared._replace(charges=charges), legs, which, rows, wallets, told)
+
+    if not setting.crowding:
+        run(prepared.charges, np.arange(legs.size))
+        return 0
+    bars = prepared.line.time.size
+    return run_with_crowds(run, prepared.charges, prepared.assets, members, bars, legs, rows, wallets)
 
 
 def run_in_chunks(
-    setting: Setting, prepared: Prepared, legs: Legs, rows: Table, wallets: Table, counted: Counted
+    setting: Setting,
+    prepared: Prepared,
+    legs: Legs,
+    which: Integers,
+    rows: Table,
+    wallets: Table,
+    counted: Counted,
 ) -> None:
-    """The compiled engines."""
+    """Accounts of these numbers through the compiled engines."""
 
-    most = int(np.diff(prepared.holdings.assets.first).max(initial=0))
+    most = int(np.diff(prepared.assets.first).max(initial=0))
 
     def work(begin: int) -> int:
-        end = min(begin + CHUNK, legs.size)
+        end = min(begin + CHUNK, which.size)
         held = np.zeros(prepared.grid.series.shape[0] + most, dtype=HOLDING)
         run_wallets(
             prepared.grid,
             prepared.charges,
-            prepared.holdings.assets,
+            prepared.assets,
             legs.legs,
             legs.first,
+            which,
             begin,
             end,
             wallets,
@@ -230,35 +284,66 @@ def run_in_chunks(
         return end - begin
 
     threads = choose_threads(setting.threads, legs.legs.size, prepared.line.time.size)
-    for size in in_threads(work, range(0, legs.size, CHUNK), threads):
+    for size in in_threads(work, range(0, which.size, CHUNK), threads):
         counted.add(size)
 
 
-def symbol_part(prepared: Prepared, symbol: int, rows: Table) -> SymbolPart:
-    """What settling needs to know of a symbol; bars are those of the grid."""
-    series = prepared.grid.series[symbol]
-    bars = rows["exit_bar"][(rows["rejection"] == ACCEPTED) & (rows["reason"] == LIQUIDATION)]
-    flat = int((~(series[TURNOVER_, bars] > 0.0)).sum())
-    at = np.unique(bars)
-    return SymbolPart(
-        prepared.line.time,
-        prepared.rates[symbol],
-        at,
-        series[SIGMA_, at],
-        series[TURNOVER_, at],
-        bars.size,
-        flat,
+def members_of(order: GivenOrder, part: Part, legs: Legs) -> Members:
+    """The world and weight of each account."""
+    row = part.rows[legs.legs["place"][legs.first[:-1]]]
+    weight = (
+        order.accounts["weight"].to_numpy()[row] if "weight" in order.accounts.columns else np.ones(row.size)
     )
+    return Members(order.world_of(row), weight)
 
 
-def wallet_table(line: Timeline, legs: Legs, wallets: Table) -> pl.DataFrame:
+@dataclass
+class Fills:
+    """Bars of the grid in which a symbol was liquidated, noted part after part."""
+
+    series: Floats
+    bars: list[Integers] = field(default_factory=list)
+    liquidated: int = 0
+    flat: int = 0
+
+    def note(self, rows: Table) -> None:
+        """Note the liquidations among finished rows."""
+        bars = rows["exit_bar"][(rows["rejection"] == ACCEPTED) & (rows["reason"] == LIQUIDATION)]
+        self.bars.append(np.unique(bars))
+        self.liquidated += bars.size
+        self.flat += int((~(self.series[TURNOVER_, bars] > 0.0)).sum())
+
+    def part(self, line: Timeline, rates: Rates) -> SymbolPart:
+        """What settling needs to know of the symbol."""
+        at = np.unique(np.concatenate(self.bars))
+        return SymbolPart(
+            line.time,
+            rates,
+            at,
+            self.series[SIGMA_, at],
+            self.series[TURNOVER_, at],
+            self.liquidated,
+            self.flat,
+        )
+
+
+def in_coins(setting: Setting, symbols: Sequence[str], legs: Legs, wallets: pl.DataFrame) -> pl.DataFrame:
+    """The wallets with the currency of each, where it is not quote currency."""
+    if setting.settlement is None:
+        return wallets
+    coins = np.array([setting.settlement.currencies[symbol] for symbol in symbols], dtype=object)
+    own = coins[legs.legs["symbol"][legs.first[:-1]]]
+    return wallets.with_columns(pl.Series("settlement", own.tolist(), dtype=pl.String))
+
+
+def wallet_table(line: Timeline, owners: Owners, part: Part, legs: Legs, wallets: Table) -> pl.DataFrame:
     """A row per account, sorted by world and name."""
     liquidated = wallets["liquidated_at"]
     moments = pl.Series(np.where(liquidated >= 0, line.time[liquidated], 0)).set(
         pl.Series(liquidated < 0), None
     )
     positions = np.diff(legs.first)
-    return legs.accounts.with_columns(
+    return owners.accounts[part.first : part.last].with_columns(
         pl.Series("positions", positions, dtype=pl.UInt32),
         pl.Series("brought", wallets["brought"]),
         pl.Series("wallet", wallets["cash"] + wallets["assets_worth"]),

@@ -1,6 +1,6 @@
 """From a checked table of accounts to legs in the kernels' order.
 
-In: the table, its symbols and the timeline. Out: legs account after account, and whose they are.
+In: the table, its symbols and the timeline. Out: legs account after account, all at once or some accounts at a time.
 """
 
 from __future__ import annotations
@@ -26,17 +26,72 @@ ORDER = (
 
 
 @dataclass(frozen=True)
+class Owners:
+    """Whose the rows of a table are: accounts by world and name, and which of them each row is of."""
+
+    accounts: pl.DataFrame  # account, world
+    number: Integers
+
+    @property
+    def size(self) -> int:
+        """Accounts."""
+        return self.accounts.height
+
+
+@dataclass(frozen=True)
+class Part:
+    """Accounts [first, last) and their rows in the table, ascending."""
+
+    first: int
+    last: int
+    rows: Integers
+
+
+@dataclass(frozen=True)
 class Legs:
-    """Legs, those of account a at [first[a], first[a + 1]); accounts by world and name."""
+    """Legs, those of account a at [first[a], first[a + 1])."""
 
     legs: Table
     first: Integers
-    accounts: pl.DataFrame  # account, world
 
     @property
     def size(self) -> int:
         """Accounts."""
         return self.first.size - 1
+
+
+def owners_of(accounts: pl.DataFrame) -> Owners:
+    """The accounts of a table. Raises InputError where rows of one account differ in weight."""
+    whose = pl.DataFrame(
+        {
+            "account": accounts["account"],
+            "world": accounts["world"].cast(pl.String)
+            if "world" in accounts.columns
+            else pl.repeat(EVERYONE, accounts.height, eager=True),
+        }
+    )
+    names = whose.unique().sort("world", "account").with_row_index("number")
+    number = (
+        whose.join(names, on=["account", "world"], how="left", maintain_order="left")["number"]
+        .to_numpy()
+        .astype(np.int64)
+    )
+    check_weights(accounts, number)
+    return Owners(names.select("account", "world"), number)
+
+
+def parts_of(owners: Owners, most: int | None) -> list[Part]:
+    """Whole accounts, in their order, in parts of about `most` rows; None: all at once."""
+    if most is None:
+        return [Part(0, owners.size, np.arange(owners.number.size))]
+    order = np.argsort(owners.number, kind="stable")
+    ends = np.cumsum(np.bincount(owners.number, minlength=owners.size))
+    parts, first, begin = [], 0, 0
+    while first < owners.size:
+        last = max(first + 1, int(np.searchsorted(ends, begin + most, side="right")))
+        parts.append(Part(first, last, np.sort(order[begin : ends[last - 1]])))
+        first, begin = last, int(ends[last - 1])
+    return parts
 
 
 def numbers(accounts: pl.DataFrame, name: str, default: float) -> Floats:
@@ -47,26 +102,19 @@ def numbers(accounts: pl.DataFrame, name: str, default: float) -> Floats:
 
 
 def make_legs(
-    accounts: pl.DataFrame, symbols: Sequence[str], line: Timeline, inverse: Sequence[bool]
+    given: pl.DataFrame,
+    owners: Owners,
+    part: Part,
+    symbols: Sequence[str],
+    line: Timeline,
+    inverse: Sequence[bool],
 ) -> Legs:
-    """Legs of all rows; those on an `inverse` symbol on the other side, as kernels see them. Raises InputError where rows of one account
-    differ in weight.
+    """Legs of a part of the table, placed by where their rows are in it; those on an `inverse` symbol on the other side, as kernels see
+    them.
     """
-    whose = pl.DataFrame(
-        {
-            "account": accounts["account"],
-            "world": accounts["world"]
-            if "world" in accounts.columns
-            else pl.repeat(EVERYONE, accounts.height, eager=True),
-        }
-    )
-    names = whose.unique().sort("world", "account").with_row_index("number")
-    owner = (
-        whose.join(names, on=["account", "world"], how="left", maintain_order="left")["number"]
-        .to_numpy()
-        .astype(np.int64)
-    )
-    check_weights(accounts, owner)
+    accounts = given if part.rows.size == given.height else given[part.rows]
+    accounts = accounts.with_columns(pl.col(pl.Categorical).cast(pl.String))
+    owner = owners.number[part.rows] - part.first
     symbol = (
         accounts["symbol"]
         .replace_strict({name: k for k, name in enumerate(symbols)}, return_dtype=pl.Int64)
@@ -102,8 +150,7 @@ def make_legs(
     )  # fmt: skip
     keys = [np.nan_to_num(legs[name], nan=-1.0) for name in reversed(ORDER)]
     order = np.lexsort([*keys, owner])
-    first = np.searchsorted(owner[order], np.arange(names.height + 1))
-    return Legs(legs[order], first, names.select("account", "world"))
+    return Legs(legs[order], np.searchsorted(owner[order], np.arange(part.last - part.first + 1)))
 
 
 def check_weights(accounts: pl.DataFrame, owner: Integers) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from perpbt.crossing.charges import begun_on
+from perpbt.crossing.crowds import Members
 from perpbt.crossing.legs import Legs
 from perpbt.crossing.terms import Margin
 from perpbt.engines.chunks import Counted
@@ -16,6 +18,7 @@ from perpbt.errors import InputError
 from perpbt.kernels.crossing import tables as shared
 from perpbt.kernels.tables import CLOSE, OPEN, RANGE, REASONS, REJECTIONS, Floats, Integers, Rates, Row, Table
 from perpbt.oracle.cross import run_wallet
+from perpbt.oracle.crowds import run_in_crowds
 from perpbt.prepare.mirror import prices_behind
 
 if TYPE_CHECKING:
@@ -64,6 +67,7 @@ def venue_of(rates: Rates, begun: Integers) -> dict[str, Any]:
         "rule": "whole" if rates.whole else "brackets",
         "inverse": rates.terms.inverse,
         "lot": step_of(rates.terms.lot_units, rates.terms.lot_per),
+        "tick": step_of(rates.terms.tick_units, rates.terms.tick_per),
         "per_unit": rates.per_unit,
         "tiers": tiers_of(rates.tiers),
         "epochs": [(bar, tiers_of(tiers)) for bar, tiers in zip(begun.tolist(), rates.ladders, strict=True)],
@@ -149,7 +153,7 @@ def terms_of(prepared: Prepared, margin: Margin, symbols: Sequence[str]) -> dict
 
 def assets_of(prepared: Prepared, account: int) -> list[dict[str, Any]]:
     """What an account holds besides cash."""
-    held, names = prepared.holdings.assets, prepared.names
+    held, names = prepared.assets, prepared.names
     return [
         {
             "name": names[held.symbol[k]], "amount": float(held.amount[k]), "counted": float(held.counted[k]),
@@ -161,9 +165,9 @@ def assets_of(prepared: Prepared, account: int) -> list[dict[str, Any]]:
 
 def run_wallets_naively(
     prepared: Prepared, symbols: Sequence[str], margin: Margin, legs: Legs, rows: Table, wallets: Table,
-    counted: Counted,
-) -> None:  # fmt: skip
-    """All accounts to their end, on one thread."""
+    counted: Counted, members: Members | None,
+) -> int:  # fmt: skip
+    """All accounts to their end, on one thread; with `members`, against their crowds. Returns how many wallets the largest has."""
     count = prepared.line.time.size
     if legs.legs.size * count > MOST:
         raise InputError(
@@ -180,18 +184,35 @@ def run_wallets_naively(
         for k, (name, rates) in enumerate(zip(symbols, prepared.rates, strict=True))
     }
     rules, terms = rules_of(prepared.rates[0]), terms_of(prepared, margin, symbols)
-    for account in range(legs.size):
-        mine = [
-            leg_of(leg, symbols, prepared.rates, count)
-            for leg in legs.legs[legs.first[account] : legs.first[account + 1]]
-        ]
-        done = run_wallet(bars, mine, venues, rules, {**terms, "assets": assets_of(prepared, account)})
+    asked = [
+        {
+            "legs": [
+                leg_of(leg, symbols, prepared.rates, count)
+                for leg in legs.legs[legs.first[account] : legs.first[account + 1]]
+            ],
+            "assets": assets_of(prepared, account),
+        }
+        for account in range(legs.size)
+    ]
+    finished: Iterable[dict[str, Any]]
+    if members is None:
+        finished = (
+            run_wallet(bars, one["legs"], venues, rules, {**terms, "assets": one["assets"]}) for one in asked
+        )
+    else:
+        whose = zip(asked, members.world.tolist(), members.weight.tolist(), strict=True)
+        every = [{**one, "world": world, "weight": weight} for one, world, weight in whose]
+        finished = run_in_crowds(bars, every, venues, rules, terms)
+    sizes: Counter[Any] = Counter()
+    for account, done in enumerate(finished):
+        sizes.update(who for who, _ in done["wallet"]["sold"])
         for k, leg in enumerate(done["legs"], legs.first[account]):
             write_row(rows[leg["place"]], leg, done["wallet"])
             legs.legs[k]["bankruptcy"] = leg.get("bankruptcy_price", 0.0)
         write_wallet(wallets[account], done["wallet"])
         left = [asset["amount"] for asset in done["wallet"]["assets"]]
         if left:
-            first = prepared.holdings.assets.first[account]
-            prepared.holdings.assets.amount[first : first + len(left)] = left
+            first = prepared.assets.first[account]
+            prepared.assets.amount[first : first + len(left)] = left
         counted.add(1)
+    return max(sizes.values(), default=0)

@@ -39,8 +39,8 @@ from perpbt.mapped import MEMORY
 from perpbt.prepare.arrays import market_arrays, no_signals
 from perpbt.procedures import Asked, procedure_for
 from perpbt.result import Result
-from perpbt.running.budget import A_WISH, cleared
-from perpbt.running.conclude import Coupled, conclude, equity_table
+from perpbt.running.budget import A_SHARED, A_WALLET, A_WISH, cleared
+from perpbt.running.conclude import Coupled, Walleted, conclude, equity_table
 from perpbt.running.scheduled import scheduled_rates
 from perpbt.running.setting import (
     Setting,
@@ -226,7 +226,8 @@ def simulate(
     check_holding(setting)
     loaded = open_bars(bars)
     if kept.mode != "isolated":
-        return simulate_shared(setting, loaded, accounts, kept, read_collateral(collateral), started)
+        with cleared(setting.budget):
+            return simulate_shared(setting, loaded, accounts, kept, read_collateral(collateral), started)
     if collateral is not None:
         raise InputError("collateral; allowed: with margin = 'cross' or 'portfolio'")
     with cleared(setting.budget):
@@ -272,9 +273,10 @@ def simulate_shared(
 ) -> Result:
     """The same for accounts whose positions share a wallet."""
     since = time.perf_counter()
-    table = read_accounts(accounts, loaded.symbols)
-    refuse(setting, margin, table["symbol"].unique().to_list(), collateral is not None)
-    settle_in(setting, table["symbol"].unique().sort().to_list())
+    table = given_table(setting, loaded, accounts, shared=True)
+    symbols = table["symbol"].cast(pl.String).unique().sort().to_list()
+    refuse(setting, margin, symbols, collateral is not None)
+    settle_in(setting, symbols)
     setting.timed("accounts", since)
     shared = run_shared(setting, loaded, table, margin, collateral)
     order = shared.order
@@ -287,7 +289,7 @@ def simulate_shared(
         policies=pl.DataFrame(schema={"policy": pl.String, "leverage": pl.Float64}),
         equity=lambda chunk: given_equity(setting, chunk, table),
         started=started,
-        bankruptcy=shared.bankruptcy,
+        walleted=Walleted(shared.bankruptcy, shared.largest_crowd),
     )
     result.extra["wallets"] = shared.wallets
     if shared.collateral is not None:
@@ -301,9 +303,9 @@ def refuse(setting: Setting, margin: Margin, symbols: list[str], holds: bool) ->
     given = {
         "coupling": setting.coupling is not None,
         "fund.hold": setting.terms.hold is not None,
-        "crowding": setting.crowding,
+        "crowding with open_interest": setting.crowding and setting.open_interest is not None,
         "equity_every with collateral": setting.equity_every is not None and holds,
-        "memory": setting.budget is not None,
+        "crowding with memory": setting.crowding and setting.budget is not None,
         "dynamic": setting.dynamic is not None and margin.mode == "portfolio",  # scenarios read no tiers
         "liquidation": any(not setting.procedures.of(symbol).plain for symbol in symbols),
     }
@@ -338,27 +340,40 @@ def together(setting: Setting, book: Book, order: GivenOrder) -> Coupled | None:
 
 
 def given_table(
-    setting: Setting, loaded: Bars, accounts: pl.DataFrame | pl.LazyFrame | str | Path
+    setting: Setting,
+    loaded: Bars,
+    accounts: pl.DataFrame | pl.LazyFrame | str | Path,
+    *,
+    shared: bool = False,
 ) -> pl.DataFrame:
-    """The checked table of accounts, read in slices where memory is bounded."""
+    """The checked table of accounts, read in slices where memory is bounded; `shared`: its rows share wallets, for which the bars of all
+    symbols are held at once.
+    """
     budget = setting.budget
     if budget is None:
         return read_accounts(accounts, loaded.symbols)
     bars, every = bar_counts(loaded)
+
+    def plan(known: pl.DataFrame | None) -> None:
+        kept = 0 if known is None else known.height * A_WISH
+        if known is not None and shared:
+            kept += known.height * A_SHARED + known["account"].n_unique() * A_WALLET
+        plan_memory(setting, every if shared else bars, every, kept, whole=shared)
+
     if not isinstance(accounts, pl.LazyFrame) and not (
         isinstance(accounts, (str, Path)) and Path(accounts).is_file()
     ):
         table = read_accounts(accounts, loaded.symbols)
-        plan_memory(setting, bars, every, table.height * A_WISH)
+        plan(table)
         return table
-    plan_memory(setting, bars, every, 0)
+    plan(None)
     path, source = (
         (budget.stored(accounts), "accounts")
         if isinstance(accounts, pl.LazyFrame)
         else (Path(accounts), str(accounts))
     )
     table = read_in_slices(path, source, loaded.symbols)
-    plan_memory(setting, bars, every, table.height * A_WISH)
+    plan(table)
     return table
 
 

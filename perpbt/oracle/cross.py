@@ -7,7 +7,7 @@ the best price or None), "stop_trigger", "trailing_trigger", "take_profit_trigge
 `venues` maps a symbol to what the venue charges and requires there, as in the rest of this room, its "epochs" in bars of the grid. `terms`: {"mode" ("cross" |
 "portfolio"), "legs" ("hedge" | "one_way"), "extremes" (test all adverse extremes at once instead of the close), "portfolio" (see
 `.scenarios`), "assets": a list of {"name" (a key of `bars`), "amount", "counted" (amount after the haircut), "unit" (the risk unit it
-is netted in or None), "conversion_fee"} in the order of conversion}.
+is netted in or None), "conversion_fee"} in the order of conversion}; "crowds" and "world": see `.crowds`.
 
 An inverse contract ("inverse" of its venue) is worked out in readings 1 / P, as in `.inverse`, each price read once: there a long is
 a short, and its CF has the other sign. Its legs are told so in the result.
@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping
 
 from .margin import grown, in_force
 from .orders import adverse_exit, exit_at_open, favourable_exit, stopped, stretch
+from .readings import ticked
 from .shapes import Bars, Record
 from .standing import (
     AT_CLOSE,
@@ -43,7 +44,7 @@ from .standing import (
     symbol_required,
     symbols_of,
 )
-from .steps import whole_lots
+from .steps import placed, whole_lots
 
 
 # ------------------------------------------------------------------------------------------------- a wallet
@@ -83,7 +84,7 @@ def run_wallet(
     a: Record = {
         "bars": bars, "legs": legs, "venues": venues, "rule_books": venues, "rules": rules, "terms": terms, "cash": 0.0, "peak": 0.0, "drawdown": 0.0,
         "worst": 0.0, "brought": 0.0, "surplus": 0.0, "deficit": 0.0, "liquidations": 0, "liquidated_at": None,
-        "assets": [], "asset_pnl": 0.0, "assets_worth": 0.0, "converted": 0.0, "carrier": None,
+        "sold": [], "assets": [], "asset_pnl": 0.0, "assets_worth": 0.0, "converted": 0.0, "carrier": None,
     }  # fmt: skip
     for leg in legs:
         if leg["entry"] is None:
@@ -110,6 +111,13 @@ def in_readings(bar: Record) -> Record:
 def moved(price: float, share: float, venue: Record) -> float:
     """A price higher by a share of it; of an inverse contract the reading of a price lower by it."""
     return price / (1 - share) if venue.get("inverse") else price * (1 + share)
+
+
+def level(price: float | None, side: int, venue: Record) -> float | None:
+    """A stop or take-profit on a tick, if the venue states any; in readings the trader's side is the other one."""
+    if venue.get("inverse") and price is not None:
+        return ticked(price, -side, venue)
+    return placed(price, side, venue)
 
 
 # ------------------------------------------------------------------------------------------------ inside a bar
@@ -235,15 +243,16 @@ def open_leg(a: Record, leg: Record, t: int) -> None:
     margin, fee = (buffered * notional) / leverage, venue["taker_fee"] * notional
     tier, added = (
         next(tier for tier in venue["tiers"] if notional <= tier["cap"]),
-        grown(quantity, venue),
+        grown(notional if venue.get("inverse") else quantity, venue),  # by its size in coin
     )
     if added > 0 and (tier["rate"] + venue["close_out_rate"]) + added >= 1:
         return leg.update(status="rejected", rejection="notional_above_last_tier")  # no equity is enough
     allowed = 1 / (1 / tier["max_leverage"] + added) if added > 0 else tier["max_leverage"]
     if leverage > allowed:
         return leg.update(status="rejected", rejection="leverage_above_tier_maximum")
-    stop = None if leg["stop"] is None else moved(entry, -(s * leg["stop"]), venue)
+    stop = level(None if leg["stop"] is None else moved(entry, -(s * leg["stop"]), venue), s, venue)
     target = None if leg["take_profit"] is None else moved(entry, s * leg["take_profit"], venue)
+    target = level(target, s, venue)
     factor = None if leg["trailing"] is None else moved(1.0, -(s * leg["trailing"]), venue)
     if (stop is not None and s * stop >= s * entry) or (target is not None and s * target <= s * entry):
         return leg.update(status="rejected", rejection="stop_beyond_entry")
@@ -354,7 +363,7 @@ def liquidate(a: Record, t: int, phase: str, names: tuple[str, str]) -> None:
         worse_low = is_worse_low(a, symbol, bar, *names)
         base = bar[(names[0] if worse_low else names[1]).removeprefix("mark_")]
         side = (quantity > 0) - (quantity < 0)
-        slip = slip_of(bar, abs(quantity) * base, a["venues"][symbol])
+        slip = slip_of(bar, sold_with(a, (symbol, side, t, phase), abs(quantity) * base), a["venues"][symbol])
         fills[symbol] = (base, moved(base, -(side * slip), a["venues"][symbol]))
         nets[symbol], totals[symbol] = abs(quantity), gross(a, symbol)
     fees, penalties, left = [], [], a["cash"]
@@ -385,6 +394,16 @@ def liquidate(a: Record, t: int, phase: str, names: tuple[str, str]) -> None:
     a["liquidations"] = a["liquidations"] + 1
     a["liquidated_at"] = t if a["liquidated_at"] is None else a["liquidated_at"]
     see_value(a, a["cash"] + asset_value(a, t, phase))
+
+
+def sold_with(a: Record, what: tuple[str, int, int, str], own: float) -> float:
+    """What the world of the wallet sells in this symbol, on this side, at this moment, as `.crowds` knows; without crowds its own."""
+    crowds: Mapping[object, float] | None = a["terms"].get("crowds")
+    if crowds is None or not own > 0:
+        return own
+    who = (a["terms"]["world"], *what)
+    a["sold"].append((who, own))
+    return crowds.get(who, own)
 
 
 def slip_of(bar: Record, volume: float, venue: Record) -> float:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from .margin import required as required_alone
+from .readings import required as required_in_coin
 from .scenarios import portfolio_required
 from .shapes import Record
 
@@ -98,6 +99,8 @@ def average_entry(a: Record, symbol: str) -> float:
 
 def leg_required(quantity: float, entry: float, price: float, venue: Record) -> float:
     """What a quantity on one symbol must keep, by the venue's rule, as an isolated position of that size must."""
+    if venue.get("inverse"):
+        return required_in_coin({"quantity": quantity, "entry": entry}, price, venue)
     return required_alone({"quantity": quantity, "entry": entry}, price, venue)
 
 

@@ -46,6 +46,16 @@ Labels = Callable[
 Curves = Callable[[Chunk], pl.DataFrame | None]  # of all accounts, from all settled rows
 
 
+@dataclass(frozen=True)
+class Walleted:
+    """What a run of shared wallets knows of its rows: bankruptcy prices, and of how many wallets the largest crowd is against which they
+    are filled already.
+    """
+
+    bankruptcy: Floats
+    largest_crowd: int
+
+
 @dataclass
 class Coupled:
     """What a coupled run adds to its positions."""
@@ -89,18 +99,26 @@ def equity_table(setting: Setting, chunk: Chunk, owner: Integers, start: Floats)
 
 
 def scaled(
-    setting: Setting, book: Book, tasks: Sequence[Task], threads: int, known: Weights | None = None
+    setting: Setting,
+    book: Book,
+    tasks: Sequence[Task],
+    threads: int,
+    known: Weights | None = None,
+    filled: bool = False,
 ) -> tuple[Weights, Crowds | None]:
-    """Weights and crowds, from one look at all positions where there are any to find. `known` weights stay as they are."""
+    """Weights and crowds, from one look at all positions where there are any to find. `known` weights stay as they are; `filled`: so do
+    fills.
+    """
+    crowding = setting.crowding and not filled
     weights = Weights(book, setting.stated_interest()) if known is None else known
-    if (weights.wanted is None or known is not None) and not setting.crowding:
+    if (weights.wanted is None or known is not None) and not crowding:
         return weights, None
     sold: list[Table] = []
 
     def look(task: Task) -> tuple[Chunk, Floats, Floats, Table]:
         chunk = book.chunk(task)
         weight = weights.before(chunk)
-        own = sold_by(book, chunk, weight, weights.cell(chunk)) if setting.crowding else np.empty(0, CROWD)
+        own = sold_by(book, chunk, weight, weights.cell(chunk)) if crowding else np.empty(0, CROWD)
         return (chunk, *weights.carried(chunk, weight), own)
 
     for chunk, held, closes, own in in_threads(look, tasks, threads):
@@ -109,7 +127,7 @@ def scaled(
         sold.append(own)
     if weights.wanted is not None and known is None:
         note_scaling(setting, weights.scale())
-    return weights, make_crowds(book, tasks, sold, weights.factor) if setting.crowding else None
+    return weights, make_crowds(book, tasks, sold, weights.factor) if crowding else None
 
 
 def check_names(groups: pl.DataFrame) -> None:
@@ -198,11 +216,9 @@ def conclude(
     equity: Curves,
     started: float,
     coupled: Coupled | None = None,
-    bankruptcy: Floats | None = None,
+    walleted: Walleted | None = None,
 ) -> Result:
-    """Settle the book, check that money is conserved, and make the tables. `bankruptcy`: prices by row of the table, where they are
-    not those of a position's own margin.
-    """
+    """Settle the book, check that money is conserved, and make the tables."""
     since = time.perf_counter()
     check_names(groups)
     if setting.budget is not None:
@@ -212,14 +228,17 @@ def conclude(
     step = CHUNK if setting.budget is not None else max(book.size, 1)
     in_order = setting.budget is not None or setting.equity_every is not None
     tasks = list(spans(book.size, step) if in_order else book.order.tasks())
-    weights, crowds = scaled(setting, book, tasks, threads, None if coupled is None else coupled.weights)
+    weights, crowds = scaled(
+        setting, book, tasks, threads, None if coupled is None else coupled.weights, walleted is not None
+    )
+    largest = walleted.largest_crowd if walleted else crowds.largest if crowds else 0
     terms, settlement = setting.terms, setting.settlement
     if settlement is not None and settlement.mixed:
         terms = replace(terms, seeds=settlement.seeds(terms.seed, book.first_time))
     in_steps = not setting.procedures.plain
     settling = Settling(book, weights, crowds, terms, groups, in_steps, settlement)
     settling.transfers = None if coupled is None else coupled.transfers
-    settling.bankruptcy = bankruptcy
+    settling.bankruptcy = None if walleted is None else walleted.bankruptcy
     if setting.budget is None:
         columns, curves = settle_in_memory(setting, book, tasks, settling, threads, equity)
         since = setting.timed("settle", since)
@@ -265,8 +284,7 @@ def conclude(
         statistics=statistics,
         policies=policies,
         prices=pl.concat(setting.prices),
-        metadata=metadata(setting, book, totals, crowds.largest if crowds else 0)
-        | ({} if coupled is None else coupled.metadata),
+        metadata=metadata(setting, book, totals, largest) | ({} if coupled is None else coupled.metadata),
         equity=curves,
         extra=extra | ({} if coupled is None else coupled.extra),
     )

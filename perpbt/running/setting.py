@@ -349,9 +349,11 @@ def bar_counts(bars: Bars) -> tuple[int, int]:
     return int(counts.max() or 0), int(counts.sum())  # type: ignore[arg-type]
 
 
-def plan_memory(setting: Setting, bars: int, every: int, kept: int, *, signals: bool = False) -> None:
+def plan_memory(
+    setting: Setting, bars: int, every: int, kept: int, *, signals: bool = False, whole: bool = False
+) -> None:
     """Settle what is held and what waits in files. `bars` are those of the longest symbol, `every` those of all, `kept` bytes held to
-    the end. Signals, margins that change with the market, and open interest that goes with turnover, are read from whole columns.
+    the end. Signals, margins that change with the market, and open interest that goes with turnover, are read from whole columns; all is if `whole`.
 
     Raises InputError where even the least does not fit.
     """
@@ -370,7 +372,7 @@ def plan_memory(setting: Setting, bars: int, every: int, kept: int, *, signals: 
         kept,
         setting.threads,
         at_once=bars * A_SIGNAL * signals + known,
-        whole=setting.engine == "oracle",
+        whole=whole or setting.engine == "oracle",
     )
 
 

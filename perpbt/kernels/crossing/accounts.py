@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from perpbt.kernels.compile import kernel, part
-from perpbt.kernels.contracts import in_lots, moved
+from perpbt.kernels.contracts import in_lots, moved, on_tick
 from perpbt.kernels.crossing.margin import (
     equity,
     hold,
@@ -33,6 +33,8 @@ from perpbt.kernels.crossing.tables import (
     PER_UNIT,
     SLIPPAGE,
     TAKER,
+    TICK_PER,
+    TICK_UNITS,
     Assets,
     Charges,
     Grid,
@@ -150,7 +152,9 @@ def bankrupt_at(grid: Grid, wallet: Table, account: int, held: Table, symbol: in
 def contract_of(charges: Charges, symbol: int) -> Terms:
     """What a symbol's contract makes of prices and quantities."""
     numbers = charges.numbers[symbol]
-    return Terms(numbers[INVERSE] != 0.0, numbers[LOT_UNITS], numbers[LOT_PER], 0.0, 0.0)
+    return Terms(
+        numbers[INVERSE] != 0.0, numbers[LOT_UNITS], numbers[LOT_PER], numbers[TICK_UNITS], numbers[TICK_PER]
+    )
 
 
 @part
@@ -163,10 +167,10 @@ def asset_value(grid: Grid, assets: Assets, account: int, row: int, t: int) -> f
 
 
 @part
-def allowed(charges: Charges, symbol: int, tier: int, ladder: int, quantity: float, leverage: float) -> int:
+def allowed(charges: Charges, symbol: int, tier: int, ladder: int, size: float, leverage: float) -> int:
     """Whether a tier allows this leverage; a rate that grows with size adds to the initial margin too."""
     tiers, most = charges.tiers, charges.tiers[ladder, tier, MAX_LEVERAGE]
-    grown = charges.numbers[symbol, PER_UNIT] * quantity
+    grown = charges.numbers[symbol, PER_UNIT] * size
     if grown > 0.0:
         if (tiers[ladder, tier, RATE] + charges.numbers[symbol, CLOSE_OUT]) + grown >= 1.0:
             return ABOVE_LAST_TIER  # no equity is enough
@@ -205,9 +209,10 @@ def open_leg(
     while k < count - 1 and notional > tiers[ladder, k, CAP]:
         k += 1
     if rejection == ACCEPTED:
-        rejection = allowed(charges, symbol, k, ladder, quantity, leverage)
-    stop = moved(contract, entry, -(side * leg["stop_value"]))
-    target = moved(contract, entry, side * leg["target_value"])
+        size = notional if contract.inverse else quantity  # in base units
+        rejection = allowed(charges, symbol, k, ladder, size, leverage)
+    stop = on_tick(contract, side, moved(contract, entry, -(side * leg["stop_value"])))
+    target = on_tick(contract, side, moved(contract, entry, side * leg["target_value"]))
     if rejection == ACCEPTED and (side * stop >= side * entry or side * target <= side * entry):
         rejection = STOP_BEYOND_ENTRY  # neither holds of what is not asked for, which is NaN
     if (oversized or whole) and rejection == ACCEPTED:

@@ -65,13 +65,28 @@ def weigh(charges: Charges, legs: Table, acc: Row, held: Table) -> None:
 
 
 @part
-def fill_symbol(grid: Grid, charges: Charges, one: Row, t: int) -> None:
-    """The one price at which all legs on a symbol are liquidated: against their net quantity."""
-    symbol, size = one["symbol"], abs(one["net"])
+def crowd_of(grid: Grid, charges: Charges, world: int, one: Row, t: int, phase: int, own: float) -> float:
+    """What the world sells in this symbol, on this side, at this moment; `own` where that is not known."""
+    who = (world * charges.numbers.shape[0] + one["symbol"]) * 2 + (1 if one["net"] > 0.0 else 0)
+    who = (who * 2 + phase) * (grid.series.shape[2] + 1) + t
+    at = np.searchsorted(charges.crowds, who)
+    return charges.volumes[at] if at < charges.crowds.size and charges.crowds[at] == who else own
+
+
+@part
+def fill_symbol(grid: Grid, charges: Charges, world: int, one: Row, t: int, phase: int) -> float:
+    """The one price at which all legs on a symbol are liquidated: against their net quantity, or all that their world sells with it. Returns
+    the notional, below 0 of a net short.
+    """
+    symbol = one["symbol"]
+    own = abs(one["net"]) * one["base"]
+    volume = own
+    if charges.crowds.size > 0 and own > 0.0:
+        volume = crowd_of(grid, charges, world, one, t, phase, own)
     charge, turnover = charges.numbers[symbol], grid.series[symbol, TURNOVER_, t]
     slip = charge[SLIPPAGE]
     if turnover > 0.0:
-        impact = (charge[IMPACT] * grid.series[symbol, SIGMA_, t]) * np.sqrt((size * one["base"]) / turnover)
+        impact = (charge[IMPACT] * grid.series[symbol, SIGMA_, t]) * np.sqrt(volume / turnover)
         slip = min(charge[HALF_SPREAD] + impact, charge[MAX_SLIPPAGE])
     side = 0.0
     if one["net"] > 0.0:
@@ -79,6 +94,7 @@ def fill_symbol(grid: Grid, charges: Charges, one: Row, t: int) -> None:
     elif one["net"] < 0.0:
         side = -1.0
     one["fill"] = moved(contract_of(charges, symbol), one["base"], -(side * slip))
+    return side * own
 
 
 @kernel
@@ -95,7 +111,7 @@ def liquidate(
     for h in range(acc["symbols"]):
         one = held[h]
         one["base"] = grid.series[one["symbol"], low if one["down"] == 1 else high, t]
-        fill_symbol(grid, charges, one, t)
+        sold = fill_symbol(grid, charges, acc["world"], one, t, phase)
         symbol = one["symbol"]
         for j in range(one["first"], one["last"]):
             leg = legs[j]
@@ -113,6 +129,7 @@ def liquidate(
             leg["penalty_due"] = charges.numbers[symbol, PENALTY] * turned
             fees, penalties = fees + leg["fee_due"], penalties + leg["penalty_due"]
             leg["status"] = -1  # to be settled
+            leg["sold"], sold = sold, 0.0
     acc["cash"] = left
     convert(grid, assets, account, acc, t, phase, fees + penalties)
     left = acc["cash"]

@@ -15,7 +15,9 @@ from perpbt.kernels.crossing.tables import (
     EXTREME,
     EXTREME_WEIGHT,
     FUNDING_,
+    GROWTH,
     HELD,
+    INVERSE,
     PER_UNIT,
     SHOCKS,
     WHOLE,
@@ -55,15 +57,17 @@ def reach(charges: Charges, ladder: int, notional: float) -> int:
 def kept_at_entry(charges: Charges, symbol: int, ladder: int, quantity: float, price: float) -> float:
     """Maintenance of a quantity on its entry notional, for venues that go by that."""
     notional = quantity * price
-    grown = charges.numbers[symbol, PER_UNIT] * quantity
+    grown = charges.numbers[symbol, PER_UNIT] * (
+        notional if charges.numbers[symbol, INVERSE] != 0.0 else quantity
+    )
     return kept_of(charges, symbol, ladder, notional, charges.tier_count[ladder]) + grown * notional
 
 
 @part
 def extra_of(charges: Charges, symbol: int, quantity: float) -> float:
-    """What is asked for beyond the tiers, of mark notional: to close out, and what grows with size."""
+    """What is asked for beyond the tiers, of mark notional: to close out, and what grows with size that no mark moves."""
     extra = charges.numbers[symbol, CLOSE_OUT]
-    if charges.entry_maintenance:
+    if charges.entry_maintenance or charges.numbers[symbol, INVERSE] != 0.0:
         return extra
     return extra + charges.numbers[symbol, PER_UNIT] * quantity
 
@@ -74,7 +78,10 @@ def kept_now(charges: Charges, ladder: int, quantity: float, price: float, of: R
     notional, kept = quantity * price, of["kept"]
     if not charges.entry_maintenance:
         kept = kept_of(charges, of["symbol"], ladder, notional, of["lines"])
-    return kept + of["extra"] * notional
+    kept = kept + of["extra"] * notional
+    if charges.grows:
+        kept = kept + (charges.numbers[of["symbol"], GROWTH] * notional) * notional
+    return kept
 
 
 @part

@@ -25,8 +25,8 @@ NODE = 12
 # columns of Charges.numbers
 (
     TAKER, MAKER, SLIPPAGE, PENALTY, CLOSE_OUT, HALF_SPREAD, IMPACT, MAX_SLIPPAGE, SURPLUS, WHOLE, PER_UNIT, INVERSE,
-    LOT_UNITS, LOT_PER,
-) = range(14)  # fmt: skip
+    LOT_UNITS, LOT_PER, TICK_UNITS, TICK_PER, GROWTH,
+) = range(17)  # fmt: skip
 # columns of Charges.units, before the shocks
 EXTREME, EXTREME_WEIGHT, BASIS, SHOCKS = 0, 1, 2, 3
 WAITING, HELD, CLOSED = 0, 1, 2  # LEG status
@@ -45,7 +45,7 @@ class Grid(NamedTuple):
 class Charges(NamedTuple):
     """What the venue charges and requires, a row a symbol, and how accounts are kept."""
 
-    numbers: Floats  # (symbols, 14)
+    numbers: Floats  # (symbols, 17)
     tiers: Floats  # (ladders, most tiers, 5): columns of tables.Rates.tiers; the last one repeated
     tier_count: Integers
     since: (
@@ -64,6 +64,9 @@ class Charges(NamedTuple):
     target_at_open: bool
     clip: bool
     steps: bool  # are any symbol's tiers steps of the whole position?
+    grows: bool  # does any symbol's rate grow with its value in coin at the mark?
+    crowds: Integers  # who is liquidated together, ascending, and what they sell
+    volumes: Floats
 
 
 class Assets(NamedTuple):
@@ -110,6 +113,10 @@ LEG = np.dtype(
         ("extra", np.float64),  # asked for beyond the tiers, of mark notional
         ("bankruptcy", np.float64),  # the wallet's, on its symbol, as it opens
         ("weight", np.float64),  # of its part in a liquidation
+        (
+            "sold",
+            np.float64,
+        ),  # of the first leg of a symbol when it is liquidated: notional of all, below 0 for a net short
         ("fee_due", np.float64),
         ("penalty_due", np.float64),
     ],
@@ -118,6 +125,7 @@ LEG = np.dtype(
 # What came of a wallet.
 WALLET = np.dtype(
     [
+        ("world", np.int64),
         ("cash", np.float64),
         ("base", np.float64),  # of equity, while the same legs are open
         ("peak", np.float64),

@@ -277,7 +277,7 @@ def bare_charges(of: Charges) -> Charges:
     return Charges(
         bare(of.numbers), bare(of.tiers), bare(of.tier_count), bare(of.since), bare(of.ladder), bare(of.unit), bare(of.minimum), bare(of.units),
         bare(of.multipliers), of.portfolio, of.one_way, of.extremes, of.entry_maintenance, of.optimistic, of.target_at_open,
-        of.clip, of.steps,
+        of.clip, of.steps, of.grows, bare(of.crowds), bare(of.volumes),
     )  # fmt: skip
 
 
@@ -291,10 +291,10 @@ def bare_assets(of: Assets) -> Assets:
 
 @kernel
 def run_wallets(
-    whole_grid: Grid, all_charges: Charges, all_assets: Assets, all_legs: Table, first_leg: Integers, begin: int, end: int,
-    wallets: Table, all_rows: Table, holdings: Table,
+    whole_grid: Grid, all_charges: Charges, all_assets: Assets, all_legs: Table, first_leg: Integers, which: Integers, begin: int,
+    end: int, wallets: Table, all_rows: Table, holdings: Table,
 ) -> None:  # fmt: skip
-    """Accounts [begin, end) to their end: legs [first_leg[a], first_leg[a + 1]) in their order are those of account a.
+    """Accounts which[begin : end] to their end: legs [first_leg[a], first_leg[a + 1]) in their order are those of account a.
 
     `all_rows` begin as zeros; every leg writes its own. `holdings` is room for what one account holds. With a pyramid quiet bars are
     passed over, without one every bar is looked at.
@@ -302,7 +302,8 @@ def run_wallets(
     grid, charges, assets = bare_grid(whole_grid), bare_charges(all_charges), bare_assets(all_assets)
     legs, wallet, rows, held = bare(all_legs), bare(wallets), bare(all_rows), bare(holdings)
     count = grid.series.shape[2]
-    for account in range(begin, end):
+    for number in range(begin, end):
+        account = which[number]
         acc, first, last = wallet[account], first_leg[account], first_leg[account + 1]
         acc["carrier"], acc["liquidated_at"], acc["next_entry"] = -1, -1, count
         for j in range(first, last):
