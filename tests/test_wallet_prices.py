@@ -17,7 +17,6 @@ from test_liquidation_prices import CASES, HAIR, PRICE, SHIPPED, history, listed
 
 import perpbt
 from perpbt.contracts import Contract, Maintenance, Position
-from perpbt.errors import InputError
 from perpbt.explaining.cross import Held, hedged_liquidation_prices
 
 MATE = "MATEUSDT"
@@ -187,10 +186,7 @@ def test_prices_of_a_wallet_are_where_it_happens(name: str, symbol: str, mode: s
     margin = {"mode": mode, "legs": legs, "test": "extremes"}
     most = 0.5 / max(venue.terms("portfolio", symbol).shocks) if mode == "portfolio" else math.inf
     table = positions(venue, symbol, len(name), most)
-    try:
-        wallets = opened(venue, symbol, margin, table)
-    except InputError as error:
-        pytest.skip(f"a shared wallet refuses {symbol} of {name}: {error}")
+    wallets = opened(venue, symbol, margin, table)
     for wallet in wallets.values():
         solves(wallet)
     reached = 0
@@ -252,13 +248,19 @@ def test_assets_that_back_a_wallet_move_with_their_price(mode: str) -> None:
             assert wallets["liquidations"][0] == (1 if share > 0.0 else 0)
 
 
-@pytest.mark.parametrize("name", [name for name in SHIPPED if name != "deribit_inverse"])
+def straight(name: str) -> bool:
+    """Whether what must be kept is a schedule of straight lines: neither steps nor a rate that grows in coin."""
+    venue = perpbt.load_venue(name)
+    symbol = listed(venue)[0]
+    rule, contract = venue.maintenance(symbol), venue.terms("contract", symbol) or Contract()
+    return not rule.stepped and not (rule.per_size and contract.kind == "inverse")
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if straight(name)])
 def test_the_closed_form_gives_the_same_prices(name: str) -> None:
     """Legs on one contract beside another one: `hedged_liquidation_prices`, and `perpbt.explain`."""
     symbol = listed(perpbt.load_venue(name))[0]
     venue = with_mate(name, symbol)
-    if venue.maintenance(symbol).stepped:
-        pytest.skip("closed form of straight lines")
     margin = {"mode": "cross", "legs": "hedge", "test": "close"}
     rule, nothing = venue.maintenance(symbol), Maintenance.flat(0.0)
     for wallet in opened(venue, symbol, margin, positions(venue, symbol, 3, math.inf)).values():
