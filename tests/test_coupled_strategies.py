@@ -16,7 +16,16 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_coupling import FREE, bars_of, check_rows, couplings, oracle_options, same_ledger, seeded
+from test_coupling import (
+    FREE,
+    bars_of,
+    check_rows,
+    couplings,
+    oracle_options,
+    pressures,
+    same_ledger,
+    seeded,
+)
 from test_engine_equals_oracle import (
     differences,
     engine_atr,
@@ -149,6 +158,57 @@ def test_strategies_that_meet_are_those_of_the_oracle(
     assert len(closed) == len(expected["adl"])
 
 
+@MADE
+@given(
+    strategies(),
+    made.venues(),
+    made.rules(),
+    couplings(),
+    pressures(),
+    st.sampled_from((0.0, 50.0)),
+    st.sampled_from((20, 8, 40)),
+    st.booleans(),
+    st.booleans(),
+)
+def test_cascades_of_strategies_are_those_of_the_oracle(
+    made_up, venue, rules, coupling, pressure, seed, starts, crowding, deleverages
+):
+    (market, signals, policies), (spec, adl) = made_up, coupling
+    venue = seeded(venue, seed)
+    if any(policy["compounding"] for policy in policies):
+        crowding = crowding and venue["surplus_to_fund"] == 1.0
+    adl, spec = (adl, spec) if deleverages else (None, spec | {"trigger": None})
+    spec = spec | {"kind": "cascade", "pressure": pressure}
+    known = oracle_options(spec, adl or {"price": "bankruptcy", "fee": 0.0, "outside": 0.0}, crowding)
+    options = known | {"adl": deleverages, "pressure": pressure | {"share": pressure["mark_share"]}}
+    allocation = coupled.policy(adl["policy"], lot=adl["lot"]) if adl else coupled.policy("bitmex")
+    told = [with_series(market, signals, policy) for policy in policies]
+    expected = expected_of(market, signals, told, venue, rules, options, allocation, starts)
+    named = [engine_policy(policy).model_copy(update={"label": str(k)}) for k, policy in enumerate(policies)]
+    result = perpbt.backtest(
+        engine_bars(market, ["AAA"]), engine_strategy(market["bars"]["AAA"], signals), named, offsets=starts,
+        venue=engine_venue(venue), rules=engine_rules(rules), coupling=spec, adl=adl, crowding=crowding,
+    )  # fmt: skip
+    found = sorted(plain(result.accounts), key=lambda row: (row["account"], row["position"]))
+    wanted = sorted(expected["rows"], key=lambda row: (row["account"], row["position"]))
+    assert [(row["account"], row["position"]) for row in found] == [
+        (row["account"], row["position"]) for row in wanted
+    ]
+    for row, other in zip(found, wanted, strict=True):
+        assert differences(row, {k: v for k, v in other.items() if k != "world"}) == {}
+    renamed = {
+        world: f"made | {k}" for k, world in enumerate(sorted({row["world"] for row in plain(result.fund)}))
+    }
+    same_ledger([row | {"world": renamed[row["world"]]} for row in plain(result.fund)], expected["ledger"])
+    check_rows(result)
+    assert sorted(result.extra["cascades"]["displacement"]) == sorted(
+        row["displacement"] for row in expected["cascades"]
+    )
+    assert result.extra["cascades"]["liquidations"].sum() == sum(
+        row["liquidations"] for row in expected["cascades"]
+    )
+
+
 # ------------------------------------------------------------------------------------------ small, by hand
 LONG_AT, SHORT_AT = (0, 6), (4,)  # closes
 
@@ -246,7 +306,6 @@ def test_what_becomes_of_many_accounts_does_not_depend_on_engines_or_threads():
 @pytest.mark.parametrize(
     ("coupling", "policy", "told"),
     [
-        ("cascade", {}, "coupling = 'cascade' with strategies"),
         ("adl", {"margin_call": {"action": "deleverage", "threshold": 0.5, "fraction": 0.5}}, "margin_call changes positions"),
         ({"kind": "adl", "adl": {"policy": "nobody"}}, {}, "policy is 'nobody'"),
     ],

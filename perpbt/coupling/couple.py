@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from perpbt.coupling.advancing import Advancing, AdvancingFund
+from perpbt.coupling.following import FollowedGroup
 from perpbt.coupling.groups import Group, SymbolRows
 from perpbt.coupling.ledger import coupled_ledger
 from perpbt.coupling.loop import Loop, LoopFund, liquidated_weight
@@ -17,6 +19,7 @@ from perpbt.coupling.pressure import Views
 from perpbt.coupling.refilling import Crowding
 from perpbt.coupling.settlement import Fund, Settlement
 from perpbt.coupling.telling import cascades, deleveraged, told, told_of_feedback
+from perpbt.coupling.trading import Trading
 from perpbt.engines.book import Book, Fills
 from perpbt.kernels.tables import Floats, Integers, Market
 from perpbt.prepare.mirror import restored_closings
@@ -73,6 +76,7 @@ def couple(setting: Setting, book: Book, door: Door, terms: Terms, markets: Mapp
     else:
         crowding = Crowding() if setting.crowding else None
         settlements = [Settlement(mine, terms, seed, share, times, crowding) for mine in shared]
+        watched(setting, settlements, times)
         for settlement in settlements:
             settlement.run()  # type: ignore[attr-defined]
     groups = [group for settlement in settlements for group in settlement.groups]
@@ -112,13 +116,35 @@ def looped(
         of.rows = of.rows.copy()
         for group in (group for group in groups if group.of is of):
             views = Views(of.market, terms.pressure, of.rates.slippage)
-            made.append(Looped(of, group.world, group.at, group.weight, group.identifier, views))
+            if isinstance(group, FollowedGroup):
+                made.append(Trading(group.followed, group.world, group.weigh, views))
+            else:
+                made.append(Looped(of, group.world, group.at, group.weight, group.identifier, views))
     shared = [
         LoopFund(mine, terms, setting.terms.seed, setting.terms.fee_share, times)
         for mine in funds(made, whose)
     ]
+    watched(setting, shared, times)
     Loop(made, shared, setting.crowding).run()
     return made, list(shared)
+
+
+def watched(setting: Setting, shared: Sequence[Fund], times: Integers) -> None:
+    """Whoever watches the run is told how many bars the funds have come through, a hundredth at a time."""
+    progress, bars, told = setting.progress, np.zeros(len(shared), dtype=np.int64), [0]
+    if progress is None:
+        return
+    whole, step = len(shared) * times.size, max(len(shared) * times.size // 100, 1)
+
+    def at(number: int, bar: int) -> None:
+        bars[number] = bar + 1
+        done = int(bars.sum())
+        if done - told[0] >= step:
+            told[0] = done
+            progress("together", done, whole)
+
+    for number, fund in enumerate(shared):
+        fund.watch = partial(at, number)
 
 
 def advanced(
@@ -132,6 +158,7 @@ def advanced(
         made += [Advancing(of, group.world, group.at, group.weight, group.identifier) for group in own]
     seed, share = setting.terms.seed, setting.terms.fee_share
     shared = [AdvancingFund(mine, terms, seed, share, times, setting.crowding) for mine in funds(made, whose)]
+    watched(setting, shared, times)
     for fund in shared:
         fund.run()
     return list(shared)

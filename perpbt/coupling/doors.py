@@ -12,6 +12,7 @@ import polars as pl
 
 from perpbt.coupling.following import FollowedGroup, FollowedRows
 from perpbt.coupling.groups import GivenRows, Group, SymbolRows
+from perpbt.coupling.trading import Trading
 from perpbt.engines.book import Block, Book, Chunk
 from perpbt.engines.followers import FollowingOrder
 from perpbt.engines.given import GivenOrder
@@ -117,7 +118,7 @@ class FollowingDoor:
             of = FollowedRows(
                 index=index, market=markets[index], rates=book.parts[index].rates, signals=self.signals[strategy, index], rows=rows,
                 table_rows=np.arange(first, first + rows.size), when=np.searchsorted(times, markets[index].time),
-                plan=order.plans[policy : policy + 1],
+                plan=order.plans[policy : policy + 1], starts=order.begins[index],
             )  # fmt: skip
 
             def weigh(rows: Table, number: int = number) -> Floats:
@@ -136,7 +137,7 @@ class FollowingDoor:
         for of in symbols:
             group = owner[id(of)]
             assert isinstance(of, FollowedRows)
-            assert isinstance(group, FollowedGroup)
+            assert isinstance(group, (FollowedGroup, Trading))
             rows, calls, group.at = of.in_order(~group.gone)
             of.rows, of.calls, of.table_rows = rows, [calls], np.arange(first, first + rows.size)
             first += rows.size

@@ -28,6 +28,7 @@ class FollowedRows(SymbolRows):
     """The positions of a world in a symbol, account after account; later finds at the end. `plan` is what all of them follow."""
 
     plan: Table  # one plan
+    starts: Integers  # of each account, the first close it reads
     found: int = field(init=False)  # positions of the independent run
     walked: dict[int, list[int]] = field(
         default_factory=dict, init=False
@@ -139,7 +140,7 @@ class FollowedGroup(Group):
         if not rows.size:
             return new
         opened = rows["rejection"] == ACCEPTED
-        self.of.rows = self._grown("rows", self.of.rows, rows)
+        self.of.rows = grown(self._stores, "rows", self.of.rows, rows)
         nothing = np.zeros(rows.size)
         values = {
             "at": new, "weight": self.weigh(rows), "identifier": rows["lane"],
@@ -149,16 +150,17 @@ class FollowedGroup(Group):
             "gone": nothing, "_room": nothing,
         }  # fmt: skip
         for name in GROWING:
-            setattr(self, name, self._grown(name, getattr(self, name), values[name]))
+            setattr(self, name, grown(self._stores, name, getattr(self, name), values[name]))
         for place, lane in zip(new.tolist(), rows["lane"].tolist(), strict=True):
             self.followed.walked[lane].append(place)
         return new
 
-    def _grown(self, name: str, array: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """An array with values at its end; there is room for more in its store, so that growing again costs little."""
-        need, store = array.size + values.size, self._stores.get(name)
-        if store is None or store.size < need:
-            store = self._stores[name] = np.empty(max(2 * array.size, need), dtype=array.dtype)
-            store[: array.size] = array
-        store[array.size : need] = values
-        return store[:need]
+
+def grown(stores: dict[str, np.ndarray], name: str, array: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """An array with values at its end; there is room for more in its store, so that growing again costs little."""
+    need, store = array.size + values.size, stores.get(name)
+    if store is None or store.size < need:
+        store = stores[name] = np.empty(max(2 * array.size, need), dtype=array.dtype)
+        store[: array.size] = array
+    store[array.size : need] = values
+    return store[:need]

@@ -37,6 +37,8 @@ class LoopFund(Fund):
 
     def fees(self, group: Group, members: Integers, key: int, name: str) -> None:
         """Its share of a fee in the rows of some members."""
+        if not members.size:
+            return
         value = (self.fee_share * group.weight[members]) * group.of.rows[group.at[members]][name]
         self.credits.setdefault(key, []).extend(value[value > 0.0].tolist())
 
@@ -99,6 +101,8 @@ class Loop:
             while waiting and waiting[0][0] == when:
                 numbers.append(heapq.heappop(waiting)[1])
             self.moment(when, [self.groups[number] for number in sorted(numbers)])
+            for fund in self.funds:
+                fund.watch(when)
             for number in numbers:
                 group = self.groups[number]
                 self.wait(waiting, number, group.next_bar(self.bar[id(group)] + 1))
@@ -113,9 +117,12 @@ class Loop:
     def moment(self, when: int, groups: list[Looped]) -> None:
         """One time, for the groups in which something can happen then."""
         entered = [self.begin(group, 3 * when) for group in groups]
-        for group in groups:
+        for number, group in enumerate(groups):
             bar = self.bar[id(group)]
             self.phase(group, OPEN, np.array(group.due.get(bar, []), dtype=np.int64))
+            free = group.follow(bar)
+            self.fund_of[id(group)].fees(group, free, 3 * when, "open_fee")
+            entered[number] = np.concatenate([entered[number], free])
         self.settle(groups, 3 * when)
         for group, new in zip(groups, entered, strict=True):
             self.phase(group, RANGE, new)
@@ -157,6 +164,7 @@ class Loop:
                 if crowd.size:
                     fill(group, crowd, moment)
         self.fund_of[id(group)].leave(group, members, moment)
+        group.freed(members)
 
     def settle(self, groups: Iterable[Looped], key: int) -> None:
         """Their funds, at a moment."""
@@ -168,8 +176,9 @@ class Loop:
         bar = self.bar[id(group)]
         changed = np.flatnonzero(group.changed)
         group.changed[changed] = False
-        asked = np.concatenate([group.crossed(bar, 1), group.crossed(bar, -1), new, changed])
-        group.settle_levels(np.unique(asked), bar)
+        asked = np.concatenate([*group.looked_at, new, changed])
+        if asked.size:
+            group.settle_levels(np.unique(asked), bar)
         if bar == group.bars - 1:
             self.close(group, group.everybody(), 3 * bar + END)
         group.views.end()

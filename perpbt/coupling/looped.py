@@ -123,6 +123,7 @@ class Looped(Group):
         self.epochs = of.rates.since
         self.bars = of.market.time.size
         self.pushes: list[Push] = []
+        self.looked_at: list[Integers] = []  # whose levels were crossed when a phase was looked at last
         self.changed = np.zeros(size, dtype=np.bool_)
         self._found = np.empty(size, dtype=np.int64)
         self._none = np.zeros(1, dtype=CALL)
@@ -142,9 +143,7 @@ class Looped(Group):
         """The first bar from `bar` on in which anything can happen; the number of bars if there is none."""
         if bar >= self.bars or self.views.disturbed:
             return min(bar, self.bars)
-        until = self.bars - 1  # the last is looked at: positions end there
-        if self.entered < self.entry_bars.size:
-            until = min(until, int(self.entry_bars[self.entered]))
+        until = min(self.bars - 1, self.next_entry())  # the last is looked at: positions end there
         at = np.searchsorted(self.dues, bar)
         if at < len(self.dues):
             until = min(until, self.dues[at])
@@ -162,6 +161,17 @@ class Looped(Group):
                 return last
         return max(until, bar)
 
+    def next_entry(self) -> int:
+        """The bar in which the next position is opened."""
+        return int(self.entry_bars[self.entered]) if self.entered < self.entry_bars.size else self.bars
+
+    def follow(self, bar: int) -> Integers:
+        """Who enters once those who leave at the open have left: of given positions nobody."""
+        return NOBODY
+
+    def freed(self, members: Integers) -> None:
+        """These are closed: given positions stay so."""
+
     def enter(self, bar: int) -> Integers:
         """Open whose bar has come; returns those that were filled."""
         first = self.entered
@@ -177,6 +187,10 @@ class Looped(Group):
                 self.views.of[side], self.of.rates, self.plans, self.of.signals, self.lanes, self.kept, self.of.rows, self.at,
                 mine, self.extreme,
             )  # fmt: skip
+        return self.admit(members, bar)
+
+    def admit(self, members: Integers, bar: int) -> Integers:
+        """Who of those that gave an order is in from now on."""
         rows = self.of.rows[self.at[members]]
         opened = rows["rejection"] == ACCEPTED
         members, rows = members[opened], rows[opened]
@@ -208,8 +222,11 @@ class Looped(Group):
 
     def asked(self, bar: int, side: int, also: Integers) -> Integers:
         """Whom to ask: whose levels are crossed, and those of the side among others who are open."""
+        crossed = self.crossed(bar, side)
+        if not also.size:
+            return np.sort(crossed)
         also = also[(self.side[also] == side) & (self.until[also] == NEVER)]
-        everyone: Integers = np.union1d(self.crossed(bar, side), also)
+        everyone: Integers = np.union1d(crossed, also)
         return everyone
 
     def reasons(self, members: Integers, side: int, bar: int, phase: int) -> np.ndarray:
@@ -235,12 +252,19 @@ class Looped(Group):
         reference = float(self.of.market.series[LAST_OPEN, bar])
         rounds = 0
         while True:
-            leaving, sold = [], {side: [0.0] * 0 for side in SIDES}
+            leaving, sold = [NOBODY], {side: [0.0] * 0 for side in SIDES}
+            self.looked_at = []
             for side in SIDES:
                 members = self.asked(bar, side, also)
+                if not members.size:
+                    fallen[side].append(NOBODY)
+                    continue
+                self.looked_at.append(members)
                 why = self.reasons(members, side, bar, phase)
                 leaving.append(members[why >= 0])
-                new = np.setdiff1d(members[why == LIQUIDATION], np.concatenate([NOBODY, *fallen[side]]))
+                new = members[why == LIQUIDATION]
+                if rounds:
+                    new = np.setdiff1d(new, np.concatenate(fallen[side]))
                 if self.views.spec is not None and new.size:
                     fallen[side].append(new)
                     sold[side] = (self.weight[new] * (self.quantity[new] * reference)).tolist()
@@ -318,6 +342,8 @@ class Looped(Group):
     def settle_levels(self, members: Integers, bar: int) -> None:
         """After the close: best prices of those who were asked and are open, and their levels."""
         members = members[self.until[members] == NEVER]
+        if not members.size:
+            return
         for side in SIDES:
             mine = members[(self.side[members] == side) & (self.kept["trail"][members] != 0.0)]
             if mine.size:

@@ -9,7 +9,8 @@ less volume: looked at again and again from below, the bar comes to its least fi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -107,6 +108,19 @@ class Views:
             self.now[side] = self.start - side * self.impact(math.fsum(self.sold[side]))
             if phase == 0:
                 self.at_open[side] = self.now[side]
+        self.shape()
+
+    @contextmanager
+    def as_begun(self) -> Iterator[None]:
+        """The bar as it was before anybody fell in it: what whoever enters at its open pays."""
+        now, at_open, begun = self.now, self.at_open, dict.fromkeys(SIDES, self.start)
+        if self.spec is None or now == begun == at_open:
+            yield
+            return
+        self.now = self.at_open = begun
+        self.shape()
+        yield
+        self.now, self.at_open = now, at_open
         self.shape()
 
     def impact(self, volume: float) -> float:

@@ -45,7 +45,7 @@ def check_holding(setting: Setting) -> None:
 
 
 def check_policies(setting: Setting, policies: Sequence[Policy]) -> None:
-    """Accounts that follow signals meet in funds and in deleveraging, without margin calls. Raises InputError."""
+    """Accounts that follow signals meet without margin calls. Raises InputError."""
     terms = setting.coupling
     if (
         setting.terms.hold is not None
@@ -58,11 +58,6 @@ def check_policies(setting: Setting, policies: Sequence[Policy]) -> None:
         )
     if terms is None or not terms.changes_lives:
         return
-    if terms.spec.kind == "cascade":
-        raise InputError(
-            "coupling = 'cascade' with strategies, whose later trades would follow prices that others have pushed; allowed: 'fund' and "
-            "'adl' here, or a table of positions in perpbt.simulate"
-        )
     for policy in policies:
         if policy.margin_call is not None:
             raise InputError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,10 @@ class Covered:
     cover: Cover
 
 
+def unwatched(bar: int) -> None:
+    """Nobody wants to know."""
+
+
 class Fund(ABC):
     """One fund on its way through time: what every way of settling has in common."""
 
@@ -78,6 +82,7 @@ class Fund(ABC):
         self.balances: list[Floats] = []
         self.covered: list[Covered] = []
         self.events: list[tuple[int, Group, list[dict[str, Any]]]] = []
+        self.watch: Callable[[int], None] = unwatched  # told the bar, among all times, it has come to
 
     def after(self, key: int, balance: float) -> None:
         """Note the balance after a moment."""
@@ -89,6 +94,7 @@ class Fund(ABC):
 
     def meet(self, key: int, credit: float, drawn: float, draws: Sequence[Draw]) -> None:
         """A moment with its flows: credits, then draws, then whoever covers what the fund cannot or may not pay."""
+        self.watch(key // 3)
         balance = self.balance + credit
         may = balance if self.floor is None else self.floor.allowed(int(self.times[key // 3]), balance, drawn)
         paid = min(may, drawn)

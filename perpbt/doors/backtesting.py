@@ -219,7 +219,8 @@ def backtest(
         coupling, adl: as in `simulate`, within each strategy x policy: its accounts are opposing winners of one another where it has
             longs and shorts at once. Whoever auto-deleveraging touches lives on with what is left; once it is closed its account
             trades on from there, at the next close that says so. `result.extra["measures"]` has a row for each strategy and policy
-            (`perpbt.adl.by_policy`). Not with policies that have a margin_call, and "cascade" is for tables of positions only.
+            (`perpbt.adl.by_policy`). In a "cascade" accounts enter at prices that others' liquidations have left; signals, and the
+            columns and average true ranges that levels use, read the market as it was recorded. Not with policies that have a margin_call.
         The other options are those of `simulate`. With `memory`: signals are found from all bars of a symbol at
         once, so that they take about 100 bytes a bar where given positions take 2.
 
@@ -301,6 +302,7 @@ def follow_symbol(
     market = market_arrays(collected, setting.rules, setting.engine, contract, setting.shelf)
     starts = np.array(starting.starts(market.time), dtype=np.int64)  # type: ignore[arg-type]
     order.starts.append(starts.size)
+    order.begins.append(starts)
     setting.timed("prepare", since)
     rates, fills = scheduled_rates(setting, collected, market, contract), Fills(market)
     for number, one in enumerate(bound):

@@ -93,6 +93,7 @@ class FollowingOrder:
     signals: dict[tuple[int, int], Signals] = field(
         default_factory=dict
     )  # by strategy and symbol, where accounts meet
+    begins: list[Integers] = field(default_factory=list)  # by symbol, the first close each start reads
     _last: tuple[int, int] = (-1, 0)  # account and position of the last row labelled
 
     def page(self, symbol: int, finished: Outcome, world: int, tile: Tile) -> Page:

@@ -15,6 +15,7 @@ from perpbt.kernels.epochs import epoch_at, rates_in, renewed
 from perpbt.kernels.tables import (
     ACCEPTED,
     OPEN,
+    SIGNAL,
     TIME,
     Codes,
     Floats,
@@ -164,8 +165,8 @@ def decide(
             reason, _ = in_range(market, now, watch, position, path, bar)
         elif one["entry_bar"] < bar:
             reason = at_open(market, now, watch, position, path, bar)
-            if reason == -1 and one["time_bar"] <= bar:
-                reason = TIME
+            if reason == -1 and min(one["time_bar"], one["signal_bar"]) <= bar:
+                reason = TIME if one["time_bar"] <= one["signal_bar"] else SIGNAL
         reasons[k] = reason
 
 
