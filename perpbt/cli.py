@@ -147,7 +147,7 @@ def run(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from perpbt.config import load_spec
     from perpbt.load.specified import begun
-    from perpbt.result import check_target, existing_above
+    from perpbt.result import check_target
 
     overrides = list(settings or [])
     if threads is not None:
@@ -161,11 +161,10 @@ def run(
         bars = begun(loaded)  # prices are read while the engine is imported
         # the bottom first: deep in a chain of imports Python asks for a page of stack, and gives it back, twenty thousand times
         import perpbt.kernels.compile  # noqa: F401
-        from perpbt.doors.specification import run_spec
+        from perpbt.doors.specification import run_into
 
         with progress_printer(quiet) as progress:
-            result = run_spec(loaded, bars=bars, progress=progress, scratch=existing_above(folder))
-        result.write(folder, report=report, accounts=loaded.output.accounts)
+            result = run_into(loaded, folder, bars=bars, progress=progress, report=report)
     except KeyboardInterrupt:
         typer.echo("interrupted; nothing was written", err=True)
         raise typer.Exit(130) from None
@@ -491,7 +490,7 @@ def main() -> None:
     """Entry point of the console script."""
     # What is imported lives as long as the process, and results hold few objects: to look for garbage among them, again and again
     # and once more at the end, takes a tenth of a run.
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(300_000, 50, 100)
     atexit.register(gc.freeze)
     try:
         app()

@@ -12,8 +12,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,6 +59,54 @@ WRITTEN = (
 def in_quote(table: Any, names: Sequence[str]) -> list[pl.Expr]:
     """Columns of money of a table in settlement currency, converted."""
     return [pl.col(name) * pl.col("conversion") for name in names if name in table.columns]
+
+
+def write_table(table: pl.DataFrame, path: Path) -> None:
+    """A table as one Parquet file."""
+    table.write_parquet(path, compression="zstd", compression_level=1)
+
+
+class Begun:
+    """Accounts written while the rest of a result is still being made: its largest table, and the first to be known.
+
+    To be used as a context: a file that no result has taken by its end is removed. `place` is a folder on the disk of the result.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._table: pl.DataFrame | None = None
+        self._folder: Future[TemporaryDirectory[str]] | None = None
+
+    def accounts(self, table: pl.DataFrame) -> None:
+        """Begin to write them, in a thread of its own."""
+        with_one = ThreadPoolExecutor(1)
+        self._table, self._folder = table, with_one.submit(self._written, table)
+        with_one.shutdown(wait=False)  # the thread ends with its work
+
+    def _written(self, table: pl.DataFrame) -> TemporaryDirectory[str]:
+        folder = TemporaryDirectory(prefix=".perpbt-", dir=self._place)
+        try:
+            write_table(table, Path(folder.name) / "accounts.parquet")
+        except BaseException:
+            folder.cleanup()
+            raise
+        return folder
+
+    def has(self, table: object) -> bool:
+        """Whether it is this table that is being written."""
+        return self._folder is not None and table is self._table
+
+    def put(self, path: Path) -> None:
+        """Move the file to where it belongs, once it is whole. Raises what went wrong on the way."""
+        assert self._folder is not None
+        shutil.move(Path(self._folder.result().name) / "accounts.parquet", path)
+
+    def __enter__(self) -> Begun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._folder is not None and self._folder.exception() is None:
+            self._folder.result().cleanup()
 
 
 @dataclass
@@ -138,12 +188,14 @@ class Result:
         write_report(self.in_one_currency(), path, title=title)
         return Path(path)
 
-    def write(self, directory: str | Path, *, report: bool = True, accounts: bool = True) -> Path:
+    def write(
+        self, directory: str | Path, *, report: bool = True, accounts: bool = True, begun: Begun | None = None
+    ) -> Path:
         """Write all tables, run.json and report.html into a new `directory`, or replace one this method
         wrote before.
 
         Everything is written beside it first and put in place by renaming, so a directory is either whole
-        or absent.
+        or absent. Accounts that are `begun` are not written again.
         """
         check_target(Path(directory))
         target = Path(directory).resolve()
@@ -151,7 +203,7 @@ class Result:
             target.parent.mkdir(parents=True, exist_ok=True)
             aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
             try:
-                self._write_into(aside, report, accounts)
+                self._write_into(aside, report, accounts, begun)
                 put_in_place(aside, target)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)  # already gone after a rename
@@ -159,21 +211,24 @@ class Result:
             raise RunError(f"{directory}: the result could not be written: {error}") from error
         return Path(directory)
 
-    def _write_into(self, folder: Path, report: bool, accounts: bool) -> None:
+    def _write_into(self, folder: Path, report: bool, accounts: bool, begun: Begun | None) -> None:
         tables = {"fund": self.fund, "statistics": self.statistics, "policies": self.policies}
-        if accounts and isinstance(self.held, pl.DataFrame):
-            tables["accounts"] = self.held
-        elif accounts:
-            self.held.copy_to(folder / "accounts.parquet")  # type: ignore[union-attr]
+        written = accounts and begun is not None and begun.has(self.held)
+        if accounts and not isinstance(self.held, pl.DataFrame):
+            self.held.copy_to(folder / "accounts.parquet")
+        elif accounts and not written:
+            tables["accounts"] = self.held  # type: ignore[assignment]
         if self.equity is not None:
             tables["equity"] = self.equity
         tables.update(self.extra)
         for name, table in tables.items():
-            table.write_parquet(folder / f"{name}.parquet", compression="zstd", compression_level=1)
+            write_table(table, folder / f"{name}.parquet")
         if report:
             self.report(folder / "report.html")
         text = json.dumps(self.metadata, indent=2, default=str)
         (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+        if begun is not None and written:
+            begun.put(folder / "accounts.parquet")
         folder.chmod(0o755)
 
 

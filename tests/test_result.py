@@ -15,7 +15,8 @@ from made_bars import START, made_bars, two_symbols, with_value
 from polars.testing import assert_frame_equal
 
 import perpbt
-from perpbt.result import Result
+from perpbt.errors import RunError
+from perpbt.result import Begun, Result, write_table
 
 TIME = pl.Datetime("ms", "UTC")
 ACCOUNTS: dict[str, Any] = {
@@ -435,6 +436,40 @@ def test_written_tables_read_back_the_same(result: Result, tmp_path: Path) -> No
     ]
     assert place.stat().st_mode & 0o777 == 0o755, "others may read it"
     assert [path.name for path in place.parent.iterdir()] == ["one"]
+
+
+def test_accounts_are_written_while_the_rest_is_made(
+    market: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    def noted(table: pl.DataFrame, path: Path) -> None:
+        written.append(path.name)
+        write_table(table, path)
+
+    monkeypatch.setattr("perpbt.result.write_table", noted)
+    for name, others in (("same", False), ("others", True)):
+        written.clear()
+        with Begun(tmp_path) as begun:
+            result = perpbt.backtest(
+                market, "hold", {"leverage": [2, 20]}, offsets=9, on_accounts=begun.accounts
+            )
+            assert begun.has(result.accounts)
+            if others:  # what was begun is not what is asked for any more
+                result.accounts = result.accounts.head(3)
+            result.write(tmp_path / name, report=False, begun=begun)
+        assert written.count("accounts.parquet") == 1 + others
+        assert_frame_equal(pl.read_parquet(tmp_path / name / "accounts.parquet"), result.accounts)
+        modes = {path.stat().st_mode for path in (tmp_path / name).glob("*.parquet")}
+        assert len(modes) == 1
+    with Begun(tmp_path) as begun:  # a run that comes to nothing
+        begun.accounts(result.accounts)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["others", "same"]
+    with Begun(tmp_path / "absent") as begun:
+        begun.accounts(result.accounts)
+        with pytest.raises(RunError, match="could not be written"):
+            result.write(tmp_path / "none", report=False, begun=begun)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["others", "same"]
 
 
 def test_a_link_to_a_result_is_followed(result: Result, tmp_path: Path) -> None:

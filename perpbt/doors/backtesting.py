@@ -7,7 +7,7 @@ account. Out: a `Result`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -200,6 +200,7 @@ def backtest(
     adl: AdlSpec | Mapping[str, Any] | None = None,
     conversion: Mapping[str, CoinPrice] | None = None,
     strategy_folder: Path | None = None,
+    on_accounts: Callable[[pl.DataFrame], object] | None = None,
 ) -> Result:
     """Trade strategies under a grid of policies.
 
@@ -216,6 +217,8 @@ def backtest(
         offsets: accounts per strategy, policy and symbol: how many starts, spread evenly over the bars, or
             one every "1d". Each has the weight 1 / starts.
         strategy_folder: where strategies given by a relative path are also looked for.
+        on_accounts: called with the table of accounts as soon as there is one, while the fund and the statistics are still being made, and
+            before it is known that all money balances; not with a bound on memory.
         coupling, adl: as in `simulate`, within each strategy x policy: its accounts are opposing winners of one another where it has
             longs and shorts at once. Whoever auto-deleveraging touches lives on with what is left; once it is closed its account
             trades on from there, at the next close that says so. `result.extra["measures"]` has a row for each strategy and policy
@@ -239,6 +242,7 @@ def backtest(
         engine=engine, threads=threads, equity_every=equity_every, progress=progress,
         memory=memory, scratch=scratch, tiers=tiers, dynamic=dynamic, coupling=terms_of(coupling, adl), conversion=conversion,
     )  # fmt: skip
+    setting.on_accounts = on_accounts
     chosen = as_policies(policies if policies is not None else Policy())
     bound = as_strategies(strategy, folder=strategy_folder)
     refuse_coupled(setting, chosen)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from perpbt.engines.chunks import Progress
 from perpbt.errors import InputError
 from perpbt.load import Bars
 from perpbt.load.specified import bars_of
-from perpbt.result import Result
+from perpbt.result import Begun, Result, existing_above
 from perpbt.settling.currency import CoinPrice
 from perpbt.settling.weights import OpenInterest
 from perpbt.venue import Venue, load_venue
@@ -67,10 +67,11 @@ def read_table(path: str, otherwise: str) -> pl.DataFrame:
 
 
 def run_spec(
-    spec: RunSpec, *, bars: Bars | None = None, progress: Progress | None = None, scratch: Path | None = None
-) -> Result:
+    spec: RunSpec, *, bars: Bars | None = None, progress: Progress | None = None, scratch: Path | None = None,
+    on_accounts: Callable[[pl.DataFrame], object] | None = None,
+) -> Result:  # fmt: skip
     """Run a specification, on `bars` if they are found already; what does not fit into its `memory` goes to files in the folder
-    `scratch`.
+    `scratch`. `on_accounts` as in `backtest`.
 
     Raises `InputError` for whatever in it, its data or its strategies is wrong.
     """
@@ -101,9 +102,22 @@ def run_spec(
         progress=progress,
         memory=spec.memory,
         scratch=scratch,
+        on_accounts=on_accounts,
         strategy_folder=spec.folder,
     )
     describe_run(result, spec, bars, venue)
+    return result
+
+
+def run_into(
+    spec: RunSpec, folder: Path, *, bars: Bars | None = None, progress: Progress | None = None, report: bool = True
+) -> Result:  # fmt: skip
+    """Run a specification and write the result, as `run_spec` and `Result.write` would: its accounts while the rest is made."""
+    place, accounts = existing_above(folder), spec.output.accounts
+    with Begun(place) as begun:
+        given = begun.accounts if accounts else None
+        result = run_spec(spec, bars=bars, progress=progress, scratch=place, on_accounts=given)
+        result.write(folder, report=report, accounts=accounts, begun=begun)
     return result
 
 

@@ -52,10 +52,15 @@ PLAIN = Contract()
 NEAR = 8  # up to a multiple of this, bars are looked at one by one before a leap: a block begins there
 
 
-def floats(column: pl.Series) -> Floats:
-    """The one cast from a frame's column to an array: contiguous float64, null as NaN."""
+def seen(column: pl.Series) -> Floats:
+    """The one cast from a frame's column to an array: contiguous float64, null as NaN. To be read only: it may be the frame's own memory."""
     values = column.cast(pl.Float64).fill_null(float("nan")).rechunk().to_numpy()
-    return np.ascontiguousarray(values, dtype=np.float64).copy()
+    return np.ascontiguousarray(values, dtype=np.float64)
+
+
+def floats(column: pl.Series) -> Floats:
+    """The same as an array of its own: kernels are compiled for such."""
+    return seen(column).copy()
 
 
 def milliseconds(column: pl.Series) -> Integers:
@@ -130,8 +135,11 @@ def market_arrays(
 
 
 def series_of(frame: pl.DataFrame, symbol: str, rules: Rules, contract: Contract) -> dict[int, Floats]:
-    """The rows of Market.series over some bars, each from its own bar; in place of FUNDING the price that funding is charged on."""
-    column = {name: floats(frame[name]) for name in frame.columns if name not in ("ts", "symbol")}
+    """The rows of Market.series over some bars, each from its own bar; in place of FUNDING the price that funding is charged on.
+
+    To be read only.
+    """
+    column = {name: seen(frame[name]) for name in frame.columns if name not in ("ts", "symbol")}
     # range-based volatility of the bar (Parkinson 1980), used as sigma_i of the square-root law
     volatility = np.log(column["high"] / column["low"]) / (2.0 * np.sqrt(np.log(2.0)))
     if contract.kind == "inverse":

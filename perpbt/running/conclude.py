@@ -175,6 +175,13 @@ def accounts_frame(setting: Setting, columns: Columns, labels: Labels, first: in
     return frame if setting.settlement is None else setting.settlement.accounts(frame)
 
 
+def handed_on(setting: Setting, accounts: pl.DataFrame) -> pl.DataFrame:
+    """The accounts, after whoever waits for them has got them."""
+    if setting.on_accounts is not None:
+        setting.on_accounts(accounts)
+    return accounts
+
+
 def settle_to_file(
     setting: Setting,
     budget: Budget,
@@ -243,7 +250,7 @@ def conclude(
         columns, curves = settle_in_memory(setting, book, tasks, settling, threads, equity)
         since = setting.timed("settle", since)
         making: Future[pl.DataFrame | AccountsFile] = meanwhile(
-            lambda: accounts_frame(setting, columns, labels, 0), threads > 1
+            lambda: handed_on(setting, accounts_frame(setting, columns, labels, 0)), threads > 1
         )
         since = setting.timed("tables", since)
     else:

@@ -7,7 +7,7 @@ In: the options of `simulate` and `backtest`. Out: a `Setting` that goes with th
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -59,6 +59,7 @@ class Setting:
     threads: int | None
     equity_every: int | None
     progress: Progress | None
+    on_accounts: Callable[[pl.DataFrame], object] | None = None  # gets the table as soon as there is one
     budget: Budget | None = None
     procedures: Procedures = field(default_factory=Procedures)
     coupling: Terms | None = None

@@ -79,6 +79,8 @@ class Groups:
 
     def sums(self, values: Floats) -> Floats:
         """Exact sum of each group."""
+        if not values.any():  # as of many a flow: nothing is drawn, no fees are shared
+            return np.zeros(self.starts.size - 1)
         return exact_sums(values[self.order], self.starts)
 
 
