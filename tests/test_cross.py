@@ -35,6 +35,7 @@ MODES = st.fixed_dictionaries(
         "mode": st.just("cross"),
         "legs": st.sampled_from(("hedge", "one_way")),
         "test": st.sampled_from(("close", "extremes")),
+        "close": st.sampled_from(("at_once", "in_turn")),
     }
 )
 
@@ -147,7 +148,10 @@ def test_the_run_equals_the_oracle_from_bars_on(
     cf = {s: cumulative_funding(bars, market["funding"][s]) for s, bars in market["bars"].items()}
     held = {row["symbol"] for row in rows}
     times, grid = on_grid({s: market["bars"][s] for s in held}, cf)
-    terms = {"mode": "cross", "legs": margin["legs"], "extremes": margin["test"] == "extremes", "assets": []}
+    terms = {
+        "mode": "cross", "legs": margin["legs"], "extremes": margin["test"] == "extremes", "assets": [],
+        "in_turn": margin["close"] == "in_turn",
+    }  # fmt: skip
     wallets: dict[Any, list[int]] = {}
     for k, row in enumerate(rows):
         wallets.setdefault((row["world"], row["account"]), []).append(k)
@@ -194,8 +198,8 @@ def leg_of(row: dict[str, Any], bars: list[dict[str, Any]], times: list[int]) ->
 def test_skipping_equals_dense_over_many_blocks(legs: str) -> None:
     """Thousands of bars, long lives, hedges that cancel to the last bit, and none."""
     bars, table = many(4000, 60)
-    for test in ("close", "extremes"):
-        margin = {"mode": "cross", "legs": legs, "test": test}
+    for test, close in (("close", "at_once"), ("extremes", "at_once"), ("close", "in_turn")):
+        margin = {"mode": "cross", "legs": legs, "test": test, "close": close}
         dense, skip = (perpbt.simulate(bars, table, margin=margin, engine=name) for name in ENGINES[1:])
         same(dense, skip)
     reasons = {"liquidation", "stop_loss", "trailing_stop", "take_profit", "time", "end"}
@@ -344,7 +348,8 @@ def test_the_money_of_a_wallet_is_that_of_its_rows() -> None:
         venue = perpbt.load_venue("binance_um", dict.fromkeys(("AAA", "BBB", "CCC"), "BTCUSDT")).replace(
             surplus_to_fund=share
         )
-        result = perpbt.simulate(bars, table, venue=venue, margin="cross")
+        margin = {"mode": "cross", "close": "in_turn" if share == 0.5 else "at_once"}
+        result = perpbt.simulate(bars, table, venue=venue, margin=margin)
         rows = result.accounts.filter(pl.col("rejection").is_null())
         kept = rows.group_by("account").agg(
             (pl.col("cash_change").sum()).alias("change"),
@@ -597,6 +602,50 @@ def test_bitmex_isolated_against_cross() -> None:
             bars, table.with_columns(reserve=pl.lit(6.0)), venue=venue, margin="cross", engine=engine
         ).accounts.row(0, named=True)
         assert (both["exit_reason"], both["pnl"]) == ("end", -6.0)
+
+
+@pytest.mark.parametrize(
+    ("fall", "gone"), [(12.0, {"AAA"}), (15.0, {"AAA", "BBB"}), (45.0, {"AAA", "BBB", "CCC"})]
+)
+def test_symbols_are_liquidated_in_turn(fall: float, gone: set[str]) -> None:
+    """Longs of 1,000, 500 and 250 behind 175 and a reserve of 125, maintenance a tenth: all fall, and that which must keep most goes first.
+
+    A fall of 12 costs 210 and leaves 90 for 154; without AAA 66 need be kept. One of 15 leaves 37.5, less than the 63.75 without AAA, but
+    not than the 21.25 of CCC alone. One of 45 leaves nothing.
+    """
+    bars = pl.concat(
+        pl.DataFrame(
+            {"ts": [START + timedelta(hours=k) for k in range(4)], "symbol": [name] * 4,
+             **{column: [100.0, 100.0, 100.0 - fall, 100.0 - fall] for column in ("open", "high", "low", "close")}}
+        )
+        for name in ("AAA", "BBB", "CCC")
+    )  # fmt: skip
+    rows = pl.DataFrame(
+        [
+            {"account": 1, "strategy": "made", "symbol": name, "side": "long", "entry_time": START, "collateral": money,
+             "leverage": 10.0, "reserve": reserve}
+            for name, money, reserve in (("AAA", 100.0, 125.0), ("BBB", 50.0, 0.0), ("CCC", 25.0, 0.0))
+        ]
+    )  # fmt: skip
+    venue = perpbt.Venue(
+        name="made", tiers={"default": ((0.0, 1e9, 0.1, 125.0),)}, surplus_to_fund=1.0, liquidation_fee=0.001
+    )
+    for engine in ENGINES:
+        margin = {"mode": "cross", "close": "in_turn"}
+        done = perpbt.simulate(bars, rows, venue=venue, margin=margin, engine=engine)
+        accounts, wallet = done.accounts, done.extra["wallets"].row(0, named=True)
+        assert set(accounts.filter(pl.col("exit_reason") == "liquidation")["symbol"]) == gone
+        assert wallet["liquidations"] == 1
+        assert accounts["surplus"].sum() == 0.0
+        turned = sum(
+            row["quantity"] * row["exit_price"] for row in accounts.to_dicts() if row["symbol"] in gone
+        )
+        if len(gone) < 3:
+            assert accounts["liquidation_fee"].sum() == pytest.approx(0.001 * turned)
+            assert wallet["wallet"] == pytest.approx(300.0 - 17.5 * fall - 0.001 * turned)
+        else:
+            assert wallet["wallet"] == 0.0
+            assert accounts.filter(pl.col("deficit") > 0.0)["symbol"].to_list() == ["CCC"]
 
 
 def test_equity_goes_to_positions_by_their_maintenance() -> None:

@@ -111,7 +111,9 @@ def test_engines_equal_the_oracle(
         done = [
             perpbt.simulate(
                 bars, table_of(rows), venue=made, rules=rules, engine=engine,
-                margin={"mode": mode, "test": "extremes" if extremes else "close"},
+                margin={
+                    "mode": mode, "test": "extremes" if extremes else "close", "close": ("at_once", "in_turn")[seed % 2],
+                },
                 collateral={"holdings": pl.DataFrame(held), "prices": prices},
             )
             for engine in ("oracle", "dense", "skip")
@@ -141,7 +143,7 @@ def test_both_charge_a_raw_minimum_alike() -> None:
     whole = np.zeros(1, dtype=np.int64)
     charges = Charges(empty, np.zeros((1, 1, 5)), whole, whole, np.zeros((1, 1), dtype=np.int64), whole, np.zeros(1),
                       unit_numbers([terms]), multipliers,
-                      True, False, False, False, False, False, False, False, False, whole, np.zeros(1))  # fmt: skip
+                      True, False, False, False, False, False, False, False, False, False, whole, np.zeros(1))  # fmt: skip
     for raw in (0.0, 9.0, 10.0, 11.0, 70.0, 71.0, 1e6):
         assert charged(charges, 0, raw) == charged_naively(raw, [(10.0, 1.0), (70.0, 2.0), (math.inf, 4.0)])
 
@@ -262,6 +264,9 @@ def test_what_does_not_go_together_is_told() -> None:
     refused("one_way", margin={"mode": "portfolio", "legs": "one_way"})
     refused(r"\[portfolio\]", margin="portfolio")
     refused("crowding with open_interest", crowding=True, open_interest=1e6)
+    refused("crowding with margin.close", margin={"mode": "cross", "close": "in_turn"}, crowding=True)
+    refused("margin.close = 'in_turn' with margin.mode", margin={"mode": "isolated", "close": "in_turn"})
+    refused("margin.close = 'first'", margin={"mode": "cross", "close": "first"})
     refused("dynamic", margin="portfolio", dynamic={"model": "ewma"})
     refused("crowding with memory", memory="16GiB", crowding=True)
     refused("liquidation", liquidation="ladder")

@@ -16,6 +16,10 @@ Rules, where a shared wallet differs from isolated positions:
 - Liquidation closes everything at once: a symbol's positions at one price, the last price of the point tested, worsened by the impact
   of their net quantity. Closing fees, then liquidation fees, are paid out of what is left, all in full or each the same part; the rest
   is surplus by the venue's share. Surplus and deficit belong to the rows pro rata to their maintenance at the point tested (dYdX v4).
+- With `close="in_turn"` a symbol's positions are closed, those that must keep most first (portfolio margin: the greatest gross value), and
+  the account is looked at again at the same point, until it stands or is flat. Fees are then paid in full, what is left stays in the wallet,
+  and surplus and deficit come with the last symbol alone. Venues say that they liquidate an account step by step (Bybit: cancel
+  orders, then steps); none says in what order: largest maintenance first is a modelling assumption.
 - A row's money is what its own position earned and cost with its part in these; so it can lose more than it brought, at the cost of the
   others of its wallet. Its fee at an exit of its own is cut to what is left only where it leaves the account flat; a deficit, too,
   arises only then. `max_drawdown` and `worst_margin_ratio` are the wallet's, over the whole life of the account; the ratio counts every
@@ -47,7 +51,7 @@ max_drawdown, worst_margin_ratio, liquidations, liquidation_time (of the first),
   hedge must stand alone, so keep a `reserve` for it.
 - With `memory` some whole accounts are worked on at a time; the bars of all symbols are held at once, and a row a wallet.
 
-Not with a shared wallet, and refused by name: crowding scaled to an open interest or with `memory`, coupling, liquidation procedures but
+Not with a shared wallet, and refused by name: crowding with `open_interest`, with `memory` or with `close="in_turn"`, coupling, liquidation procedures but
 "full", positions of one account settled in different currencies; with assets besides cash: equity curves, and contracts that are not linear; with
 `margin="portfolio"`: inverse contracts, and dynamic margin (scenarios read no tiers).
 """

@@ -72,6 +72,7 @@ def make_charges(
         clip=bool(first.clip),
         steps=any(bool(one.whole) for one in rates),
         grows=any(growth_of(one) > 0.0 for one in rates),
+        in_turn=margin.close == "in_turn",
         crowds=np.empty(0, dtype=np.int64),
         volumes=np.empty(0),
     )

@@ -15,6 +15,7 @@ from perpbt.errors import InputError
 MODES = ("isolated", "cross", "portfolio")
 LEGS = ("hedge", "one_way")
 TESTS = ("close", "extremes")
+CLOSES = ("at_once", "in_turn")
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,23 @@ class Margin:
     "portfolio" (against the worst of a set of scenarios on net positions). `legs`: "hedge" (positions on one symbol keep margin each) or
     "one_way" (they net). `test`: where in a bar an account on several symbols is tested besides the open, at the "close", or with all
     adverse "extremes" at once, which is an upper bound of its liquidations; one on a single symbol always at the adverse extreme.
+    `close`: whether a liquidation closes everything "at_once", or symbols "in_turn", that which must keep most first, until the account
+    stands.
     """
 
     mode: str = "isolated"
     legs: str = "hedge"
     test: str = "close"
+    close: str = "at_once"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("mode", MODES), ("legs", LEGS), ("test", TESTS)):
+        for name, allowed in (("mode", MODES), ("legs", LEGS), ("test", TESTS), ("close", CLOSES)):
             if getattr(self, name) not in allowed:
                 raise InputError(f"margin.{name} = {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+        if self.mode == "isolated" and self.close != "at_once":
+            raise InputError(
+                f"margin.close = {self.close!r} with margin.mode = 'isolated'; allowed: a shared wallet"
+            )
         if self.mode == "portfolio" and self.legs == "one_way":
             raise InputError(
                 "margin.legs = 'one_way' with margin.mode = 'portfolio'; allowed: 'hedge', for scenarios net positions anyway"
@@ -42,14 +50,14 @@ class Margin:
 
 
 def read_margin(given: str | Mapping[str, Any] | Margin) -> Margin:
-    """What `simulate(margin=...)` was given: a mode, or a table with mode, legs and test."""
+    """What `simulate(margin=...)` was given: a mode, or a table with mode, legs, test and close."""
     if isinstance(given, Margin):
         return given
     if isinstance(given, str):
         return Margin(given)
     if not isinstance(given, Mapping):
         raise InputError(
-            f"margin is of type {type(given).__name__}; allowed: {', '.join(MODES)} or a table with mode, legs, test"
+            f"margin is of type {type(given).__name__}; allowed: {', '.join(MODES)} or a table with mode, legs, test, close"
         )
     names = [field.name for field in fields(Margin)]
     for key in given:

@@ -147,6 +147,7 @@ def terms_of(prepared: Prepared, margin: Margin, symbols: Sequence[str]) -> dict
         "mode": margin.mode,
         "legs": margin.legs,
         "extremes": margin.test == "extremes",
+        "in_turn": margin.close == "in_turn",
         "portfolio": spec,
     }
 

@@ -202,7 +202,7 @@ def simulate(
             settled in it.
         margin: "isolated": each row has its own margin. "cross": rows of one `account` (and world) share a wallet, to which each
             brings its collateral as it opens. "portfolio": the same against the worst of the venue's scenarios. A table with mode,
-            legs ("hedge" or "one_way") and test ("close" or "extremes") says more. See `perpbt.crossing` for the rules; `result.extra["wallets"]` has a row an account.
+            legs ("hedge" or "one_way"), test ("close" or "extremes") and close ("at_once" or "in_turn") says more. See `perpbt.crossing` for the rules; `result.extra["wallets"]` has a row an account.
         collateral: assets that back shared wallets besides cash: a frame with account, asset, amount, or {"holdings": that, "prices":
             a frame with ts, asset, price}. See `perpbt.crossing.collateral`; `result.extra["collateral"]` tells what is left.
         coupling: None: nobody's deficit changes anybody else's position. "fund": the same, said so. "adl": what the fund
@@ -305,6 +305,7 @@ def refuse(setting: Setting, margin: Margin, symbols: list[str], holds: bool) ->
         "fund.hold": setting.terms.hold is not None,
         "crowding with open_interest": setting.crowding and setting.open_interest is not None,
         "equity_every with collateral": setting.equity_every is not None and holds,
+        "crowding with margin.close = 'in_turn'": setting.crowding and margin.close == "in_turn",
         "crowding with memory": setting.crowding and setting.budget is not None,
         "dynamic": setting.dynamic is not None and margin.mode == "portfolio",  # scenarios read no tiers
         "liquidation": any(not setting.procedures.of(symbol).plain for symbol in symbols),

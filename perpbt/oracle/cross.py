@@ -5,7 +5,7 @@ exit or None), "collateral", "reserve", "leverage", "margin_buffer", "stop", "tr
 the best price or None), "stop_trigger", "trailing_trigger", "take_profit_trigger"}. `bars` maps a symbol to its bars on the common grid
 (`.grid`), each with its CF as "cf", its "turnover" (None: not known) and its "sigma" (NaN where the symbol has no bar of its own).
 `venues` maps a symbol to what the venue charges and requires there, as in the rest of this room, its "epochs" in bars of the grid. `terms`: {"mode" ("cross" |
-"portfolio"), "legs" ("hedge" | "one_way"), "extremes" (test all adverse extremes at once instead of the close), "portfolio" (see
+"portfolio"), "legs" ("hedge" | "one_way"), "extremes" (test all adverse extremes at once instead of the close), "in_turn" (liquidate symbol by symbol), "portfolio" (see
 `.scenarios`), "assets": a list of {"name" (a key of `bars`), "amount", "counted" (amount after the haircut), "unit" (the risk unit it
 is netted in or None), "conversion_fee"} in the order of conversion}; "crowds" and "world": see `.crowds`.
 
@@ -22,6 +22,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+from .closing import (
+    asset_value,
+    book_assets,
+    bring_assets,
+    close_leg,
+    convert,
+    liquidate,
+    mark_out,
+    moved,
+    see_value,
+    settle_leg,
+)
 from .margin import grown, in_force
 from .orders import adverse_exit, exit_at_open, favourable_exit, stopped, stretch
 from .readings import ticked
@@ -32,16 +44,12 @@ from .standing import (
     AT_OPEN,
     bankruptcy_price,
     equity,
-    gross,
     held,
     is_worse_low,
-    leg_required,
     liquidation_price,
     look,
-    net,
     prices_at,
     ratio,
-    symbol_required,
     symbols_of,
 )
 from .steps import placed, whole_lots
@@ -108,11 +116,6 @@ def in_readings(bar: Record) -> Record:
     return found
 
 
-def moved(price: float, share: float, venue: Record) -> float:
-    """A price higher by a share of it; of an inverse contract the reading of a price lower by it."""
-    return price / (1 - share) if venue.get("inverse") else price * (1 + share)
-
-
 def level(price: float | None, side: int, venue: Record) -> float | None:
     """A stop or take-profit on a tick, if the venue states any; in readings the trader's side is the other one."""
     if venue.get("inverse") and price is not None:
@@ -132,9 +135,8 @@ def run_bar(a: Record, t: int) -> None:
         a["worst"] = max(a["worst"], ratio(kept, left))
         if left <= kept:
             liquidate(a, t, "B", AT_OPEN)
-        else:
-            for leg in carried:
-                leave(a, leg, t, "B", exit_at_open(a, leg, t))
+        for leg in held(a):
+            leave(a, leg, t, "B", exit_at_open(a, leg, t))
     for leg in a["legs"]:
         if leg["entry"] == t and leg["status"] == "waiting":
             open_leg(a, leg, t)
@@ -161,8 +163,8 @@ def run_range(a: Record, t: int) -> None:
     if optimistic and at_extremes:
         for leg in held(a):
             leave(a, leg, t, "C", favourable_exit(leg, a["bars"][leg["symbol"]][t]))
-    if at_extremes and held(a) and not survives_extremes(a, t, one):
-        return
+    if at_extremes and held(a):
+        meet_extremes(a, t)
     for leg in held(a):
         bar = a["bars"][leg["symbol"]][t]
         first, second = stopped(leg, bar), favourable_exit(leg, bar)
@@ -178,19 +180,19 @@ def run_range(a: Record, t: int) -> None:
         liquidate(a, t, "C", AT_CLOSE)
 
 
-def survives_extremes(a: Record, t: int, one: bool) -> bool:
+def meet_extremes(a: Record, t: int) -> None:
     """Test the adverse extremes; on one symbol stops that are nearer than the liquidation price go first."""
+    one = len(symbols_of(a)) == 1
     while held(a):
         left, kept = look(a, t, AT_EXTREMES)
         if left > kept:
-            return True
+            return
         leg = nearest_stop(a, t) if one else None
         if leg is None:
             a["worst"] = max(a["worst"], 1.0)
             liquidate(a, t, "C", AT_EXTREMES)
-            return False
+            return
         leave(a, leg, t, "C", stopped(leg, a["bars"][leg["symbol"]][t]))
-    return True
 
 
 def nearest_stop(a: Record, t: int) -> Record | None:
@@ -213,12 +215,6 @@ def nearest_stop(a: Record, t: int) -> Record | None:
 def close_value(a: Record, t: int) -> float:
     """Equity at the mark close."""
     return equity(a, t, prices_at(a, t, AT_CLOSE))
-
-
-def see_value(a: Record, value: float) -> None:
-    """The running peak of the wallet's equity and the deepest fall below it."""
-    a["peak"] = max(a["peak"], value)
-    a["drawdown"] = max(a["drawdown"], (a["peak"] - value) / a["peak"])
 
 
 # ------------------------------------------------------------------------------------------------------ opening
@@ -305,186 +301,3 @@ def leave(a: Record, leg: Record, t: int, phase: str, leaving: tuple[str, float,
     settle_leg(a, leg, fee, 0.0, 0.0, deficit)
     if flat:
         see_value(a, a["cash"] + asset_value(a, t, phase))
-
-
-def close_leg(leg: Record, t: int, phase: str, reason: str, base: float, fill: float, cf: float) -> None:
-    """PnL and funding of a leg closed at `fill`."""
-    signed = leg["side"] * leg["quantity"]
-    leg.update(
-        status="closed", exit_reason=reason, exit_bar=t, phase=phase, base=base, exit_price=fill, cf_exit=cf,
-        pnl=signed * (fill - leg["entry_price"]), funding=-(signed * (cf - leg["cf_entry"])),
-    )  # fmt: skip
-
-
-def settle_leg(a: Record, leg: Record, fee: float, penalty: float, surplus: float, deficit: float) -> None:
-    """What a leg came to; negative where the rest of the wallet paid for it."""
-    leg.update(close_fee=fee, liquidation_fee=penalty, surplus=surplus, deficit=deficit)
-    brought = (leg["collateral"] + leg["reserve"]) - leg["entry_fee"]
-    leg["back"] = ((((brought + leg["funding"]) + leg["pnl"]) - fee) - penalty) - surplus + deficit
-    a["surplus"], a["deficit"] = a["surplus"] + surplus, a["deficit"] + deficit
-
-
-# -------------------------------------------------------------------------------------------- liquidation (§6)
-def shares(a: Record, t: int, prices: Mapping[str, float]) -> list[float]:
-    """Of surplus and deficit by leg: pro rata to maintenance at the point tested (dYdX); portfolio margin: to notional."""
-    weights = []
-    for leg in held(a):
-        symbol, price = leg["symbol"], prices[leg["symbol"]]
-        if a["terms"]["mode"] == "portfolio":
-            weight = leg["quantity"] * price
-        elif a["terms"]["legs"] == "one_way":
-            weight = symbol_required(a, symbol, price) * (leg["quantity"] / gross(a, symbol))
-        else:
-            weight = leg_required(leg["quantity"], leg["entry_price"], price, a["venues"][symbol])
-        weights.append(weight)
-    return divided(weights)
-
-
-def summed(values: list[float]) -> float:
-    """Added up in their order, as anybody would."""
-    total = 0.0
-    for value in values:
-        total = total + value
-    return total
-
-
-def divided(weights: list[float]) -> list[float]:
-    """Parts of 1; equal ones where nothing weighs."""
-    total = summed(weights)
-    return [weight / total if total > 0 else 1.0 / len(weights) for weight in weights]
-
-
-def liquidate(a: Record, t: int, phase: str, names: tuple[str, str]) -> None:
-    """All open legs closed at once at the last price of the point tested; then the waterfall of the account."""
-    legs, prices = held(a), prices_at(a, t, names)
-    share, fills, nets, totals = shares(a, t, prices), {}, {}, {}
-    for symbol in symbols_of(a):
-        bar, quantity = a["bars"][symbol][t], net(a, symbol)
-        worse_low = is_worse_low(a, symbol, bar, *names)
-        base = bar[(names[0] if worse_low else names[1]).removeprefix("mark_")]
-        side = (quantity > 0) - (quantity < 0)
-        slip = slip_of(bar, sold_with(a, (symbol, side, t, phase), abs(quantity) * base), a["venues"][symbol])
-        fills[symbol] = (base, moved(base, -(side * slip), a["venues"][symbol]))
-        nets[symbol], totals[symbol] = abs(quantity), gross(a, symbol)
-    fees, penalties, left = [], [], a["cash"]
-    for leg in legs:
-        symbol, venue = leg["symbol"], a["venues"][leg["symbol"]]
-        base, fill = fills[symbol]
-        close_leg(leg, t, phase, "liquidation", base, fill, a["bars"][symbol][t]["cf"])
-        left = (left + leg["funding"]) + leg["pnl"]
-        turned = leg["quantity"] * fill
-        if a["terms"]["legs"] == "one_way":
-            turned = (nets[symbol] * fill) * (leg["quantity"] / totals[symbol])
-        fees.append(venue["taker_fee"] * turned)
-        penalties.append(venue["liquidation_fee"] * turned)
-    a["cash"] = left
-    convert(a, t, phase, summed(fees) + summed(penalties))
-    left = a["cash"]
-    fees, left = paid(fees, left)
-    penalties, left = paid(penalties, left)
-    surplus = deficit = 0.0
-    if left > 0:
-        surplus = a["venues"][legs[0]["symbol"]]["surplus_to_fund"] * left
-        left = left - surplus
-    else:
-        deficit, left = 0.0 - left, 0.0
-    for leg, part, fee, penalty in zip(legs, share, fees, penalties, strict=True):
-        settle_leg(a, leg, fee, penalty, surplus * part, deficit * part)
-    a["cash"] = left
-    a["liquidations"] = a["liquidations"] + 1
-    a["liquidated_at"] = t if a["liquidated_at"] is None else a["liquidated_at"]
-    see_value(a, a["cash"] + asset_value(a, t, phase))
-
-
-def sold_with(a: Record, what: tuple[str, int, int, str], own: float) -> float:
-    """What the world of the wallet sells in this symbol, on this side, at this moment, as `.crowds` knows; without crowds its own."""
-    crowds: Mapping[object, float] | None = a["terms"].get("crowds")
-    if crowds is None or not own > 0:
-        return own
-    who = (a["terms"]["world"], *what)
-    a["sold"].append((who, own))
-    return crowds.get(who, own)
-
-
-def slip_of(bar: Record, volume: float, venue: Record) -> float:
-    """Half-spread plus the square-root law against the bar's turnover; flat where that is not known."""
-    if bar["turnover"] is None or not bar["turnover"] > 0:
-        return venue["slippage"]
-    impact = (venue["impact"] * bar["sigma"]) * math.sqrt(volume / bar["turnover"])
-    return min(venue["half_spread"] + impact, venue["max_slippage"])
-
-
-def paid(dues: list[float], left: float) -> tuple[list[float], float]:
-    """What is due out of what is left, all in full or each the same part of it."""
-    if not left > 0:
-        return [0.0 for _ in dues], left
-    total = summed(dues)
-    if total <= left:
-        return dues, left - total
-    return [left * (due / total) for due in dues], 0.0
-
-
-def mark_out(a: Record, t: int) -> None:
-    """The end of the data: marked at the last mark close, without fee or slippage."""
-    legs, prices = held(a), prices_at(a, t, AT_CLOSE)
-    share = shares(a, t, prices)
-    left = a["cash"]
-    for leg in legs:
-        price = prices[leg["symbol"]]
-        close_leg(leg, t, "C", "end", price, price, a["bars"][leg["symbol"]][t]["cf"])
-        left = (left + leg["funding"]) + leg["pnl"]
-    a["cash"] = left
-    convert(a, t, "C", 0.0)
-    deficit = 0.0
-    if a["cash"] < 0.0:
-        deficit, a["cash"] = 0.0 - a["cash"], 0.0
-    for leg, part in zip(legs, share, strict=True):
-        settle_leg(a, leg, 0.0, 0.0, 0.0, deficit * part)
-    see_value(a, a["cash"] + asset_value(a, t, "C"))
-
-
-# --------------------------------------------------------------------------------------- assets held as collateral
-def bring_assets(a: Record, t: int) -> bool:
-    """The account brings its assets with the first position it opens."""
-    if a["assets"] or a["carrier"] is not None or not a["terms"]["assets"]:
-        return False
-    a["assets"] = [dict(asset) for asset in a["terms"]["assets"]]
-    return True
-
-
-def asset_value(a: Record, t: int, phase: str) -> float:
-    """Of all assets at their price, without haircut: at the open of the bar in phase B, else at its close."""
-    total = 0.0
-    for asset in a["assets"]:
-        bar = a["bars"][asset["name"]][t]
-        total = total + asset["amount"] * bar["mark_open" if phase == "B" else "mark_close"]
-    return total
-
-
-def convert(a: Record, t: int, phase: str, needed: float) -> None:
-    """Sell assets in their order, at the open of the bar in phase B or else at its close, less the conversion fee, until there is as much
-    cash as needed.
-    """
-    for asset in a["assets"]:
-        if not (a["cash"] < needed and asset["amount"] > 0.0):
-            continue
-        price = a["bars"][asset["name"]][t]["mark_open" if phase == "B" else "mark_close"]
-        worth = price * (1.0 - asset["conversion_fee"])
-        amount = min(asset["amount"], (needed - a["cash"]) / worth)
-        rest = asset["amount"] - amount
-        proceeds = amount * worth
-        a["cash"] = needed if rest > 0.0 else a["cash"] + proceeds
-        a["converted"] = a["converted"] + proceeds
-        asset["counted"] = asset["counted"] * (rest / asset["amount"])
-        asset["amount"] = rest
-
-
-def book_assets(a: Record, t: int) -> None:
-    """Profit and loss of the assets, into the leg with which they came."""
-    leg = a["carrier"]
-    if leg is None:
-        return
-    a["assets_worth"] = asset_value(a, t, "C")
-    a["asset_pnl"] = (a["converted"] + a["assets_worth"]) - a["assets_from"]
-    leg["pnl"] = leg["pnl"] + a["asset_pnl"]
-    leg["back"] = (leg["back"] + a["assets_from"]) + a["asset_pnl"]

@@ -15,15 +15,29 @@ from perpbt.kernels.crossing.accounts import (
     see_value,
     settle_leg,
 )
-from perpbt.kernels.crossing.margin import hold, kept_now, stand_at, symbol_kept
+from perpbt.kernels.crossing.margin import (
+    equity,
+    hold,
+    kept_now,
+    required,
+    stand_at,
+    stand_at_worse,
+    symbol_kept,
+)
 from perpbt.kernels.crossing.tables import (
+    CLOSE_,
     CLOSED,
+    CLOSING,
     FUNDING_,
     HALF_SPREAD,
     HELD,
     IMPACT,
     MARK_CLOSE_,
+    MARK_HIGH_,
+    MARK_LOW_,
+    MARK_OPEN_,
     MAX_SLIPPAGE,
+    OPEN_,
     PENALTY,
     SIGMA_,
     SLIPPAGE,
@@ -38,8 +52,8 @@ from perpbt.kernels.tables import ACCEPTED, CLOSE, END, LIQUIDATION, Row, Table
 
 
 @part
-def weigh(charges: Charges, legs: Table, acc: Row, held: Table) -> None:
-    """The part of each leg in surplus and deficit: pro rata to maintenance at the point (dYdX); portfolio margin: to notional."""
+def weigh(charges: Charges, legs: Table, acc: Row, held: Table) -> tuple[float, int]:
+    """The weight of each leg in a liquidation, that of all and their number: maintenance at the point; portfolio margin: notional."""
     total, number = 0.0, 0
     for h in range(acc["symbols"]):
         one = held[h]
@@ -57,6 +71,13 @@ def weigh(charges: Charges, legs: Table, acc: Row, held: Table) -> None:
                 leg["weight"] = kept_now(charges, one["ladder"], leg["quantity"], price, leg)
             total = total + leg["weight"]
             number += 1
+    return total, number
+
+
+@part
+def divide(charges: Charges, legs: Table, acc: Row, held: Table) -> None:
+    """The part of each leg in surplus and deficit: pro rata to its weight (dYdX)."""
+    total, number = weigh(charges, legs, acc, held)
     for h in range(acc["symbols"]):
         for j in range(held[h]["first"], held[h]["last"]):
             leg = legs[j]
@@ -97,39 +118,124 @@ def fill_symbol(grid: Grid, charges: Charges, world: int, one: Row, t: int, phas
     return side * own
 
 
+@part
+def close_symbol(
+    grid: Grid,
+    charges: Charges,
+    legs: Table,
+    acc: Row,
+    one: Row,
+    t: int,
+    phase: int,
+    low: int,
+    high: int,
+    rows: Table,
+) -> None:
+    """The open legs of a symbol closed at one price, the last price of the point looked at, which is the row `low` or `high` of the grid;
+    they are to be settled.
+    """
+    symbol = one["symbol"]
+    one["base"] = grid.series[symbol, low if one["down"] == 1 else high, t]
+    sold = fill_symbol(grid, charges, acc["world"], one, t, phase)
+    for j in range(one["first"], one["last"]):
+        leg = legs[j]
+        if leg["status"] != HELD:
+            continue
+        close_leg(
+            leg,
+            rows[leg["place"]],
+            t,
+            phase,
+            LIQUIDATION,
+            one["base"],
+            one["fill"],
+            grid.series[symbol, FUNDING_, t],
+        )
+        turned = leg["quantity"] * one["fill"]
+        if charges.one_way:
+            turned = (abs(one["net"]) * one["fill"]) * (leg["quantity"] / one["gross"])
+        leg["fee_due"] = charges.numbers[symbol, TAKER] * turned
+        leg["penalty_due"] = charges.numbers[symbol, PENALTY] * turned
+        leg["status"] = CLOSING
+        leg["sold"], sold = sold, 0.0
+
+
+@part
+def heaviest(charges: Charges, legs: Table, acc: Row, held: Table) -> int:
+    """The holding whose legs must keep most; of equal ones the first."""
+    weigh(charges, legs, acc, held)
+    found, most = 0, -np.inf
+    for h in range(acc["symbols"]):
+        total = 0.0
+        for j in range(held[h]["first"], held[h]["last"]):
+            if legs[j]["status"] == HELD:
+                total = total + legs[j]["weight"]
+        if total > most:
+            found, most = h, total
+    return found
+
+
+@part
+def close_heaviest(
+    grid: Grid, charges: Charges, assets: Assets, legs: Table, first: int, last: int, t: int, phase: int, low: int, high: int,
+    account: int, wallet: Table, held: Table, rows: Table,
+) -> None:  # fmt: skip
+    """One symbol of several is closed. Fees are paid in full, for the account goes on; it is looked at again at the same point."""
+    acc = wallet[account]
+    one = held[heaviest(charges, legs, acc, held)]
+    close_symbol(grid, charges, legs, acc, one, t, phase, low, high, rows)
+    for j in range(one["first"], one["last"]):
+        leg = legs[j]
+        if leg["status"] == CLOSING:
+            leg["status"], row = CLOSED, rows[leg["place"]]
+            fee, penalty = leg["fee_due"], leg["penalty_due"]
+            acc["cash"] = (((acc["cash"] + row["funding"]) + row["pnl"]) - fee) - penalty
+            settle_leg(leg, row, acc, fee, penalty, 0.0, 0.0)
+    hold(grid, charges, assets, legs, first, last, account, wallet, held)
+    if low == OPEN_:
+        stand_at(grid, held, acc, t, MARK_OPEN_)
+    elif low == CLOSE_:
+        stand_at(grid, held, acc, t, MARK_CLOSE_)
+    else:
+        stand_at_worse(grid, charges, legs, held, acc, t, MARK_LOW_, MARK_HIGH_)
+
+
 @kernel
 def liquidate(
     grid: Grid, charges: Charges, assets: Assets, legs: Table, first: int, last: int, t: int, phase: int, low: int, high: int,
     account: int, wallet: Table, held: Table, rows: Table,
 ) -> None:  # fmt: skip
-    """All open legs closed at once at the last price of the point looked at, which is the row `low` or `high` of the grid by symbol; then
-    the waterfall of the account.
-    """
+    """Below what it must keep at the point looked at: everything is closed, or symbols in turn until the account stands there."""
     acc = wallet[account]
-    weigh(charges, legs, acc, held)
+    acc["liquidations"] += 1
+    if acc["liquidated_at"] == -1:
+        acc["liquidated_at"] = t
+    while charges.in_turn and acc["symbols"] > 1:
+        close_heaviest(
+            grid, charges, assets, legs, first, last, t, phase, low, high, account, wallet, held, rows
+        )
+        if equity(held, acc) > required(charges, legs, held, acc):
+            return
+    close_all(grid, charges, assets, legs, first, last, t, phase, low, high, account, wallet, held, rows)
+
+
+@part
+def close_all(
+    grid: Grid, charges: Charges, assets: Assets, legs: Table, first: int, last: int, t: int, phase: int, low: int, high: int,
+    account: int, wallet: Table, held: Table, rows: Table,
+) -> None:  # fmt: skip
+    """All open legs closed at once; then the waterfall of the account."""
+    acc = wallet[account]
+    divide(charges, legs, acc, held)
     fees, penalties, left = 0.0, 0.0, acc["cash"]
     for h in range(acc["symbols"]):
-        one = held[h]
-        one["base"] = grid.series[one["symbol"], low if one["down"] == 1 else high, t]
-        sold = fill_symbol(grid, charges, acc["world"], one, t, phase)
-        symbol = one["symbol"]
-        for j in range(one["first"], one["last"]):
-            leg = legs[j]
-            if leg["status"] != HELD:
-                continue
+        close_symbol(grid, charges, legs, acc, held[h], t, phase, low, high, rows)
+    for j in range(first, last):
+        leg = legs[j]
+        if leg["status"] == CLOSING:
             row = rows[leg["place"]]
-            close_leg(
-                leg, row, t, phase, LIQUIDATION, one["base"], one["fill"], grid.series[symbol, FUNDING_, t]
-            )
             left = (left + row["funding"]) + row["pnl"]
-            turned = leg["quantity"] * one["fill"]
-            if charges.one_way:
-                turned = (abs(one["net"]) * one["fill"]) * (leg["quantity"] / one["gross"])
-            leg["fee_due"] = charges.numbers[symbol, TAKER] * turned
-            leg["penalty_due"] = charges.numbers[symbol, PENALTY] * turned
             fees, penalties = fees + leg["fee_due"], penalties + leg["penalty_due"]
-            leg["status"] = -1  # to be settled
-            leg["sold"], sold = sold, 0.0
     acc["cash"] = left
     convert(grid, assets, account, acc, t, phase, fees + penalties)
     left = acc["cash"]
@@ -145,7 +251,7 @@ def liquidate(
         deficit = 0.0 - rest
     for j in range(first, last):
         leg = legs[j]
-        if leg["status"] != -1:
+        if leg["status"] != CLOSING:
             continue
         leg["status"] = CLOSED
         fee, penalty = (
@@ -156,9 +262,6 @@ def liquidate(
             leg, rows[leg["place"]], acc, fee, penalty, surplus * leg["weight"], deficit * leg["weight"]
         )
     acc["cash"] = keeps
-    acc["liquidations"] += 1
-    if acc["liquidated_at"] == -1:
-        acc["liquidated_at"] = t
     see_value(acc, acc["cash"] + kept_value(grid, assets, account, acc, t, phase))
     hold(grid, charges, assets, legs, first, last, account, wallet, held)
 
@@ -181,7 +284,7 @@ def mark_out(
     """The end of the data: marked at the last mark close, without fee or slippage."""
     acc, t = wallet[account], grid.series.shape[2] - 1
     stand_at(grid, held, acc, t, MARK_CLOSE_)
-    weigh(charges, legs, acc, held)
+    divide(charges, legs, acc, held)
     left = acc["cash"]
     for h in range(acc["symbols"]):
         one = held[h]
@@ -191,7 +294,7 @@ def mark_out(
                 row, price = rows[leg["place"]], one["high"]
                 close_leg(leg, row, t, CLOSE, END, price, price, grid.series[one["symbol"], FUNDING_, t])
                 left = (left + row["funding"]) + row["pnl"]
-                leg["status"] = -1
+                leg["status"] = CLOSING
     acc["cash"] = left
     convert(grid, assets, account, acc, t, CLOSE, 0.0)
     deficit = 0.0
@@ -199,7 +302,7 @@ def mark_out(
         deficit, acc["cash"] = 0.0 - acc["cash"], 0.0
     for j in range(first, last):
         leg = legs[j]
-        if leg["status"] == -1:
+        if leg["status"] == CLOSING:
             leg["status"] = CLOSED
             settle_leg(leg, rows[leg["place"]], acc, 0.0, 0.0, 0.0, deficit * leg["weight"])
     see_value(acc, acc["cash"] + kept_value(grid, assets, account, acc, t, CLOSE))

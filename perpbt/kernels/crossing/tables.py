@@ -29,7 +29,7 @@ NODE = 12
 ) = range(17)  # fmt: skip
 # columns of Charges.units, before the shocks
 EXTREME, EXTREME_WEIGHT, BASIS, SHOCKS = 0, 1, 2, 3
-WAITING, HELD, CLOSED = 0, 1, 2  # LEG status
+WAITING, HELD, CLOSED, CLOSING = 0, 1, 2, 3  # LEG status; CLOSING: closed, not yet settled
 
 
 class Grid(NamedTuple):
@@ -65,6 +65,7 @@ class Charges(NamedTuple):
     clip: bool
     steps: bool  # are any symbol's tiers steps of the whole position?
     grows: bool  # does any symbol's rate grow with its value in coin at the mark?
+    in_turn: bool  # is an account liquidated symbol by symbol?
     crowds: Integers  # who is liquidated together, ascending, and what they sell
     volumes: Floats
 

@@ -135,16 +135,16 @@ def nearest_stop(
 
 
 @kernel
-def survives_extremes(
+def meet_extremes(
     grid: Grid, charges: Charges, assets: Assets, legs: Table, first: int, last: int, t: int, account: int, wallet: Table,
     held: Table, rows: Table,
-) -> bool:  # fmt: skip
+) -> None:  # fmt: skip
     """The adverse extremes have been reached: on one symbol stops nearer than the liquidation price go first; then all, if it must be."""
     acc, one = wallet[account], wallet[account]["symbols"] == 1
     while acc["open"] > 0:
         stand_at_worse(grid, charges, legs, held, acc, t, MARK_LOW_, MARK_HIGH_)
         if equity(held, acc) > required(charges, legs, held, acc):
-            return True
+            return
         j = nearest_stop(grid, charges, legs, t, account, wallet, held) if one else NOTHING
         if j == NOTHING:
             acc["worst"] = max(acc["worst"], 1.0)
@@ -152,13 +152,12 @@ def survives_extremes(
             liquidate(
                 grid, charges, assets, legs, first, last, t, RANGE, LOW_, HIGH_, account, wallet, held, rows
             )
-            return False
+            return
         why, met = adverse_exit(grid, legs[j], t)
         leave(
             grid, charges, assets, legs, first, last, j, t, RANGE, why, stopped_at(grid, legs[j], t, met), False, account, wallet,
             held, rows,
         )  # fmt: skip
-    return True
 
 
 @part
@@ -179,10 +178,8 @@ def run_range(
                     )  # fmt: skip
     if at_extremes and acc["open"] > 0:
         stand_at_worse(grid, charges, legs, held, acc, t, MARK_LOW_, MARK_HIGH_)
-        if equity(held, acc) <= required(charges, legs, held, acc) and not survives_extremes(
-            grid, charges, assets, legs, first, last, t, account, wallet, held, rows
-        ):
-            return
+        if equity(held, acc) <= required(charges, legs, held, acc):
+            meet_extremes(grid, charges, assets, legs, first, last, t, account, wallet, held, rows)
     for j in range(first, last):
         if legs[j]["status"] != HELD:
             continue
@@ -231,14 +228,13 @@ def run_open(
             liquidate(
                 grid, charges, assets, legs, first, last, t, OPEN, OPEN_, OPEN_, account, wallet, held, rows
             )
-        else:
-            for j in range(first, last):
-                if legs[j]["status"] == HELD:
-                    why, base, limit = exit_at_open(grid, charges, legs[j], t)
-                    if why != NOTHING:
-                        leave(
-                            grid, charges, assets, legs, first, last, j, t, OPEN, why, base, limit, account, wallet, held, rows
-                        )  # fmt: skip
+        for j in range(first, last):
+            if legs[j]["status"] == HELD:
+                why, base, limit = exit_at_open(grid, charges, legs[j], t)
+                if why != NOTHING:
+                    leave(
+                        grid, charges, assets, legs, first, last, j, t, OPEN, why, base, limit, account, wallet, held, rows
+                    )  # fmt: skip
     if t == acc["next_entry"]:
         soonest = grid.series.shape[2]
         for j in range(first, last):
@@ -277,7 +273,7 @@ def bare_charges(of: Charges) -> Charges:
     return Charges(
         bare(of.numbers), bare(of.tiers), bare(of.tier_count), bare(of.since), bare(of.ladder), bare(of.unit), bare(of.minimum), bare(of.units),
         bare(of.multipliers), of.portfolio, of.one_way, of.extremes, of.entry_maintenance, of.optimistic, of.target_at_open,
-        of.clip, of.steps, of.grows, bare(of.crowds), bare(of.volumes),
+        of.clip, of.steps, of.grows, of.in_turn, bare(of.crowds), bare(of.volumes),
     )  # fmt: skip
 
 
