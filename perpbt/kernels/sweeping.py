@@ -19,6 +19,8 @@ from .margin import Position
 from .tables import (
     DEDUCTION,
     FUNDING,
+    HIGH,
+    LOW,
     MARK_CLOSE,
     MARK_HIGH,
     MARK_LOW,
@@ -39,6 +41,9 @@ SLACK = 1e-12
 # Rows of the coarse table: LOW to MARK_HIGH of Market.series, then worth = mark close - CF, mark low - CF, and CF - mark high.
 WORTH, THIN_LOW, THIN_HIGH = 4, 5, 6
 COARSE = 7
+# Numbers as whole numbers, by their bits, have their own order, of which largest and smallest are found many at once; with these bits
+# turned below 0, numbers of any sign have.
+BELOW_SIGN = 0x7FFF_FFFF_FFFF_FFFF
 
 
 class Levels(NamedTuple):
@@ -70,18 +75,23 @@ def sweeps(market: Market, rates: Rates, plan: Plan) -> bool:
 def coarsen(series: Floats, coarse: Coarse, first: int, last: int) -> float:
     """Fill the coarse table with bars [first, last); returns the highest CF among them."""
     base, size = np.uint64(first), np.uint64(last - first)
-    for row in range(WORTH):
+    for row in (LOW, HIGH):
         for j in range(size):
             coarse[row, j] = series[row, base + j]
-    most = series[FUNDING, first]
+    most = np.int64(np.float64(series[FUNDING, first]).view(np.int64))
+    most = most ^ ((most >> 63) & BELOW_SIGN)
     for j in range(size):
         funding = series[FUNDING, base + j]
         coarse[WORTH, j] = series[MARK_CLOSE, base + j] - funding
-        coarse[THIN_LOW, j] = series[MARK_LOW, base + j] - funding
-        coarse[THIN_HIGH, j] = funding - series[MARK_HIGH, base + j]
+        bits = np.float64(funding).view(np.int64)
+        most = max(most, bits ^ ((bits >> 63) & BELOW_SIGN))
     for j in range(size):
-        most = max(most, series[FUNDING, base + j])
-    return most
+        price = series[MARK_LOW, base + j]
+        coarse[MARK_LOW, j], coarse[THIN_LOW, j] = price, price - series[FUNDING, base + j]
+    for j in range(size):
+        price = series[MARK_HIGH, base + j]
+        coarse[MARK_HIGH, j], coarse[THIN_HIGH, j] = price, series[FUNDING, base + j] - price
+    return np.int64(most ^ ((most >> 63) & BELOW_SIGN)).view(np.float64)
 
 
 @part
@@ -275,17 +285,16 @@ def worst_over(
 def marked_in_turn(
     market: Market, position: Position, path: Path, peak: float, drawdown: float, i: int, until: int
 ) -> tuple[float, float]:
-    """Peak and drawdown after bars [i, until), close by close: `watching.marked`, which divides for a candidate only."""
+    """Peak and drawdown after bars [i, until), close by close: `watching.marked` without its branch, for a new peak is 0 below itself."""
     series, signed = market.series, position.side * position.quantity
+    deepest = np.float64(drawdown).view(np.int64)
     while i < until:
         paid = signed * (series[FUNDING, i] - position.funding)
         value = ((position.margin + signed * (series[MARK_CLOSE, i] - position.entry)) - paid) + path.released
-        if value > peak:
-            peak = value
-        elif peak - value >= peak * drawdown * (1.0 - SLACK):
-            drawdown = max(drawdown, (peak - value) / peak)
+        peak = value if value > peak else peak
+        deepest = max(deepest, np.float64((peak - value) / peak).view(np.int64))
         i += 1
-    return peak, drawdown
+    return peak, np.int64(deepest).view(np.float64)
 
 
 @part
