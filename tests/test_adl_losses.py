@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from datetime import datetime, timedelta
@@ -225,6 +226,26 @@ def test_measures_of_one_round() -> None:
     assert adl.ptsr([4.5, 3.2], [15.0, 0.0]) == 0.3
     assert adl.pmr([4.5], [12.0]) == 0.375
     assert math.isnan(adl.ptsr([1.0], [0.0]))
+
+
+@SOME
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4), st.sampled_from((0.5, 1.0, 2.0, 3.0, 7.0))), min_size=1, max_size=4
+    ),
+    st.integers(0, 16),
+)
+def test_the_best_in_whole_lots_is_that_of_all_ways_to_give_them(winners, lots) -> None:
+    """Against every allocation of whole lots there is: the integer programme of the source."""
+    rooms, equity = [room for room, _ in winners], [worth for _, worth in winners]
+    wanted = min(lots, sum(rooms))
+    ways = [way for way in itertools.product(*(range(room + 1) for room in rooms)) if sum(way) == wanted]
+    best = min(adl.largest_share(0.25 * np.array(way, dtype=float), equity) for way in ways)
+    found = adl.least_largest_share(0.25 * lots, 0.25 * np.array(rooms, dtype=float), equity, 0.25)
+    assert found == pytest.approx(best, abs=1e-12)
+    assert (
+        adl.least_largest_share(0.25 * wanted, 0.25 * np.array(rooms, dtype=float), equity) <= found + 1e-12
+    )
 
 
 @SOME

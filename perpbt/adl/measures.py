@@ -6,6 +6,8 @@ The names are those of Chitra, Autodeleveraging: Impossibilities and Optimizatio
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -16,6 +18,8 @@ from perpbt.adl.allocations import allocate, list_policies
 from perpbt.adl.candidates import Candidates, Floats, quotient
 from perpbt.adl.filling import fill_by_weight, total
 from perpbt.errors import InputError
+
+_WHOLE = 1e-9  # of a lot: what is nearer to a whole number of lots is one
 
 
 def _money(values: npt.ArrayLike) -> Floats:
@@ -37,19 +41,44 @@ def largest_share(taken: npt.ArrayLike, equity: npt.ArrayLike) -> float:
     return float(np.max(quotient(_money(taken), _money(equity)), initial=0.0))
 
 
-def least_largest_share(amount: float, capacity: npt.ArrayLike, equity: npt.ArrayLike) -> float:
-    """The smallest that `largest_share` can be when `amount` is raised and nobody gives more than `capacity`: in
-    proportion to equity under the caps, the optimum of the linear programme, a bound for whole contracts.
+def least_largest_share(
+    amount: float, capacity: npt.ArrayLike, equity: npt.ArrayLike, lot: float | None = None
+) -> float:
+    """The smallest that `largest_share` can be when `amount` is raised and nobody gives more than `capacity`, exactly.
+
+    What can be divided at will is taken in proportion to equity under the caps. With `lot`, the money that closing one lot moves,
+    everybody gives whole lots, as in the source's integer programme: all that fit below the divisible optimum, then lot by lot
+    whoever is left with the smallest share. Parts of `amount` and `capacity` below a lot are left out then.
     """
     most, worth = _money(capacity), np.maximum(_money(equity), 0.0)
-    return largest_share(fill_by_weight(most, worth, amount), worth)
+    spread = fill_by_weight(most, worth, amount)
+    if lot is None:
+        return largest_share(spread, worth)
+    room = np.floor(most / lot + _WHOLE)
+    lots = np.minimum(np.floor(spread / lot + _WHOLE), room)
+    left = min(math.floor(amount / lot + _WHOLE), int(room.sum())) - int(lots.sum())
+    next_share = quotient((lots + 1.0) * lot, worth)
+    waiting = [(float(next_share[k]), k) for k in np.flatnonzero(room > lots).tolist()]
+    heapq.heapify(waiting)
+    for _ in range(left):
+        _, k = heapq.heappop(waiting)
+        lots[k] += 1.0
+        if lots[k] < room[k]:
+            heapq.heappush(
+                waiting, (float(quotient(np.array([(lots[k] + 1.0) * lot]), worth[k : k + 1])[0]), k)
+            )
+    return largest_share(lots * lot, worth)
 
 
 def fairness_regret(
-    taken: npt.ArrayLike, equity: npt.ArrayLike, capacity: npt.ArrayLike, needed: float
+    taken: npt.ArrayLike,
+    equity: npt.ArrayLike,
+    capacity: npt.ArrayLike,
+    needed: float,
+    lot: float | None = None,
 ) -> float:
-    """|largest share taken - the smallest it could be for `needed`| · needed, money."""
-    best = least_largest_share(needed, capacity, equity)
+    """|largest share taken - the smallest it could be for `needed`| · needed, money; `lot` as in `least_largest_share`."""
+    best = least_largest_share(needed, capacity, equity, lot)
     return abs(largest_share(taken, equity) - best) * needed
 
 
@@ -107,7 +136,7 @@ def compare(
     `quantity` (base units) is closed at `price`; `deficits` are those of the bankrupt accounts, money.
     Columns: `policy`; `touched`, `closed_out` (how many winners lose some, all); `quantity`; `taken` (money
     moved, price against mark); `overshoot` (against `quantity`·|mark - price|); `largest_share` of equity;
-    `fairness_regret`; `top_winner_left` (profit the winner with the largest had and keeps); `profit_left`;
+    `fairness_regret` (with `lot` against the best in whole lots); `top_winner_left` (profit the winner with the largest had and keeps); `profit_left`;
     `ptsr`, `pmr` (null without deficits); `largest_leverage` left open, at mark.
 
     Raises InputError as `allocate` does.
@@ -142,6 +171,7 @@ def _row(
     taken = closed * gap
     needed = quantity * float(gap[0]) if gap.size else 0.0
     profit, equity = np.maximum(candidates.profit(), 0.0), candidates.equity()
+    a_lot = lot * float(gap[0]) if lot is not None and needed > 0.0 else None
     left, top = profit_left(profit, taken), int(np.argmax(profit)) if profit.size else None
     open_notional = (candidates.quantity - closed) * candidates.mark
     return {
@@ -152,7 +182,7 @@ def _row(
         "taken": total(taken),
         "overshoot": overshoot(taken, needed),
         "largest_share": largest_share(taken, equity),
-        "fairness_regret": fairness_regret(taken, equity, candidates.quantity * gap, total(taken)),
+        "fairness_regret": fairness_regret(taken, equity, candidates.quantity * gap, total(taken), a_lot),
         "top_winner_left": None if top is None else float(max(profit[top] - taken[top], 0.0)),
         "profit_left": left,
         "ptsr": ptsr(left, total(owed)) if total(owed) > 0.0 else None,

@@ -58,6 +58,9 @@ class PressureSpec(Spec):
 
     The move is a fraction of the bar's open: strength * sigma * g(V / depth), where g is the square root, the identity, or a `curve`: a
     cumulative depth table.
+
+    A liquidation is filled at the threshold it met on the way, inside the range as it was moved, less the slippage of its own size. `crowding`
+    beside a cascade lets others' volume count twice, in the price and in the fill.
     """
 
     law: Literal["square_root", "linear", "curve"] = "square_root"

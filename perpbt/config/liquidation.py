@@ -49,7 +49,8 @@ class Liquidation(Spec):
             the whole.
         slice (Hyperliquid): `fraction` of a position whose notional is above `above`, and the whole of any other. From a slice to the
             first bar that opens `cool_down` or more after the opening of its bar, the whole. Where equity is below `backstop` x
-            maintenance the venue's backstop takes the position and all its margin.
+            maintenance the venue's backstop takes the position and all its margin: after a jump to an open, for inside a bar a position
+            is met at the price at which its equity is its maintenance.
         portion (dYdX): once a bar at most `fraction` of the position, at the fillable price P (1 -+ a spread MM / N) or better, else
             not in this bar; a = adjustment (1 - equity / MM) kept inside [0, 1]. What has no equity left is taken over.
         cure (Drift): once a bar a liquidator takes over, at the mark it is met at less his fee, what makes up for a share of the shortage:
