@@ -46,7 +46,7 @@ OF_ACCOUNTS = (
     *("cash_change", "exit_notional"),
 )
 OF_FUND = (
-    *("liquidation_fees", "surplus", "fee_share", "deficit"),
+    *("liquidation_fees", "surplus", "fee_share", "deficit", "top_up"),
     *("adl", "outside", "socialised", "uncovered", "balance"),
 )
 WRITTEN = (
@@ -126,7 +126,8 @@ class Result:
     last bar is not in it, for nobody knows what came before the exit.
 
     `fund`: the ledger: time world symbol liquidation_fees surplus fee_share deficit uncovered balance. Where
-    accounts meet (`coupling`) also adl outside socialised: what others than the fund paid of deficits.
+    accounts meet (`coupling`) also adl outside socialised: what others than the fund paid of deficits; with `fund.top_ups`
+    also top_up: what was put in from outside.
     `statistics`: a row per strategy, policy and symbol, and totals named "all". `policies`: what each policy
     label stands for. `equity`: time account equity, if asked for. `prices`: a thinned price path per symbol.
     In a run with inverse or quanto contracts (venue table `[contract]`) money is in settlement currency, which the column

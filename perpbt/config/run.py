@@ -89,6 +89,16 @@ class VenueSpec(Spec):
         return self.model_dump(exclude={"name", "tiers_as", "tiers"}, exclude_none=True)
 
 
+class TopUpSpec(Spec):
+    """Money put into a fund from outside, in its settlement currency, times no weight."""
+
+    at: Instant
+    """It is there at the open of the fund's first bar from then on."""
+    amount: Positive
+    fund: Name | None = None
+    """A symbol, a group, or "all" of a pool; None: each fund of each world is paid so much."""
+
+
 class FundSpec(Spec):
     """The insurance fund of every world. None: the venue's own value. `seed` in quote money."""
 
@@ -101,6 +111,8 @@ class FundSpec(Spec):
     groups: dict[Name, Annotated[tuple[Name, ...], Listed()]] = Field(default_factory=dict)
     """Name -> symbols that share a fund of this name; symbols in no group have their own. Entries for symbols that are not in the data
     mean nothing."""
+    top_ups: tuple[TopUpSpec, ...] = ()
+    """Dated payments from outside. The ledger tells them in a column `top_up`."""
 
     @model_validator(mode="after")
     def _apart(self) -> FundSpec:

@@ -172,6 +172,10 @@ class AdvancingFund(Fund):
                 if when == key:
                     group.paused = -1
 
+    def pay_in(self, keys: Integers, amounts: Floats) -> None:
+        """See `Fund.pay_in`."""
+        self.put(0, keys, amounts)
+
     def bring(self, number: int, entered: Integers, left: Integers) -> None:
         """What positions that were opened and closed bring the fund."""
         group, rows = self.groups[number], self.groups[number].of.rows

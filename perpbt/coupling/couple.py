@@ -27,6 +27,7 @@ from perpbt.running.conclude import Coupled, Labels, scaled
 from perpbt.running.setting import Setting
 from perpbt.running.terms import Terms
 from perpbt.settling.settled import Transfers
+from perpbt.settling.topping import payments
 from perpbt.settling.weights import Weights
 
 
@@ -70,13 +71,14 @@ def couple(setting: Setting, book: Book, door: Door, terms: Terms, markets: Mapp
     pushed: list[Looped] = []
     before = liquidated_weight(groups)
     if terms.spec.kind == "cascade":
-        pushed, settlements = looped(setting, terms, symbols, groups, times, whose)
+        pushed, settlements = looped(setting, book, terms, symbols, groups, times, whose)
     elif setting.engine == "dense" and door.loops:
-        settlements = advanced(setting, terms, symbols, groups, times, whose)
+        settlements = advanced(setting, book, terms, symbols, groups, times, whose)
     else:
         crowding = Crowding() if setting.crowding else None
         settlements = [Settlement(mine, terms, seed, share, times, crowding) for mine in shared]
         watched(setting, settlements, times)
+        pay(setting, book, settlements, times, whose)
         for settlement in settlements:
             settlement.run()  # type: ignore[attr-defined]
     groups = [group for settlement in settlements for group in settlement.groups]
@@ -104,6 +106,7 @@ def couple(setting: Setting, book: Book, door: Door, terms: Terms, markets: Mapp
 
 def looped(
     setting: Setting,
+    book: Book,
     terms: Terms,
     symbols: list[SymbolRows],
     groups: list[Group],
@@ -125,8 +128,19 @@ def looped(
         for mine in funds(made, whose)
     ]
     watched(setting, shared, times)
+    pay(setting, book, shared, times, whose)
     Loop(made, shared, setting.crowding).run()
     return made, list(shared)
+
+
+def pay(setting: Setting, book: Book, shared: Sequence[Fund], times: Integers, whose: Integers) -> None:
+    """Tell funds what is put into them, and when."""
+    events, amounts = payments(book, setting.terms)
+    for fund in shared:
+        of = fund.groups[0]
+        mine = (events["world"] == of.world) & (whose[events["symbol"]] == whose[of.of.index])
+        if mine.any():
+            fund.pay_in(3 * np.searchsorted(times, events["time"][mine]), amounts[mine])
 
 
 def watched(setting: Setting, shared: Sequence[Fund], times: Integers) -> None:
@@ -148,7 +162,7 @@ def watched(setting: Setting, shared: Sequence[Fund], times: Integers) -> None:
 
 
 def advanced(
-    setting: Setting, terms: Terms, symbols: list[SymbolRows], groups: list[Group], times: Integers, whose: Integers
+    setting: Setting, book: Book, terms: Terms, symbols: list[SymbolRows], groups: list[Group], times: Integers, whose: Integers
 ) -> list[Fund]:  # fmt: skip
     """The same where nobody pushes the price."""
     made: list[Advancing] = []
@@ -159,6 +173,7 @@ def advanced(
     seed, share = setting.terms.seed, setting.terms.fee_share
     shared = [AdvancingFund(mine, terms, seed, share, times, setting.crowding) for mine in funds(made, whose)]
     watched(setting, shared, times)
+    pay(setting, book, shared, times, whose)
     for fund in shared:
         fund.run()
     return list(shared)

@@ -74,6 +74,12 @@ class Flows:
         self.credit = sums_at(self.credits, self.keys)
         self.draw = sums_at(self.draws, self.keys)
 
+    def pay_in(self, keys: Integers, amounts: Floats) -> None:
+        """Money from outside, which nothing takes back; before anything changes."""
+        self.credits = listed([self.credits, Listed(keys, -1 - np.arange(keys.size), amounts)])
+        self.keys = np.union1d(self.keys, keys)
+        self.credit, self.draw = sums_at(self.credits, self.keys), sums_at(self.draws, self.keys)
+
     def _entries(self, number: int, members: Integers) -> Listed:
         """Some members' shares of entry fees."""
         group = self.groups[number]

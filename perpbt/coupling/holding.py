@@ -38,6 +38,7 @@ from perpbt.running.conclude import Coupled, scaled
 from perpbt.running.setting import Setting
 from perpbt.settling.settle import FundTerms, ledger
 from perpbt.settling.settled import Transfers
+from perpbt.settling.topping import payments
 
 NONE = np.zeros(0, dtype=np.int64)
 
@@ -83,7 +84,7 @@ def hold(setting: Setting, book: Book, markets: Mapping[int, Market]) -> Coupled
         rows += [told(book, index, market, lots, None), told(book, index, market, sales, sales.pnl)]
     everything = np.concatenate(events)
     extra = inventory_frame(rows)
-    fund = with_inventory(ledger(book, everything, terms), extra)
+    fund = with_inventory(ledger(book, everything, terms, payments(book, terms)), extra)
     own = np.concatenate(events[: 1 + len(tasks)])
     return Coupled(
         weights=weights, transfers=Transfers(NONE, *(np.zeros(0) for _ in range(3))), fund=fund, given_up=0.0, of_positions=of_positions(book, fund, own),

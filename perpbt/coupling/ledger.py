@@ -13,7 +13,8 @@ from perpbt.coupling.settlement import Fund
 from perpbt.engines.book import Book
 from perpbt.kernels.adding import EVENT, fund_events
 from perpbt.kernels.tables import Floats, Integers, Table
-from perpbt.settling.settle import COVERS, LEDGER, FundTerms, ledger_frame
+from perpbt.settling.settle import COVERS, LEDGER, FundTerms, ledger_frame, seeds_of
+from perpbt.settling.topping import payments
 
 
 def coupled_ledger(
@@ -34,7 +35,12 @@ def coupled_ledger(
         [np.empty(0, dtype=EVENT), *(events_of(book, of, world, weight, terms) for of in symbols)]
     )
     _, whose = terms.funds(book.symbols)
+    added, amounts = payments(book, terms)
+    paid_in = np.concatenate([np.zeros(events.size), amounts]) if amounts.size else None
+    events = np.concatenate([events, added])
     after = balances_after(events, whose, settlements, times)
+    if paid_in is not None:
+        fill_in_unused(book, terms, events, paid_in, whose, settlements, after)
     covers = covers_by_moment(settlements, times)
     uncovered = np.zeros(events.size)
     for at in np.flatnonzero(events["deficit"] > 0.0)[
@@ -45,7 +51,7 @@ def coupled_ledger(
             covers[moment]["at"] = at
     for cover in covers.values():
         uncovered[int(cover["at"])] = cover["uncovered"]
-    frame = ledger_frame(book, terms, events, uncovered, after, np.arange(events.size))
+    frame = ledger_frame(book, terms, events, uncovered, after, np.arange(events.size), paid_in)
     return with_covers(frame, book, covers)
 
 
@@ -72,6 +78,19 @@ def balances_after(events: Table, whose: Integers, settlements: Sequence[Fund], 
         keys, balances = np.concatenate([*one.keys, [0]]), np.concatenate([*one.balances, [0.0]])
         after[mine] = balances[np.searchsorted(keys[:-1], 3 * when[mine] + 3) - 1]
     return after
+
+
+def fill_in_unused(
+    book: Book, terms: FundTerms, events: Table, paid_in: Floats, whose: Integers, settlements: Sequence[Fund], after: Floats
+) -> None:  # fmt: skip
+    """Balances of funds that nobody has ever brought or asked anything: their seeds, and what was put in."""
+    used = {(one.groups[0].world, int(whose[one.groups[0].of.index])) for one in settlements}
+    balances: dict[tuple[int, int], float] = {}
+    for at in np.flatnonzero(paid_in > 0.0).tolist():
+        fund = int(events["world"][at]), int(whose[events["symbol"][at]])
+        if fund not in used:
+            before = balances.get(fund, float(seeds_of(terms, book.symbols)[fund[1]]))
+            balances[fund] = after[at] = before + paid_in[at]
 
 
 def covers_by_moment(
@@ -110,4 +129,7 @@ def with_covers(
         pl.when(asked).then(pl.col(name)).otherwise(None).fill_null(0.0).alias(name) for name in COVERS
     )
     funds = [name for name in ("fund",) if name in frame.columns]
-    return filled.select("time", "world", "symbol", *funds, *LEDGER, *COVERS, "uncovered", "balance")
+    paid_in = [name for name in ("top_up",) if name in frame.columns]
+    return filled.select(
+        "time", "world", "symbol", *funds, *LEDGER, *paid_in, *COVERS, "uncovered", "balance"
+    )

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from perpbt.coupling.flows import Draw
-from perpbt.coupling.groups import Group
+from perpbt.coupling.groups import NEVER, Group
 from perpbt.coupling.looped import END, OPEN, RANGE, Looped
 from perpbt.coupling.refilling import fill
 from perpbt.coupling.settlement import Fund
 from perpbt.coupling.shortfall import Shortfall
 from perpbt.errors import RunError
-from perpbt.kernels.tables import LIQUIDATION, Integers
+from perpbt.kernels.tables import LIQUIDATION, Floats, Integers
 from perpbt.running.terms import Terms
 
 
@@ -33,6 +33,7 @@ class LoopFund(Fund):
         self.fee_share = fee_share
         self.credits: dict[int, list[float]] = {}
         self.draws: dict[int, list[Draw]] = {}
+        self.payments: list[tuple[int, float]] = []
         self.number = {id(group): number for number, group in enumerate(groups)}
 
     def fees(self, group: Group, members: Integers, key: int, name: str) -> None:
@@ -60,8 +61,18 @@ class LoopFund(Fund):
                 for member, value in zip(members[here], owed[here], strict=True)
             )
 
+    def pay_in(self, keys: Integers, amounts: Floats) -> None:
+        """See `Fund.pay_in`."""
+        self.payments = list(zip(keys.tolist(), amounts.tolist(), strict=True))
+
     def settle(self, key: int) -> None:
-        """One moment."""
+        """One moment, and payments of those in between in which nobody was looked at."""
+        while self.payments and self.payments[0][0] <= key:
+            at, amount = self.payments.pop(0)
+            if at < key:
+                self.meet(at, amount, 0.0, [])
+            else:
+                self.credits.setdefault(key, []).append(amount)
         credits, draws = self.credits.pop(key, []), self.draws.pop(key, [])
         if credits or draws:
             self.meet(key, math.fsum(credits), math.fsum(draw.deficit for draw in draws), draws)
@@ -106,6 +117,8 @@ class Loop:
             for number in numbers:
                 group = self.groups[number]
                 self.wait(waiting, number, group.next_bar(self.bar[id(group)] + 1))
+        for fund in self.funds:
+            fund.settle(NEVER)
 
     def wait(self, waiting: list[tuple[int, int]], number: int, bar: int) -> None:
         """Note when a group's turn comes next."""

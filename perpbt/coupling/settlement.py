@@ -84,6 +84,10 @@ class Fund(ABC):
         self.events: list[tuple[int, Group, list[dict[str, Any]]]] = []
         self.watch: Callable[[int], None] = unwatched  # told the bar, among all times, it has come to
 
+    @abstractmethod
+    def pay_in(self, keys: Integers, amounts: Floats) -> None:
+        """Money from outside, at moments in the order of time; before anything else."""
+
     def after(self, key: int, balance: float) -> None:
         """Note the balance after a moment."""
         self.balance = balance
@@ -155,6 +159,10 @@ class Settlement(Fund):
             if at < self.flows.keys.size:
                 self.short(at)
                 at += 1
+
+    def pay_in(self, keys: Integers, amounts: Floats) -> None:
+        """See `Fund.pay_in`."""
+        self.flows.pay_in(keys, amounts)
 
     def quiet(self, at: int) -> int:
         """On to the next moment the fund cannot pay for."""

@@ -178,7 +178,8 @@ def simulate(
         dynamic: margin rates that follow the market: a `DynamicMargin` or its keys, such as {"model": "ewma"}; the
             result's extra table "margins" then holds the margins and scales. None: the venue's rates as they are.
         fund: seed (quote currency), scope ("symbol" or "pooled") or groups (name -> symbols that share one), fee_share,
-            hold (how long it takes to sell what it takes over, see `perpbt.coupling.holding`); what is left out is the venue's.
+            top_ups (money put in from outside: {"at": time, "amount": money, "fund": name or left out for each}, told in the ledger's
+            column top_up), hold (how long it takes to sell what it takes over, see `perpbt.coupling.holding`); what is left out is the venue's.
         open_interest: mean total notional (quote currency) to which each world's weights are scaled: a
             number, a number per symbol, a frame with ts, open_interest and optionally symbol, or
             {"days_of_turnover": x}, which goes with the market.

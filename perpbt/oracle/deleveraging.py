@@ -13,13 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from .fund import fund_name
+from .fund import fund_name, paid_in
 from .leaving import AFTER, bankruptcy, credit, leave, there
 from .margin import in_force
 from .shapes import Record
 
 DUST = 1e-12  # of a quantity: what is less than that short is placed
-FLOWS = ("liquidation_fees", "surplus", "fee_share", "deficit")
+FLOWS = ("liquidation_fees", "surplus", "fee_share", "deficit", "top_up")
 COVER = ("adl", "outside", "socialised", "uncovered")
 
 
@@ -43,6 +43,9 @@ def settle_funds(
 ) -> None:
     """One phase of one moment, for every fund."""
     for (world, name), fund in sorted(m["funds"].items()):
+        if step == "B":
+            outside = paid_in(m["bars"], m["venue"], name)
+            fund["credits"] += [("B", symbol, "top_up", money) for symbol, at, money in outside if at == time]
         credits = [flow for flow in fund["credits"] if flow[0] == step]
         draws = [flow for flow in fund["draws"] if flow["step"] == step]
         if not credits and not draws:

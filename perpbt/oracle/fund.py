@@ -110,6 +110,7 @@ def ledger(
                 (one["symbol"], one["time"], one["phase"], flow, abs(one["pnl"]))
             )
     for (world, name), fund in sorted(funds.items()):
+        fund += [(symbol, at, "B", "top_up", money) for symbol, at, money in paid_in(bars, venue, name)]
         balance = venue["fund_seed"]
         start = min(bars[symbol][0]["ts"] for symbol in bars if fund_name(venue, symbol) == name)
         result.append(ledger_row(start, world, name, [], {}, balance))
@@ -131,11 +132,29 @@ def ledger(
     return result
 
 
+def paid_in(bars: Mapping[str, Bars], venue: Record, name: str) -> list[tuple[str, int, float]]:
+    """What is put into a fund from outside ("top_ups": (time, money, fund's name or None)): (symbol, time, money), there at the open of
+    the first bar of any of its symbols from its time on.
+    """
+    found = []
+    for time, money, fund in venue.get("top_ups") or ():
+        opens = [
+            (bar["ts"], symbol)
+            for symbol in bars
+            if fund_name(venue, symbol) == name
+            for bar in bars[symbol]
+            if bar["ts"] >= time
+        ]
+        if opens and fund in (None, name):
+            found.append((min(opens)[1], min(opens)[0], money))
+    return found
+
+
 def ledger_row(
     time: int, world: str, symbol: str, now: list[Flow], uncovered: dict[str, list[float]], balance: float
 ) -> Record:
     """One row of the ledger."""
     row = {"time": time, "world": world, "symbol": symbol}
-    for name in ("liquidation_fees", "surplus", "fee_share", "deficit"):
+    for name in ("liquidation_fees", "surplus", "fee_share", "deficit", "top_up"):
         row[name] = math.fsum(flow[4] for flow in now if flow[3] == name)
     return {**row, "uncovered": math.fsum(uncovered.get(symbol, [])), "balance": balance}

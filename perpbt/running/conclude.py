@@ -31,6 +31,7 @@ from perpbt.settling.currency import Settlement
 from perpbt.settling.frames import accounts_table, step_table
 from perpbt.settling.settle import CROWD, Crowds, check_run, ledger, make_crowds, sold_by
 from perpbt.settling.settled import Columns, Settled, Settling, Transfers
+from perpbt.settling.topping import payments
 from perpbt.settling.weights import Scaling, Weights
 from perpbt.statistics import TOTAL
 from perpbt.stored import AccountsFile, Writer
@@ -259,7 +260,7 @@ def conclude(
     found = settling.found()
     sums = found.totals
     if coupled is None:
-        fund = ledger(book, found.all_events(), terms)
+        fund = ledger(book, found.all_events(), terms, payments(book, terms))
     else:
         fund, sums["pnl"] = coupled.fund, sums["pnl"] + coupled.given_up
     totals = check_run(sums, found.gross, fund, terms)
@@ -367,6 +368,16 @@ def metadata(setting: Setting, book: Book, totals: dict[str, float], crowd: int)
             "seed": setting.terms.seed,
             "fee_share": setting.terms.fee_share,
             "scope": setting.terms.scope,
+            **(
+                {
+                    "top_ups": [
+                        f"{paid.amount:g} at {paid.time} ms, {paid.fund or 'each fund'}"
+                        for paid in setting.terms.top_ups
+                    ]
+                }
+                if setting.terms.top_ups
+                else {}
+            ),
             **({} if setting.terms.hold is None else {"hold_seconds": setting.terms.hold / 1000}),
             **(
                 {"groups": {name: list(symbols) for name, symbols in setting.terms.groups}}

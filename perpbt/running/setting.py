@@ -34,7 +34,7 @@ from perpbt.procedures import Asked, Procedures, chosen, refuse_coupling
 from perpbt.running.budget import A_KNOWN, A_MARGIN, A_SIGNAL, A_TURNOVER, Budget
 from perpbt.running.terms import Terms
 from perpbt.settling.currency import CoinPrice, Settlement, settlement_of
-from perpbt.settling.settle import FundTerms
+from perpbt.settling.settle import FundTerms, TopUp
 from perpbt.settling.weights import OpenInterest
 from perpbt.venue import Venue, load_venue
 from perpbt.venue import tables as venue_tables
@@ -187,6 +187,9 @@ def make_setting(
         pooled=not wanted.groups and (wanted.scope or found.fund_scope) == "pooled",
         hold=None if wanted.hold is None else int(wanted.hold),
         groups=tuple((name, tuple(symbols)) for name, symbols in wanted.groups.items()),
+        top_ups=tuple(
+            TopUp(int(paid.at.timestamp() * 1000), float(paid.amount), paid.fund) for paid in wanted.top_ups
+        ),
     )
     name, reason = choose_engine(engine)
     choose_threads(threads, 0, 0)

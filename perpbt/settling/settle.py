@@ -21,6 +21,15 @@ from perpbt.kernels.tables import ACCEPTED, LIQUIDATION, Floats, Integers, Table
 
 
 @dataclass(frozen=True)
+class TopUp:
+    """Money put into funds from outside."""
+
+    time: int  # ms
+    amount: float
+    fund: str | None  # its name; None: each
+
+
+@dataclass(frozen=True)
 class FundTerms:
     """The funds of every world: opening balance in quote currency, share of trading fees, and which symbols share one."""
 
@@ -30,6 +39,7 @@ class FundTerms:
     seeds: tuple[float, ...] = ()  # by symbol, where they differ
     groups: tuple[tuple[str, tuple[str, ...]], ...] = ()  # symbols that share a fund, by its name
     hold: int | None = None  # ms in which it sells what it takes over
+    top_ups: tuple[TopUp, ...] = ()
 
     @property
     def scope(self) -> str:
@@ -191,13 +201,19 @@ def condensed(events: Table) -> Table:
     return np.concatenate([made[: condense_events(gains, groups.order, groups.starts, made)], events[owing]])
 
 
-def ledger(book: Book, events: Table, terms: FundTerms) -> pl.DataFrame:
+def ledger(
+    book: Book, events: Table, terms: FundTerms, added: tuple[Table, Floats] | None = None
+) -> pl.DataFrame:
     """The funds over time (MODEL §7): a row per time, world and symbol with flows, and an opening row for every fund.
 
     Columns: time, world, symbol, liquidation_fees, surplus, fee_share, deficit, uncovered, balance; money
     in quote currency, scaled by weights. Inside a bar the open comes before the range, and in each credits
-    before draws; `balance` is the fund's after that bar.
+    before draws; `balance` is the fund's after that bar. `added` is money put in from outside, see `topping`: column top_up.
     """
+    paid_in = None
+    if added is not None and added[1].size:
+        paid_in = np.concatenate([np.zeros(events.size), added[1]])
+        events = np.concatenate([events, added[0]])
     names, whose = terms.funds(book.symbols)
     fund = events["world"].astype(np.int64) * len(names) + whose[events["symbol"]]
     steps = grouped([fund, events["time"], events["phase"]])
@@ -205,7 +221,7 @@ def ledger(book: Book, events: Table, terms: FundTerms) -> pl.DataFrame:
     owner, moment = fund[first], events["time"][first]
     draws = steps.sums(events["deficit"])
     seeds = np.tile(seeds_of(terms, book.symbols), len(book.worlds))
-    balances, short = fund_balances(owner, credits_of(events, steps), draws, seeds)
+    balances, short = fund_balances(owner, credits_of(events, steps, paid_in), draws, seeds)
     # the last step of a bar in its fund gives the balance after that bar
     last = np.append((np.diff(owner) != 0) | (np.diff(moment) != 0), True)[: first.size]
     after = balances[np.flatnonzero(last)][np.cumsum(last) - last]
@@ -214,7 +230,7 @@ def ledger(book: Book, events: Table, terms: FundTerms) -> pl.DataFrame:
     if short.any():
         np.divide(events["deficit"], draws[member], out=uncovered, where=draws[member] > 0.0)
         uncovered *= short[member]
-    return ledger_frame(book, terms, events, uncovered, after, member)
+    return ledger_frame(book, terms, events, uncovered, after, member, paid_in)
 
 
 def seeds_of(terms: FundTerms, symbols: Sequence[str]) -> Floats:
@@ -225,20 +241,18 @@ def seeds_of(terms: FundTerms, symbols: Sequence[str]) -> Floats:
     return np.full(len(names), float(terms.seed))
 
 
-def credits_of(events: Table, steps: Groups) -> Floats:
+def credits_of(events: Table, steps: Groups, paid_in: Floats | None = None) -> Floats:
     """Exact sums of all that funds receive in each step."""
-    size = events.size
-    values = np.empty(3 * size)
-    for k, name in enumerate(
-        LEDGER[:3]
-    ):  # the three of an entry side by side, so that a group stays together
-        values[k::3] = events[name][steps.order]
-    return exact_sums(values, 3 * steps.starts)
+    received = [events[name] for name in LEDGER[:3]] + ([] if paid_in is None else [paid_in])
+    values = np.empty(len(received) * events.size)
+    for k, one in enumerate(received):  # those of an entry side by side, so that a group stays together
+        values[k :: len(received)] = one[steps.order]
+    return exact_sums(values, len(received) * steps.starts)
 
 
 def ledger_frame(
-    book: Book, terms: FundTerms, events: Table, uncovered: Floats, after: Floats, member: Integers
-) -> pl.DataFrame:
+    book: Book, terms: FundTerms, events: Table, uncovered: Floats, after: Floats, member: Integers, paid_in: Floats | None = None
+) -> pl.DataFrame:  # fmt: skip
     """Events summed per time, world and symbol, sorted by these, with a row at the first bar for each fund, whose symbol is the fund's name: a
     pool's is "all". With groups a column `fund` names the fund of each row. `after` is the balance after each step, `member` the step of each event.
     """
@@ -250,12 +264,16 @@ def ledger_frame(
     labels, whose = terms.funds(book.symbols)
     shift = len(book.symbols)  # labels of opening rows come after those of symbols
     opened, worlds = len(labels), len(book.worlds)
+    flows: tuple[str, ...] = LEDGER
     zeros = np.zeros(opened * worlds)
+    amounts = {name: np.concatenate([zeros, groups.sums(events[name])]) for name in LEDGER}
+    if paid_in is not None:
+        flows, amounts["top_up"] = (*LEDGER, "top_up"), np.concatenate([zeros, groups.sums(paid_in)])
     columns = {
         "time": np.concatenate([np.full(zeros.size, book.first_time), events["time"][first]]),
         "rank": np.concatenate([np.repeat(np.arange(worlds), opened), rank[events["world"][first]]]),
         "label": np.concatenate([np.tile(np.arange(opened), worlds) + shift, events["symbol"][first]]),
-        **{name: np.concatenate([zeros, groups.sums(events[name])]) for name in LEDGER},
+        **amounts,
         "uncovered": np.concatenate([zeros, groups.sums(uncovered)]),
         "balance": np.concatenate([np.tile(seeds_of(terms, book.symbols), worlds), after[member[first]]]),
     }
@@ -270,7 +288,7 @@ def ledger_frame(
             "symbol": pl.Series((*book.symbols, *labels), dtype=pl.String).gather(code["label"]),
             **{
                 name: pl.Series(columns[name][order], dtype=pl.Float64)
-                for name in (*LEDGER, "uncovered", "balance")
+                for name in (*flows, "uncovered", "balance")
             },
         }
     ).with_columns(pl.col("time").cast(pl.Datetime("ms")).dt.replace_time_zone("UTC"))
