@@ -271,6 +271,31 @@ def test_what_compiling_needs_is_imported_by_those_who_compile() -> None:
     assert hit.endswith(": 1}) False")
 
 
+LOADED = """
+import numpy
+from perpbt.kernels.compile import load
+from perpbt.kernels.sums import exact_sums, make_room
+load(exact_sums, make_room)
+print(len(exact_sums.signatures), exact_sums.stats.cache_hits)
+print(exact_sums(numpy.array([1e300, 1.0, -1e300]), numpy.array([0, 3])), len(exact_sums.signatures), exact_sums.stats.cache_misses)
+"""
+
+
+@compiled_only
+def test_kernels_are_loaded_before_they_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact_sums(np.zeros(2), np.array([0, 2]))
+    said = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
+    loaded, called = said.stdout.splitlines()
+    assert loaded.startswith("1 ")
+    assert loaded.endswith(": 1})")
+    assert called == "[1.] 1 Counter()"
+    monkeypatch.setenv("PERPBT_CACHE", str(tmp_path / "empty"))
+    said = subprocess.run(
+        [sys.executable, "-c", LOADED.split("print(exact")[0]], capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "0 Counter()\n", "what was never compiled is left to who calls it"
+
+
 def test_the_cache_moves_when_any_kernel_source_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

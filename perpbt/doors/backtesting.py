@@ -79,6 +79,7 @@ from perpbt.running.setting import (
     plan_memory,
 )
 from perpbt.running.terms import terms_of
+from perpbt.running.warming import FOLLOWING, warm
 from perpbt.settling.currency import CoinPrice
 from perpbt.settling.weights import OpenInterest
 from perpbt.strategy import as_strategies, check_look_ahead, evaluate, evaluate_columns
@@ -236,6 +237,7 @@ def backtest(
         was not conserved.
     """
     started = time.perf_counter()
+    warm(FOLLOWING, engine)
     setting = make_setting(
         venue=venue, tiers_as=tiers_as, fund=fund, open_interest=open_interest, crowding=crowding, rules=rules,
         liquidation=liquidation,

@@ -52,6 +52,7 @@ from perpbt.running.setting import (
     plan_memory,
 )
 from perpbt.running.terms import terms_of
+from perpbt.running.warming import GIVEN, warm
 from perpbt.settling.currency import CoinPrice
 from perpbt.settling.weights import OpenInterest
 from perpbt.venue import Venue
@@ -217,6 +218,8 @@ def simulate(
     """
     started = since = time.perf_counter()
     kept = read_margin(margin)
+    if kept.mode == "isolated":
+        warm(GIVEN, engine)
     setting = make_setting(
         venue=venue, tiers_as=tiers_as, fund=fund, open_interest=open_interest, crowding=crowding, rules=rules,
         liquidation=liquidation,

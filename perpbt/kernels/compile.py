@@ -82,6 +82,18 @@ def kernel(function: Function) -> Function:
     return compiled(function)
 
 
+def load(*kernels: Callable[..., Any]) -> None:
+    """Load from disk what kernels were compiled to, where they were; on their first call it is there. From any thread."""
+    for one in kernels:
+        made: Any = one
+        if config.DISABLE_JIT or made.signatures:  # type: ignore[attr-defined]
+            continue
+        cache, target = made._cache, made.targetctx
+        for key in cache._cache_file._load_index():
+            if key == cache._index_key(key[0], target.codegen()):  # for this processor
+                made.compile(key[0])
+
+
 def part(function: Function) -> Function:
     """Compile a function into the kernels that call it: to pass it its tables and positions would cost more than most parts do."""
     return compiled(function, forceinline=True)
