@@ -167,6 +167,88 @@ def test_a_bitcoin_wallet_on_bitmex() -> None:
 
 
 COINS = {"AAA": "BTC", "BBB": "ETH", "CCC": "BTC"}
+KINDS = {"AAA": "inverse", "BBB": "quanto", "CCC": "inverse"}
+HELD = pl.DataFrame({"account": [0], "asset": ["X"], "amount": [1.0]})
+
+
+SCAN = {
+    "shocks": [0.0625, 0.125], "extreme": 0.25, "extreme_weight": 0.5, "basis": 0.03125, "minimum": 0.0078125,
+    "minimum_caps": [1.0, 7.0], "minimum_multipliers": [1.0, 2.0, 4.0],
+}  # fmt: skip
+
+
+@MADE
+@given(
+    made_markets.markets(max_accounts=9), made_markets.venues(), made_markets.rules(), st.booleans(), st.booleans(),
+    st.integers(0, 999),
+)  # fmt: skip
+def test_engines_equal_the_oracle_in_portfolio_margin(
+    market: Any, venue: Any, rules: Any, extremes: bool, one_unit: bool, seed: int
+) -> None:
+    """Coin-margined accounts of inverse contracts, in one risk unit or each its own, with an asset priced in coin."""
+    rows = shared(market, seed)
+    symbols = sorted({row["symbol"] for row in rows})
+    kinds = ("inverse", "inverse") if one_unit else ("inverse", "quanto")
+    made = engine_venue(venue).replace(
+        contract={name: {"kind": kinds[k % 2], "settlement": "BTC", "multiplier": 100.0 if kinds[k % 2] == "inverse" else 0.001}
+                  for k, name in enumerate(symbols)},
+        portfolio={**SCAN, **({"unit": "ALL"} if one_unit else {})},
+        collateral={"ETH": {"haircuts": [0.125], "conversion_fee": 0.015625}},
+    )  # fmt: skip
+    held = pl.DataFrame(
+        [
+            {"world": row["world"], "account": row["account"], "asset": "ETH", "amount": 4.0}
+            for row in rows[:2]
+        ]
+    )
+    start = min(row["ts"] for bars in market["bars"].values() for row in bars)
+    prices = pl.DataFrame({"ts": [start], "asset": ["ETH"], "price": [0.0625]}).with_columns(
+        pl.col("ts").cast(made_markets.TIME)
+    )
+    bars = perpbt.load_bars(market["frame"], funding=market["funding_frame"])
+    done = [
+        perpbt.simulate(
+            bars, table_of(rows), venue=made, margin={"mode": "portfolio", "test": "extremes" if extremes else "close"},
+            engine=engine, fund={"scope": "symbol"}, rules=rules, conversion={"BTC": 30_000.0},
+            collateral={"holdings": held.unique(), "prices": prices},
+        )
+        for engine in ("oracle", "dense", "skip")
+    ]  # fmt: skip
+    same(done[0], done[1])
+    same(done[0], done[2])
+
+
+@pytest.mark.parametrize("side", ["long", "short"])
+def test_scenarios_of_an_inverse_contract_are_moves_of_its_price(side: str) -> None:
+    """What must be kept is the worst loss in coin over prices 10 % up and down, as the contract itself is worth then."""
+    venue = coin_venue(portfolio={"shocks": [0.1], "extreme": 0.4}, taker_fee=0.0, slippage=0.0)
+    price = {name: [50_000.0] * 2 for name in ("open", "high", "low", "close")}
+    bars = pl.DataFrame({"ts": [START, START + timedelta(hours=1)], "symbol": ["AAA"] * 2, **price})
+    row = {
+        "account": 1,
+        "strategy": "s",
+        "symbol": "AAA",
+        "side": side,
+        "entry_time": START,
+        "collateral": 1.0,
+        "leverage": 2.0,
+    }
+    done = perpbt.simulate(bars, pl.DataFrame([row]), venue=venue, margin="portfolio")
+    sign = 1.0 if side == "long" else -1.0
+
+    def loss(at: float, to: float) -> float:
+        return -sign * 2.0 * 50_000.0 * (1.0 / at - 1.0 / to)
+
+    def kept(at: float) -> float:
+        shocks = max(loss(at, at * 1.1), loss(at, at * 0.9))
+        return max(shocks, 0.5 * max(loss(at, at * 1.4), loss(at, at * 0.6)))
+
+    assert done.extra["wallets"]["worst_margin_ratio"][0] == pytest.approx(kept(50_000.0) / 1.0, rel=1e-12)
+    at = done.accounts["liquidation_price"][0]
+    if side == "long":
+        assert 1.0 - loss(50_000.0, at) == pytest.approx(kept(at), rel=1e-9)
+    else:
+        assert at > 50_000.0
 
 
 def test_wallets_of_different_coins_stand_side_by_side() -> None:
@@ -235,16 +317,27 @@ def test_a_rate_that_grows_in_coin_asks_more_as_the_coin_falls() -> None:
 
 def test_what_does_not_go_into_one_wallet_is_told() -> None:
     bars, table = many(50, 3)
-    scan = {"shocks": [0.1]}
+    scan = {"shocks": [0.1], "unit": "ALL"}
     for venue, options, told in (
-        (coin_venue(), {"margin": "portfolio"}, "scenarios shift prices"),
+        (
+            coin_venue(contract={name: {"kind": kind, "settlement": "BTC"} for name, kind in KINDS.items()}),
+            {"margin": "portfolio", "conversion": {"BTC": 1.0}}, "AAA and BBB are in one risk unit",
+        ),
         (
             coin_venue(contract={name: {"kind": "inverse", "settlement": coin, "multiplier": 1.0} for name, coin in COINS.items()}),
             {"fund": {"scope": "symbol"}}, "is settled in .*one settlement currency, that of the account's first row",
         ),
-        (coin_venue(), {"collateral": pl.DataFrame({"account": [0], "asset": ["X"], "amount": [1.0]})}, "besides cash"),
+        (coin_venue(collateral={"X": {"price": "AAA"}}), {"collateral": HELD}, "allowed there: no such symbol, but prices in BTC"),
+        (
+            coin_venue(contract={name: {"kind": "inverse", "settlement": name} for name in COINS}, collateral={"X": {}}),
+            {"fund": {"scope": "symbol"}, "collateral": HELD, "table": table.with_columns(account=pl.int_range(pl.len()))},
+            "wallets are in AAA, BBB, CCC; allowed: one settlement currency a run",
+        ),
     ):  # fmt: skip
         with pytest.raises(InputError, match=told):
             perpbt.simulate(
-                bars, table, venue=venue.replace(portfolio=scan), **{"margin": "cross", **options}
+                bars,
+                options.pop("table", table),
+                venue=venue.replace(portfolio=scan),
+                **{"margin": "cross", **options},
             )

@@ -16,7 +16,6 @@ from test_cross import MADE, engine_venue, many, same, shared, table_of
 from test_cross_portfolio import SCAN
 
 import perpbt
-from perpbt.errors import InputError
 
 ENGINES = ("oracle", "dense", "skip")
 MARGINS = ("cross", {"mode": "cross", "legs": "one_way", "test": "extremes"}, "portfolio")
@@ -40,9 +39,17 @@ def test_engines_equal_the_oracle(
     }
     made = engine_venue(venue).replace(portfolio=SCAN)
     bars = perpbt.load_bars(market["frame"], funding=market["funding_frame"])
+    interest = (None, 1e5, dict.fromkeys({row["symbol"] for row in rows}, 3e4))[seed % 5 % 3]
     done = [
         perpbt.simulate(
-            bars, table_of(rows), venue=made, rules=rules, margin=margin, crowding=crowded, engine=engine
+            bars,
+            table_of(rows),
+            venue=made,
+            rules=rules,
+            margin=margin,
+            crowding=crowded,
+            engine=engine,
+            open_interest=interest,
         )
         for engine in ENGINES
     ]
@@ -174,7 +181,24 @@ def test_a_weight_is_so_many_wallets() -> None:
     assert one.metadata["largest_crowd"] > 1
 
 
-def test_an_open_interest_is_refused() -> None:
-    bars, table = many(50, 3)
-    with pytest.raises(InputError, match="crowding with open_interest does not go with margin"):
-        perpbt.simulate(bars, table, margin="cross", crowding=True, open_interest=1e6)
+def test_crowds_have_the_size_of_an_open_interest() -> None:
+    """Weights of all rows times a number; where open interest is that of ten wallets, a wallet falls like ten."""
+    rows = [row(1, "AAA"), row(2, "BBB", weight=3.0)]
+    table = pl.DataFrame([{"weight": 1.0, **one} for one in rows])
+    bars = gap(90.0)
+    asked = {"venue": VENUE, "margin": "cross", "crowding": True}
+    plain = perpbt.simulate(bars, table, **asked, open_interest=1.0)
+    ten = perpbt.simulate(bars, table, **asked, open_interest=10.0 / plain.accounts["weight"][0])
+    assert ten.accounts["weight"][0] == pytest.approx(10.0)
+    for place in (0, 1):
+        sold = ten.accounts["weight"][place] * ten.accounts["quantity"][place] * 90.0
+        assert ten.accounts["exit_price"][place] == pytest.approx(
+            90.0 * (1 - slippage(sold, 90.0)), rel=1e-12
+        )
+    each = perpbt.simulate(bars, table, **asked, open_interest={"AAA": 1e3, "BBB": 2e3})
+    for place in (0, 1):
+        sold = each.accounts["weight"][place] * each.accounts["quantity"][place] * 90.0
+        assert each.accounts["exit_price"][place] == pytest.approx(
+            90.0 * (1 - slippage(sold, 90.0)), rel=1e-12
+        )
+    assert each.accounts["weight"][0] != pytest.approx(each.accounts["weight"][1] / 3.0)

@@ -17,7 +17,7 @@ from made_bars import START, made_bars
 from test_cross import engine_venue, many, same, shared, table_of
 
 import perpbt
-from perpbt.crossing.charges import unit_multipliers, unit_numbers
+from perpbt.crossing.charges import RiskUnit, unit_multipliers, unit_numbers
 from perpbt.errors import InputError
 from perpbt.kernels.crossing.margin import charged
 from perpbt.kernels.crossing.tables import Charges
@@ -142,7 +142,7 @@ def test_both_charge_a_raw_minimum_alike() -> None:
     empty = np.zeros((1, 1))
     whole = np.zeros(1, dtype=np.int64)
     charges = Charges(empty, np.zeros((1, 1, 5)), whole, whole, np.zeros((1, 1), dtype=np.int64), whole, np.zeros(1),
-                      unit_numbers([terms]), multipliers,
+                      unit_numbers([RiskUnit(terms, False)]), multipliers,
                       True, False, False, False, False, False, False, False, False, False, whole, np.zeros(1))  # fmt: skip
     for raw in (0.0, 9.0, 10.0, 11.0, 70.0, 71.0, 1e6):
         assert charged(charges, 0, raw) == charged_naively(raw, [(10.0, 1.0), (70.0, 2.0), (math.inf, 4.0)])
@@ -263,7 +263,9 @@ def test_what_does_not_go_together_is_told() -> None:
     refused("margin.tset", margin={"mode": "cross", "tset": "close"})
     refused("one_way", margin={"mode": "portfolio", "legs": "one_way"})
     refused(r"\[portfolio\]", margin="portfolio")
-    refused("crowding with open_interest", crowding=True, open_interest=1e6)
+    refused(
+        "crowding with an open_interest that changes", crowding=True, open_interest={"days_of_turnover": 0.1}
+    )
     refused("crowding with margin.close", margin={"mode": "cross", "close": "in_turn"}, crowding=True)
     refused("margin.close = 'in_turn' with margin.mode", margin={"mode": "isolated", "close": "in_turn"})
     refused("margin.close = 'first'", margin={"mode": "cross", "close": "first"})

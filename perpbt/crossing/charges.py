@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,10 +48,7 @@ def make_charges(
     ladder = [
         at + np.searchsorted(own, since, side="right") - 1 for at, own in zip(offsets, begun, strict=False)
     ]
-    scans = scenarios(venue, symbols) if margin.mode == "portfolio" else []
-    names = sorted({unit_of(scan, symbol) for scan, symbol in zip(scans, symbols, strict=False)})
-    unit = [names.index(unit_of(scan, symbol)) for scan, symbol in zip(scans, symbols, strict=False)]
-    of_unit = [scans[unit.index(u)] for u in range(len(names))]
+    units = risk_units(venue, symbols, rates) if margin.mode == "portfolio" else RiskUnits((), (), ())
     return Charges(
         numbers=np.array(numbers, dtype=np.float64),
         tiers=np.ascontiguousarray(np.concatenate(filled)),
@@ -59,10 +57,10 @@ def make_charges(
         ),
         since=since,
         ladder=np.ascontiguousarray(np.stack(ladder, axis=1), dtype=np.int64),
-        unit=np.array(unit or [0] * len(symbols), dtype=np.int64),
-        minimum=np.array([scan.minimum for scan in scans] or [0.0] * len(symbols), dtype=np.float64),
-        units=unit_numbers(of_unit),
-        multipliers=unit_multipliers(of_unit),
+        unit=np.array(units.of_symbol or [0] * len(symbols), dtype=np.int64),
+        minimum=np.array(units.minimum or [0.0] * len(symbols), dtype=np.float64),
+        units=unit_numbers(units.units),
+        multipliers=unit_multipliers([one.terms for one in units.units]),
         portfolio=margin.mode == "portfolio",
         one_way=margin.legs == "one_way",
         extremes=margin.test == "extremes",
@@ -83,9 +81,46 @@ def growth_of(rates: Rates) -> float:
     return rates.per_unit if rates.terms.inverse and not rates.entry_maintenance else 0.0
 
 
+class RiskUnit(NamedTuple):
+    """The scenarios of a risk unit, and whether what is in it is worth a multiple of 1 / P."""
+
+    terms: PortfolioTerms
+    inverse: bool
+
+
+class RiskUnits(NamedTuple):
+    """Symbols put together whose opposite legs net."""
+
+    of_symbol: Sequence[int]
+    minimum: Sequence[float]  # raw charge on gross value, a symbol
+    units: Sequence[RiskUnit]
+
+
 def unit_of(scan: PortfolioTerms, symbol: str) -> str:
     """The name of a symbol's risk unit."""
     return scan.unit or symbol
+
+
+def risk_units(venue: Venue, symbols: Sequence[str], rates: Sequence[Rates]) -> RiskUnits:
+    """The risk units of a run. Raises InputError as `scenarios`, and for a unit of both inverse and other contracts: one move of the price
+    changes their values by different shares.
+    """
+    scans = scenarios(venue, symbols)
+    of = [unit_of(scan, symbol) for scan, symbol in zip(scans, symbols, strict=True)]
+    names = sorted(set(of))
+    firsts = [of.index(name) for name in names]
+    for symbol, name, own in zip(symbols, of, rates, strict=True):
+        other = firsts[names.index(name)]
+        if own.terms.inverse != rates[other].terms.inverse:
+            raise InputError(
+                f"venue {venue.name}: portfolio: {symbols[other]} and {symbol} are in one risk unit ({name}), and one of them is an inverse "
+                "contract; allowed in a unit: inverse contracts alone, or none"
+            )
+    return RiskUnits(
+        [names.index(name) for name in of],
+        [scan.minimum for scan in scans],
+        [RiskUnit(scans[k], rates[k].terms.inverse) for k in firsts],
+    )
 
 
 def scenarios(venue: Venue, symbols: Sequence[str]) -> list[PortfolioTerms]:
@@ -109,13 +144,22 @@ def scenarios(venue: Venue, symbols: Sequence[str]) -> list[PortfolioTerms]:
     return found
 
 
-def unit_numbers(of_unit: Sequence[PortfolioTerms]) -> Floats:
-    """Extreme move, its weight, basis, and shocks up and down; a row a risk unit."""
-    shocks = [[sign * move for move in one.shocks for sign in (1.0, -1.0)] for one in of_unit]
+def reading_move(move: float, inverse: bool) -> float:
+    """A move of the price, as one of what kernels see of it."""
+    return 1.0 / (1.0 + move) - 1.0 if inverse else move
+
+
+def unit_numbers(units: Sequence[RiskUnit]) -> Floats:
+    """Extreme moves, their weight, basis, and shocks up and down; a row a risk unit."""
+    shocks = [
+        [reading_move(sign * move, one.inverse) for move in one.terms.shocks for sign in (1.0, -1.0)]
+        for one in units
+    ]
     width = SHOCKS + max((len(row) for row in shocks), default=1)
-    made = np.zeros((max(len(of_unit), 1), width))
-    for row, one, moves in zip(made, of_unit, shocks, strict=False):
-        row[:SHOCKS] = one.extreme, one.extreme_weight, one.basis
+    made = np.zeros((max(len(units), 1), width))
+    for row, one, moves in zip(made, units, shocks, strict=False):
+        up, down = (reading_move(sign * one.terms.extreme, one.inverse) for sign in (1.0, -1.0))
+        row[:SHOCKS] = up, down, one.terms.extreme_weight, one.terms.basis
         row[SHOCKS : SHOCKS + len(moves)] = moves
     return made
 

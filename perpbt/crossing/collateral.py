@@ -1,7 +1,8 @@
 """Assets that back a wallet besides cash.
 
 In: a table of holdings (account, asset, amount and, where accounts have worlds, world) and prices (ts, asset, price) of assets that no
-symbol prices. Out: what kernels read of them, checked. What an asset counts for is in the venue's table [collateral].
+symbol prices. Out: what kernels read of them, checked. What an asset counts for is in the venue's table [collateral]. Prices are in the currency of
+the wallets: of a run of coin-margined contracts in that coin, and no symbol gives one there.
 
 An account brings its assets with the first position it opens; from then on its equity counts them at price after the haircut. They are
 sold only where cash runs out: for the fees of a liquidation and what it leaves owing, or when the wallet is flat and below 0, at the
@@ -40,6 +41,12 @@ class Collateral:
 
     holdings: pl.DataFrame
     prices: pl.DataFrame | None = None
+
+    @property
+    def assets(self) -> list[str]:
+        """What is held, by name; nothing of a frame without such a column, which `make_holdings` refuses."""
+        held = self.holdings
+        return [str(one) for one in held["asset"].unique().sort()] if "asset" in held.columns else []
 
 
 def read_collateral(given: Any) -> Collateral | None:

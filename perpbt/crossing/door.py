@@ -16,7 +16,7 @@ import polars as pl
 
 from perpbt.crossing.charges import make_charges
 from perpbt.crossing.collateral import Collateral, held_by, make_holdings
-from perpbt.crossing.crowds import Members, run_with_crowds
+from perpbt.crossing.crowds import Members, run_with_crowds, scaled_weights
 from perpbt.crossing.grid import Timeline, on_grid, stacked, timeline_of
 from perpbt.crossing.legs import Legs, Owners, Part, make_legs, owners_of, parts_of
 from perpbt.crossing.terms import Margin
@@ -57,6 +57,7 @@ from perpbt.load import Bars
 from perpbt.prepare.arrays import floats, market_arrays
 from perpbt.running.scheduled import scheduled_rates
 from perpbt.running.setting import Setting, describe_symbol
+from perpbt.venue import Venue
 
 CHUNK = 256  # accounts a thread takes at a time
 BLOCK = 1 << 18  # rows worked on together where memory is bounded
@@ -86,6 +87,7 @@ class Prepared(NamedTuple):
     held: pl.DataFrame  # the table of what all hold besides cash
     rates: Sequence[Rates]
     names: Sequence[str]  # of the grid: symbols, then assets with a price of their own
+    venue: Venue
 
 
 def run_shared(
@@ -182,21 +184,27 @@ def check_contracts(
 ) -> None:
     """A wallet is in one currency. Raises InputError for what does not go into one, or with it."""
     contracts = {symbol: setting.contract(symbol) for symbol in symbols}
-    mode = f"margin = {margin.mode!r}"
     other = next((symbol for symbol, one in contracts.items() if one.kind != "linear"), None)
     if other is None:
         return
-    told = f"{mode} with {other}, a contract of kind {contracts[other].kind!r}"
-    one_coin_each(table, {symbol: one.settled_in(symbol) for symbol, one in contracts.items()})
-    if collateral is not None:
+    coins = {symbol: one.settled_in(symbol) for symbol, one in contracts.items()}
+    one_coin_each(table, coins)
+    if collateral is None:
+        return
+    told = (
+        f"margin = {margin.mode!r} with {other}, a contract of kind {contracts[other].kind!r}, and collateral"
+    )
+    if len(set(coins.values())) > 1:
         raise InputError(
-            f"{told}, and collateral; allowed with assets besides cash: linear contracts, whose currency they are priced in"
+            f"{told}: wallets are in {', '.join(sorted(set(coins.values())))}; allowed: one settlement currency a run, in which assets are priced"
         )
-    inverse = [symbol for symbol, one in contracts.items() if one.kind == "inverse"]
-    if inverse and margin.mode == "portfolio":
-        raise InputError(
-            f"{told} ({inverse[0]}): scenarios shift prices, of which its value is no multiple; allowed: margin = 'cross'"
-        )
+    for asset in collateral.assets:
+        terms = setting.venue.terms("collateral", asset)
+        if terms is not None and terms.price:
+            raise InputError(
+                f"{told}: venue {setting.venue.name}: collateral.{asset}.price = {terms.price!r}; allowed there: no such symbol, but prices "
+                f"in {coins[other]}"
+            )
 
 
 def one_coin_each(table: pl.DataFrame, coins: Mapping[str, str]) -> None:
@@ -227,7 +235,16 @@ def prepare(
     holdings = make_holdings(collateral, setting.venue, owners, line, symbols, charges.unit.tolist())
     series |= {len(symbols) + k: one for k, one in enumerate(holdings.series)}
     grid = grid_over(stacked(series), setting.engine == "skip")
-    return Prepared(line, grid, charges, holdings.assets, holdings.table, rates, (*symbols, *holdings.names))
+    return Prepared(
+        line,
+        grid,
+        charges,
+        holdings.assets,
+        holdings.table,
+        rates,
+        (*symbols, *holdings.names),
+        setting.venue,
+    )
 
 
 def run_accounts(
@@ -235,7 +252,7 @@ def run_accounts(
     counted: Counted,
 ) -> int:  # fmt: skip
     """Accounts of a part to their end; returns how many wallets the largest crowd has, 0 without crowding."""
-    members = members_of(order, part, legs)
+    members = members_of(setting, prepared, order, part, legs)
     wallets["world"] = members.world
     if setting.engine == "oracle":
         crowded = members if setting.crowding else None
@@ -288,13 +305,26 @@ def run_in_chunks(
         counted.add(size)
 
 
-def members_of(order: GivenOrder, part: Part, legs: Legs) -> Members:
-    """The world and weight of each account."""
+def members_of(setting: Setting, prepared: Prepared, order: GivenOrder, part: Part, legs: Legs) -> Members:
+    """The world and weight of each account; with an open interest, scaled to it by the lives of all."""
     row = part.rows[legs.legs["place"][legs.first[:-1]]]
-    weight = (
-        order.accounts["weight"].to_numpy()[row] if "weight" in order.accounts.columns else np.ones(row.size)
-    )
-    return Members(order.world_of(row), weight)
+    given = order.accounts["weight"].to_numpy() if "weight" in order.accounts.columns else np.ones(order.size)
+    wanted = setting.open_interest if isinstance(setting.open_interest, int | float | Mapping) else None
+
+    def weigh(rows: Table) -> Floats:
+        if wanted is None:
+            return given
+        again = GivenOrder(order.accounts, order.wishes)
+        for k in range(len(order.symbols)):
+            mine = again.of_symbol(k)
+            again.put(k, Outcome(rows[mine], np.empty(0, dtype=CALL)), mine)
+        parts = [
+            Fills(prepared.grid.series[k]).part(prepared.line, rates)
+            for k, rates in enumerate(prepared.rates)
+        ]
+        return scaled_weights(Book(order.symbols, order.worlds, parts, again), wanted)
+
+    return Members(order.world_of(row), given[row], wanted, weigh)
 
 
 @dataclass
@@ -315,7 +345,7 @@ class Fills:
 
     def part(self, line: Timeline, rates: Rates) -> SymbolPart:
         """What settling needs to know of the symbol."""
-        at = np.unique(np.concatenate(self.bars))
+        at = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *self.bars]))
         return SymbolPart(
             line.time,
             rates,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perpbt.crossing.charges import begun_on
+from perpbt.crossing.charges import RiskUnits, begun_on, risk_units
 from perpbt.crossing.crowds import Members
 from perpbt.crossing.legs import Legs
 from perpbt.crossing.terms import Margin
@@ -130,13 +130,16 @@ def write_wallet(into: Row, wallet: dict[str, Any]) -> None:
 
 def terms_of(prepared: Prepared, margin: Margin, symbols: Sequence[str]) -> dict[str, Any]:
     """How accounts are kept, by name."""
-    charges = prepared.charges
+    charges, told = prepared.charges, RiskUnits((), (), ())
+    if margin.mode == "portfolio":
+        told = risk_units(prepared.venue, symbols, prepared.rates)
     units = {
         f"{u:06d}": {
-            "extreme": row[shared.EXTREME], "extreme_weight": row[shared.EXTREME_WEIGHT], "basis": row[shared.BASIS],
-            "shocks": row[shared.SHOCKS :], "multipliers": [tuple(one) for one in charges.multipliers[u].tolist()],
+            "extreme": one.terms.extreme, "extreme_weight": one.terms.extreme_weight, "basis": one.terms.basis,
+            "shocks": [sign * move for move in one.terms.shocks for sign in (1.0, -1.0)], "inverse": one.inverse,
+            "multipliers": [tuple(tier) for tier in charges.multipliers[u].tolist()],
         }
-        for u, row in enumerate(charges.units.tolist())
+        for u, one in enumerate(told.units)
     }  # fmt: skip
     spec = {
         "unit_of": {name: f"{charges.unit[k]:06d}" for k, name in enumerate(symbols)},
@@ -203,7 +206,7 @@ def run_wallets_naively(
     else:
         whose = zip(asked, members.world.tolist(), members.weight.tolist(), strict=True)
         every = [{**one, "world": world, "weight": weight} for one, world, weight in whose]
-        finished = run_in_crowds(bars, every, venues, rules, terms)
+        finished = run_in_crowds(bars, every, venues, rules, terms, members.interest)
     sizes: Counter[Any] = Counter()
     for account, done in enumerate(finished):
         sizes.update(who for who, _ in done["wallet"]["sold"])

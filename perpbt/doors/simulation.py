@@ -307,7 +307,8 @@ def refuse(setting: Setting, margin: Margin, symbols: list[str], holds: bool) ->
     given = {
         "coupling": setting.coupling is not None,
         "fund.hold": setting.terms.hold is not None,
-        "crowding with open_interest": setting.crowding and setting.open_interest is not None,
+        "crowding with an open_interest that changes": setting.crowding
+        and isinstance(setting.open_interest, pl.DataFrame | TurnoverInterest),
         "equity_every with collateral": setting.equity_every is not None and holds,
         "crowding with margin.close = 'in_turn'": setting.crowding and margin.close == "in_turn",
         "crowding with memory": setting.crowding and setting.budget is not None,

@@ -23,19 +23,61 @@ def run_in_crowds(
     venues: Mapping[str, Record],
     rules: Record,
     terms: Record,
+    interest: float | Mapping[str, float] | None = None,
 ) -> list[Record]:
-    """All accounts to their end, {"legs", "assets", "world", "weight"} each, in their order. The rest is as for `cross.run_wallet`."""
+    """All accounts to their end, {"legs", "assets", "world", "weight"} each, in their order. The rest is as for `cross.run_wallet`.
+
+    `interest` scales the weights of a world to this mean total notional, or, a number a symbol, those of each of its symbols.
+    """
     crowds: dict[Who, float] = {}
     before: list[tuple[Who, float]] | None = None
     while True:
-        done, sold = [], []
-        for one in accounts:
-            told = {**terms, "assets": one["assets"], "world": one["world"], "crowds": crowds}
-            done.append(run_wallet(bars, one["legs"], venues, rules, told))
-            sold += [(who, one["weight"] * volume) for who, volume in done[-1]["wallet"]["sold"]]
+        done = [
+            run_wallet(
+                bars,
+                one["legs"],
+                venues,
+                rules,
+                {**terms, "assets": one["assets"], "world": one["world"], "crowds": crowds},
+            )
+            for one in accounts
+        ]
+        factors = scaled(done, accounts, len(next(iter(bars.values()))), interest)
+        sold = [
+            (who, (one["weight"] * factors[cell(who[0], who[1], interest)]) * volume)
+            for one, life in zip(accounts, done, strict=True)
+            for who, volume in life["wallet"]["sold"]
+        ]
         if sold == before:
             return done
         before, crowds = sold, added(sold)
+
+
+def cell(world: Any, symbol: str, interest: float | Mapping[str, float] | None) -> tuple[Any, str]:
+    """What is scaled together: a world, or a symbol of it."""
+    return world, symbol if isinstance(interest, Mapping) else ""
+
+
+def scaled(
+    done: Sequence[Record],
+    accounts: Sequence[Record],
+    bars: int,
+    interest: float | Mapping[str, float] | None,
+) -> dict[tuple[Any, str], float]:
+    """By what the weights of each cell are multiplied: stated over mean notional, the mean over closes (D12); 1 where that is 0."""
+    held: dict[tuple[Any, str], list[float]] = {}
+    for one, life in zip(accounts, done, strict=True):
+        for leg in life["legs"]:
+            parts = held.setdefault(cell(one["world"], leg["symbol"], interest), [])
+            if leg["status"] != "rejected":
+                closes = leg["exit_bar"] - leg["entry"] + (1 if leg["exit_reason"] == "end" else 0)
+                parts.append(one["weight"] * leg["notional"] * closes / bars)
+    found = {}
+    for of, parts in held.items():
+        stated = interest[of[1]] if isinstance(interest, Mapping) else interest
+        mean = math.fsum(parts)
+        found[of] = 1.0 if stated is None or not mean > 0 else stated / mean
+    return found
 
 
 def added(sold: Iterable[tuple[Who, float]]) -> dict[Who, float]:

@@ -29,10 +29,17 @@ def unit_required(values: Sequence[Record], unit: Record, minimum: Mapping[str, 
         long = long + max(value["value"], 0.0)
         short = short + max(0.0 - value["value"], 0.0)
         raw = raw + minimum.get(value["name"], 0.0) * value["gross"]
-    shock = max([0.0, *(0.0 - move * net for move in unit["shocks"])])
-    extreme = unit["extreme_weight"] * max(0.0 - unit["extreme"] * net, unit["extreme"] * net)
+    shock = max([0.0, *(0.0 - shift(move, unit) * net for move in unit["shocks"])])
+    extreme = unit["extreme_weight"] * max(
+        0.0 - shift(move, unit) * net for move in (unit["extreme"], -unit["extreme"])
+    )
     basis = unit["basis"] * min(long, short)
     return max(max(shock, extreme) + basis, charged(raw, unit["multipliers"]))
+
+
+def shift(move: float, unit: Record) -> float:
+    """What a value changes by as prices move by this share; in coin, where it is a multiple of 1 / P, by that of the reading."""
+    return 1 / (1 + move) - 1 if unit.get("inverse") else move
 
 
 def charged(raw: float, multipliers: Sequence[tuple[float, float]]) -> float:

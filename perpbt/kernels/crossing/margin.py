@@ -12,7 +12,8 @@ from perpbt.kernels.compile import kernel, part
 from perpbt.kernels.crossing.tables import (
     BASIS,
     CLOSE_OUT,
-    EXTREME,
+    EXTREME_DOWN,
+    EXTREME_UP,
     EXTREME_WEIGHT,
     FUNDING_,
     GROWTH,
@@ -215,9 +216,9 @@ def unit_kept(charges: Charges, held: Table, count: int, unit: int) -> float:
     shock = 0.0
     for k in range(SHOCKS, row.size):
         shock = max(shock, 0.0 - row[k] * least, 0.0 - row[k] * most)
-    move = row[EXTREME]
+    up, down = row[EXTREME_UP], row[EXTREME_DOWN]
     extreme = row[EXTREME_WEIGHT] * max(
-        max(0.0 - move * least, move * least), max(0.0 - move * most, move * most)
+        max(0.0 - up * least, 0.0 - down * least), max(0.0 - up * most, 0.0 - down * most)
     )
     basis = row[BASIS] * min(long, short)
     return max(max(shock, extreme) + basis, charged(charges, unit, raw))

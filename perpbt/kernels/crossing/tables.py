@@ -28,7 +28,7 @@ NODE = 12
     LOT_UNITS, LOT_PER, TICK_UNITS, TICK_PER, GROWTH,
 ) = range(17)  # fmt: skip
 # columns of Charges.units, before the shocks
-EXTREME, EXTREME_WEIGHT, BASIS, SHOCKS = 0, 1, 2, 3
+EXTREME_UP, EXTREME_DOWN, EXTREME_WEIGHT, BASIS, SHOCKS = 0, 1, 2, 3, 4
 WAITING, HELD, CLOSED, CLOSING = 0, 1, 2, 3  # LEG status; CLOSING: closed, not yet settled
 
 
@@ -54,7 +54,7 @@ class Charges(NamedTuple):
     ladder: Integers  # (epochs, symbols): which of the tiers
     unit: Integers  # risk unit of each symbol
     minimum: Floats  # raw minimum charge on gross value, a symbol
-    units: Floats  # (units, 3 + shocks)
+    units: Floats  # (units, 4 + shocks); moves are those of what prices kernels see
     multipliers: Floats  # (units, tiers, 2): upper end of raw charge, multiplier
     portfolio: bool
     one_way: bool

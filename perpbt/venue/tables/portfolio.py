@@ -7,7 +7,8 @@ S the values of its long and short legs, what it must keep is
 
 and MR7 is the minimum charge: `minimum` times the gross value, each part of that sum times the multiplier of the tier it is in: up to
 `minimum_caps[0]` the first of `minimum_multipliers`, and so on. MR2, MR3 and MR5 (decay, volatility and interest rates of options) are 0
-for what is simulated. All of a unit's numbers but `minimum` must be the same for each of its symbols.
+for what is simulated. In a coin-margined account values and their changes are in coin: a move x of the price changes what an inverse
+contract is worth by 1 / (1 + x) - 1 of it, which stands for x there; a unit is of inverse contracts alone, or of none. All of a unit's numbers but `minimum` must be the same for each of its symbols.
 """
 
 from __future__ import annotations
