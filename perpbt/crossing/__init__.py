@@ -45,16 +45,18 @@ max_drawdown, worst_margin_ratio, liquidations, liquidation_time (of the first),
 - Rounding to lots and ticks is that of isolated positions, but for the liquidation price: a wallet is liquidated by its equity, at
   no price of any one symbol, so no tick moves that; stops and take-profits stand on ticks.
 
-- With `crowding` a symbol's liquidation is filled against the net notional, times weight, of all wallets of its world that are liquidated
-  in that symbol, side, bar and phase (scaled to `open_interest`, a number or one a symbol); what that leaves in a wallet decides what it opens later (`perpbt.crossing.crowds`).
+- With `crowding` a symbol's liquidation is filled against the net notional, times weight (scaled to `open_interest`, a number or one a
+  symbol), of all wallets of its world that are liquidated in that symbol, side, bar and phase; what that leaves in a wallet decides what
+  it opens later (`perpbt.crossing.crowds`).
 - Positions that open in one bar are tested one after another, by symbol, as a venue tests orders: at high leverage the first leg of a
   hedge must stand alone, so keep a `reserve` for it.
 - With `memory` some whole accounts are worked on at a time; the bars of all symbols are held at once, and a row a wallet.
 
-Not with a shared wallet, and refused by name: crowding with an `open_interest` that changes in time, with `memory` or with `close="in_turn"`, coupling, liquidation procedures but
-"full", positions of one account settled in different currencies; with assets besides cash: equity curves, and, unless all contracts are linear,
-wallets of several coins and assets that a symbol prices; with `margin="portfolio"`: dynamic margin (scenarios read no tiers), and inverse
-contracts in one risk unit with others.
+Not with a shared wallet, and refused by name: coupling; liquidation procedures but "full"; positions of one account settled in different
+currencies; crowding with an `open_interest` that changes in time, with `memory`, or with `close="in_turn"` (what is sold next would
+depend on fills of the same moment); with assets besides cash: equity curves, and, unless all contracts are linear, wallets of several coins
+and assets that a symbol prices; with `margin="portfolio"`: dynamic margin (scenarios read no tiers), and inverse contracts in one risk
+unit with others.
 """
 
 from __future__ import annotations
