@@ -12,7 +12,8 @@ A run deleverages with the same policies: `perpbt.simulate(..., coupling="adl", 
 `fill_in_order`, `fill_by_weight` and `fill_to_level` do the same for any amounts, money for example. `compare`
 lays the policies side by side on one book.
 
-Around it: `clawback` and `socialise_by_size` (losses nobody else pays), `settle_balance`, `fund_flow`;
+Around it: `clawback` and `socialise_by_size` (losses nobody else pays), `settle_balance`, `fund_flow`; `without_protection`, a run whose
+traders owe what is missing;
 `drawdown_trigger` (Bybit), `level_trigger` (OKX) and `empty_trigger` on a fund's ledger; `monitor` and
 `open_interest`, series to watch; measures of one round (`overshoot`, `fairness_regret`, `ptsr`, `pmr`,
 `bad_debt`) and of finished runs (`by_policy`, `deleveraged`, `deleveraging_waves`, `rounds`,
@@ -50,6 +51,7 @@ from perpbt.adl.measures import (
 )
 from perpbt.adl.monitoring import monitor, open_interest
 from perpbt.adl.policies import by_policy
+from perpbt.adl.protection import without_protection
 from perpbt.adl.rankings import RANKINGS, find_ranking, in_order, lights
 from perpbt.adl.rounds import round_measures, rounds
 from perpbt.adl.tables import (
@@ -119,4 +121,5 @@ __all__ = [
     "waves",
     "weights",
     "winners",
+    "without_protection",
 ]

@@ -5,23 +5,26 @@ In: a run's ledger and, for the open interest, its accounts. Out: a row for ever
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 import polars as pl
 
 from perpbt.adl.triggers import EIGHT_HOURS, highest_within
+from perpbt.contracts import Contract
 from perpbt.errors import InputError
 
 
-def open_interest(accounts: pl.DataFrame) -> pl.DataFrame:
+def open_interest(accounts: pl.DataFrame, contracts: Mapping[str, Contract] | None = None) -> pl.DataFrame:
     """Notional of all open positions at their entry prices, one side counted once with the other: `world`,
     `symbol`, `time`, `long`, `short` and `open_interest` = (long + short) / 2, quote currency times weight.
 
     A row for every moment at which it changes; a position counts from entry until exit, parts closed before
-    included. A simulated book need not be balanced: the half sum is what a venue of both sides would print.
+    included. `contracts`: those of symbols that are not one base unit settled in quote currency; notional is then in their settlement
+    currency. A simulated book need not be balanced: the half sum is what a venue of both sides would print.
     """
     held = accounts.filter(pl.col("exit_reason") != "rejected").with_columns(
-        notional=pl.col("weight") * pl.col("quantity") * pl.col("entry_price")
+        notional=pl.col("weight") * _worth(contracts or {})
     )
     moves = pl.concat(
         [
@@ -40,19 +43,30 @@ def open_interest(accounts: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def _worth(contracts: Mapping[str, Contract]) -> pl.Expr:
+    """Notional of a position at its entry."""
+    worth = pl.col("quantity") * pl.col("entry_price")
+    for symbol, contract in contracts.items():
+        size = pl.col("quantity") * contract.multiplier
+        own = size / pl.col("entry_price") if contract.kind == "inverse" else size * pl.col("entry_price")
+        worth = pl.when(pl.col("symbol") == symbol).then(own).otherwise(worth)
+    return worth
+
+
 def monitor(
     fund: pl.DataFrame,
     accounts: pl.DataFrame | None = None,
     *,
     window: timedelta = EIGHT_HOURS,
     drawdown: float = 0.30,
+    contracts: Mapping[str, Contract] | None = None,
 ) -> pl.DataFrame:
     """The series of every fund of a ledger (`Result.fund`), a row a moment.
 
     Columns: `world`, `fund` (its symbol, its group, or "all" for a pool), `time`, `balance`, `peak` (highest so far),
     `drawdown` (1 - balance / peak), `recent_drawdown` (against the highest of the `window`), `lights` (0 calm
     to 5: fifths of the trigger's `drawdown` that are used up, 5 when it is reached) and, with `accounts`,
-    `open_interest` and `balance_over_open_interest` (null without any). Money in quote currency. Every row
+    `open_interest` (with `contracts` as there) and `balance_over_open_interest` (null without any). Money in quote currency. Every row
     knows only what was before it.
     """
     if not 0.0 < drawdown <= 1.0:
@@ -67,7 +81,9 @@ def monitor(
             own = ledger if name == "all" else ledger.filter(pl.col("symbol") == name)
             parts.append(_watched(own, world, name, window, drawdown))
     table = pl.concat(parts).sort("world", "fund", "time")
-    return table if accounts is None else _with_open_interest(table, open_interest(accounts), groups)
+    return (
+        table if accounts is None else _with_open_interest(table, open_interest(accounts, contracts), groups)
+    )
 
 
 def _watched(own: pl.DataFrame, world: object, name: str, window: timedelta, drawdown: float) -> pl.DataFrame:

@@ -18,12 +18,11 @@ class Crowding:
         """Fill the crowds that some members were in before their change, or are in now, again; returns the moments touched."""
         group = flows.groups[number]
         after = group.of.rows[group.at[members]]
-        crowds = {
-            (3 * int(row["exit_bar"]) + int(row["phase"]), int(row["side"]))
-            for rows in (before, after)
-            for row in rows
-            if row["reason"] == LIQUIDATION
-        }
+        crowds: set[tuple[int, int]] = set()
+        for rows in (before, after):
+            fell = rows["reason"] == LIQUIDATION
+            moments = 3 * rows["exit_bar"][fell] + rows["phase"][fell]
+            crowds |= set(zip(moments.tolist(), rows["side"][fell].tolist(), strict=True))
         together = []
         for moment, side in sorted(crowds):
             there = np.flatnonzero((group.until == moment) & (group.side == side))

@@ -144,7 +144,9 @@ def push_told(book: Book, group: Looped, push: Push) -> dict[str, Any]:
 
 
 def told_of_feedback(pushes: pl.DataFrame, before: float, after: float) -> dict[str, Any]:
-    """Liquidations with and without feedback, accounts by weight, and the share that feedback caused."""
+    """Liquidations with and without feedback, accounts by weight, and the share that feedback caused: below 0 where it, or deleveraging
+    beside it, has closed more positions sooner than it brought down.
+    """
     return {
         "pushes": pushes.height,
         "liquidated_without_feedback": before,
