@@ -7,7 +7,6 @@ of adding everything up at the end.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,10 +52,31 @@ class Listed:
         here = order[place]
         self.value[here[self.key[here] == np.repeat(keys, count)]] = 0.0
 
+    def without(self, number: int, of_exit: Integers, of_entry: Integers) -> Listed:
+        """Without what members of a group bring at the moments stated of each, -1 for none; of entries in no order."""
+        whose = np.flatnonzero((self.owner >= 0) & (self.owner >> MEMBER_BITS == number))
+        member, key = self.owner[whose] & ((1 << MEMBER_BITS) - 1), self.key[whose]
+        stays = np.ones(self.key.size, dtype=np.bool_)
+        stays[whose[(key == of_exit[member]) | (key == of_entry[member])]] = False
+        return Listed(self.key[stays], self.owner[stays], self.value[stays])
+
     def slice(self, key: int) -> slice:
         """The entries of a moment."""
         low, high = np.searchsorted(self.key, (key, key + 1))
         return slice(int(low), int(high))
+
+
+NOTHING = Listed(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
+
+
+def together(first: Listed, second: Listed) -> Listed:
+    """One after the other."""
+    return Listed(
+        *(
+            np.concatenate([getattr(one, name) for one in (first, second)])
+            for name in ("key", "owner", "value")
+        )
+    )
 
 
 class Flows:
@@ -64,8 +84,7 @@ class Flows:
 
     def __init__(self, groups: Sequence[Group], fee_share: float) -> None:
         self.groups, self.fee_share = groups, fee_share
-        self.late_credits: dict[int, dict[int, list[float]]] = {}  # by moment and owner
-        self.late_draws: dict[int, dict[int, float]] = {}
+        self.late_credits = self.late_draws = NOTHING  # of those that have changed, in no order
         parts = [self._flows(number, np.arange(group.at.size)) for number, group in enumerate(groups)]
         entries = [self._entries(number, np.arange(group.at.size)) for number, group in enumerate(groups)]
         self.credits = listed([*(credit for credit, _ in parts), *entries])
@@ -83,93 +102,85 @@ class Flows:
     def _entries(self, number: int, members: Integers) -> Listed:
         """Some members' shares of entry fees."""
         group = self.groups[number]
-        rows = group.of.rows[group.at[members]]
-        value = (self.fee_share * group.weight[members]) * rows["open_fee"]
-        here = np.flatnonzero((rows["rejection"] == ACCEPTED) & (value > 0.0))
-        return Listed(group.key(3 * rows["entry_bar"][here]), owners(number, members[here]), value[here])
+        open_fee, rejection, entry_bar = group.of_rows(members, "open_fee", "rejection", "entry_bar")
+        value = (self.fee_share * group.weight[members]) * open_fee
+        here = np.flatnonzero((rejection == ACCEPTED) & (value > 0.0))
+        return Listed(group.key(3 * entry_bar[here]), owners(number, members[here]), value[here])
 
     def _flows(self, number: int, members: Integers) -> tuple[Listed, Listed]:
         """What the exits of some members bring and ask."""
         group = self.groups[number]
-        rows = group.of.rows[group.at[members]]
+        rejection, exit_bar, phase, reason = group.of_rows(
+            members, "rejection", "exit_bar", "phase", "reason"
+        )
+        liquidation_fee, surplus, close_fee, deficit = group.of_rows(
+            members, "liquidation_fee", "surplus", "close_fee", "deficit"
+        )
         weight = group.weight[members]
         key = np.zeros(members.size, dtype=np.int64)
-        accepted = np.flatnonzero(rows["rejection"] == ACCEPTED)
-        moment = 3 * rows["exit_bar"].astype(np.int64) + rows["phase"]
-        key[accepted] = group.key((moment + (rows["reason"] == ADL))[accepted])
+        accepted = np.flatnonzero(rejection == ACCEPTED)
+        moment = 3 * exit_bar.astype(np.int64) + phase
+        key[accepted] = group.key((moment + (reason == ADL))[accepted])
         owner = owners(number, members)
-        kinds = (
-            weight * rows["liquidation_fee"],
-            weight * rows["surplus"],
-            (self.fee_share * weight) * rows["close_fee"],
-        )
+        kinds = (weight * liquidation_fee, weight * surplus, (self.fee_share * weight) * close_fee)
         credits = listed([kept(key, owner, value, accepted) for value in kinds])
-        return credits, kept(key, owner, weight * rows["deficit"], accepted)
+        return credits, kept(key, owner, weight * deficit, accepted)
 
     def drawn(self, key: int) -> list[Draw]:
         """Every deficit of a moment."""
-        here = self.draws.slice(key)
-        found = [
-            (int(owner), float(value))
-            for owner, value in zip(self.draws.owner[here], self.draws.value[here], strict=True)
-            if value > 0.0
+        early, late = self.draws.slice(key), np.flatnonzero(self.late_draws.key == key)
+        owner = np.concatenate([self.draws.owner[early], self.late_draws.owner[late]])
+        value = np.concatenate([self.draws.value[early], self.late_draws.value[late]])
+        return [
+            Draw(int(one) >> MEMBER_BITS, int(one) & ((1 << MEMBER_BITS) - 1), float(deficit))
+            for one, deficit in zip(owner, value, strict=True)
+            if deficit > 0.0
         ]
-        found += list(self.late_draws.get(key, {}).items())
-        return [Draw(owner >> MEMBER_BITS, owner & ((1 << MEMBER_BITS) - 1), value) for owner, value in found]
 
-    def take_back(self, number: int, members: Integers, never: Integers) -> set[int]:
+    def take_back(self, number: int, members: Integers, never: Integers) -> Integers:
         """Forget what the exits of some members bring, and of those who will `never` have been also what their entries bring; before
         they change. Returns the moments that are touched.
         """
         group = self.groups[number]
-        rows = group.of.rows[group.at[members]]
-        moments = 3 * rows["exit_bar"].astype(np.int64) + rows["phase"] + (rows["reason"] == ADL)
+        exit_bar, phase, reason = group.of_rows(members, "exit_bar", "phase", "reason")
+        moments = 3 * exit_bar.astype(np.int64) + phase + (reason == ADL)
         opened = 3 * group.of.rows["entry_bar"][group.at[never]].astype(np.int64)
         keys = group.key(np.concatenate([moments, opened]))
         whose = owners(number, np.concatenate([members, never]))
         for early in (self.credits, self.draws):
             early.forget(keys, whose)
-        for owner, key in zip(whose.tolist(), keys.tolist(), strict=True):
-            for late in (self.late_credits, self.late_draws):
-                if key in late:
-                    late[key].pop(owner, None)
-        return set(keys.tolist())
+        of_exit, of_entry = np.full((2, group.at.size), -1, dtype=np.int64)
+        of_exit[members], of_entry[never] = keys[: members.size], keys[members.size :]
+        self.late_credits = self.late_credits.without(number, of_exit, of_entry)
+        self.late_draws = self.late_draws.without(number, of_exit, of_entry)
+        return keys
 
-    def bring(self, number: int, members: Integers, new: Integers) -> set[int]:
-        """What the new exits of some members bring, and of the `new` ones the entries too; after they have changed."""
+    def bring(self, number: int, members: Integers, new: Integers) -> Integers:
+        """What the new exits of some members bring, and of the `new` ones the entries too; after they have changed. Returns the moments."""
         credits, draws = self._flows(number, members)
-        credits = listed([credits, self._entries(number, new)])
-        for owner, key, value in zip(
-            credits.owner.tolist(), credits.key.tolist(), credits.value.tolist(), strict=True
-        ):
-            self.late_credits.setdefault(key, {}).setdefault(owner, []).append(value)
-        for owner, key, value in zip(
-            draws.owner.tolist(), draws.key.tolist(), draws.value.tolist(), strict=True
-        ):
-            self.late_draws.setdefault(key, {})[owner] = value
-        return {*credits.key.tolist(), *draws.key.tolist()}
+        credits = together(credits, self._entries(number, new))
+        self.late_credits = together(self.late_credits, credits)
+        self.late_draws = together(self.late_draws, draws)
+        return np.concatenate([credits.key, draws.key])
 
     def add_fee(self, number: int, member: int, key: int, fee: float) -> None:
         """The share of a fee paid at a moment, which no later change takes back."""
         value = (self.fee_share * self.groups[number].weight[member]) * fee
         if value > 0.0:
-            self.late_credits.setdefault(key, {}).setdefault(
-                -1 - len(self.late_credits.get(key, {})), []
-            ).append(float(value))
+            one = Listed(np.array([key]), np.array([-1]), np.array([float(value)]))
+            self.late_credits = together(self.late_credits, one)
 
-    def add_up(self, touched: set[int]) -> None:
+    def add_up(self, touched: Integers) -> None:
         """Sum moments again that have been touched, and make room for new ones."""
-        new = np.setdiff1d(np.array(sorted(touched), dtype=np.int64), self.keys)
+        touched = np.unique(touched)
+        new = np.setdiff1d(touched, self.keys, assume_unique=True)
         if new.size:
             at = np.searchsorted(self.keys, new)
             self.keys = np.insert(self.keys, at, new)
             self.credit, self.draw = np.insert(self.credit, at, 0.0), np.insert(self.draw, at, 0.0)
-        for key in touched:
-            place = int(np.searchsorted(self.keys, key))
-            late = [value for values in self.late_credits.get(key, {}).values() for value in values]
-            self.credit[place] = math.fsum([*self.credits.value[self.credits.slice(key)].tolist(), *late])
-            late = list(self.late_draws.get(key, {}).values())
-            self.draw[place] = math.fsum([*self.draws.value[self.draws.slice(key)].tolist(), *late])
+        place = np.searchsorted(self.keys, touched)
+        self.credit[place] = sums_of(touched, self.credits, self.late_credits)
+        self.draw[place] = sums_of(touched, self.draws, self.late_draws)
 
 
 def owners(number: int, members: Integers) -> Integers:
@@ -197,3 +208,17 @@ def sums_at(values: Listed, keys: Integers) -> Floats:
     """The exact sum of each moment."""
     starts = np.append(np.searchsorted(values.key, keys), values.key.size)
     return exact_sums(values.value, starts)
+
+
+def sums_of(keys: Integers, early: Listed, late: Listed) -> Floats:
+    """The exact sums of some moments, ascending, of entries sorted by moment and of others in no order."""
+    low, high = (np.searchsorted(early.key, keys, side=side) for side in ("left", "right"))
+    count = high - low
+    where = np.repeat(low - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
+    here = np.searchsorted(keys, late.key)
+    mine = np.flatnonzero(keys[np.minimum(here, keys.size - 1)] == late.key) if keys.size else here[:0]
+    place = np.concatenate([np.repeat(np.arange(keys.size), count), here[mine]])
+    value = np.concatenate([early.value[where], late.value[mine]])
+    order = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[order], np.arange(keys.size + 1))
+    return exact_sums(value[order], starts)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -115,6 +116,11 @@ class Group:
         self.given_up, self.socialised = np.zeros(at.size), np.zeros(at.size)
         self.outside = 0.0  # notional an outside counterparty has taken
         self._room = np.empty(at.size, dtype=np.int64)
+
+    def of_rows(self, members: Integers, *names: str) -> list[Any]:
+        """Columns of their rows: whole rows are long, and copied slowly."""
+        at = self.at[members]
+        return [self.of.rows[name][at] for name in names]
 
     def key(self, moments: Integers) -> Integers:
         """Moments of this symbol's bars as moments of all times of the run."""

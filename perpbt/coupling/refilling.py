@@ -14,26 +14,34 @@ from perpbt.kernels.tables import LIQUIDATION, TURNOVER, VOLATILITY, Integers, T
 class Crowding:
     """Fills liquidations of the same world, symbol, side and moment against their total."""
 
-    def follow(self, flows: Flows, number: int, members: Integers, before: Table) -> set[int]:
+    def follow(self, flows: Flows, number: int, members: Integers, before: Table) -> Integers:
         """Fill the crowds that some members were in before their change, or are in now, again; returns the moments touched."""
         group = flows.groups[number]
-        after = group.of.rows[group.at[members]]
         crowds: set[tuple[int, int]] = set()
-        for rows in (before, after):
-            fell = rows["reason"] == LIQUIDATION
-            moments = 3 * rows["exit_bar"][fell] + rows["phase"][fell]
-            crowds |= set(zip(moments.tolist(), rows["side"][fell].tolist(), strict=True))
+        names = ("reason", "exit_bar", "phase", "side")
+        for reason, exit_bar, phase, side in (
+            [before[name] for name in names],
+            group.of_rows(members, *names),
+        ):
+            fell = reason == LIQUIDATION
+            moments = 3 * exit_bar[fell] + phase[fell]
+            crowds |= set(zip(moments.tolist(), side[fell].tolist(), strict=True))
         together = []
+        order = np.argsort(group.until, kind="stable")
+        until = group.until[order]
         for moment, side in sorted(crowds):
-            there = np.flatnonzero((group.until == moment) & (group.side == side))
-            there = there[group.of.rows["reason"][group.at[there]] == LIQUIDATION]
+            first, last = np.searchsorted(until, (moment, moment + 1))
+            there = order[first:last]
+            there = there[
+                (group.side[there] == side) & (group.of.rows["reason"][group.at[there]] == LIQUIDATION)
+            ]
             if there.size:
                 together.append((moment, there))
         everyone = np.concatenate([members[:0], *(there for _, there in together)])  # nobody is in two crowds
         touched = flows.take_back(number, everyone, everyone[:0])
         for moment, there in together:
             fill(group, there, moment)
-        return touched | flows.bring(number, everyone, everyone[:0])
+        return np.concatenate([touched, flows.bring(number, everyone, everyone[:0])])
 
 
 def fill(group: Group, members: Integers, moment: int) -> None:

@@ -207,17 +207,17 @@ class Settlement(Fund):
         never = group.later(members)  # what they did after, they will not have done
         all_of_them = np.concatenate([members, never])
         before = group.of.rows[group.at[all_of_them]].copy()
-        touched = self.flows.take_back(number, all_of_them, never)
+        touched = [self.flows.take_back(number, all_of_them, never)]
         new = group.carry_out(changes, event.moment, fee)
         everyone = np.concatenate([members, new])
-        touched |= self.flows.bring(number, everyone, new)
+        touched.append(self.flows.bring(number, everyone, new))
         if self.crowding is not None:
-            touched |= self.crowding.follow(self.flows, number, everyone, before)
+            touched.append(self.crowding.follow(self.flows, number, everyone, before))
         if fee > 0.0:
-            touched |= self.fees(number, event, key)
-        self.flows.add_up(touched)
+            touched.append(self.fees(number, event, key))
+        self.flows.add_up(np.concatenate(touched))
 
-    def fees(self, number: int, event: Shortfall, key: int) -> set[int]:
+    def fees(self, number: int, event: Shortfall, key: int) -> Integers:
         """Shares of fees paid on parts; the fund has them in the next phase."""
         group = self.groups[number]
         calls = group.of.calls[-1]
@@ -226,4 +226,4 @@ class Settlement(Fund):
         )
         for call in calls[calls["fee"] > 0.0]:
             self.flows.add_fee(number, where[int(call["row"])], key + 1, float(call["fee"]))
-        return {key + 1}
+        return np.array([key + 1])
