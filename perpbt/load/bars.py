@@ -311,7 +311,9 @@ def with_marks(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
 def _gaps(ts: pl.Series) -> tuple[int, pl.DataFrame]:
     """The commonest spacing (the shorter of equals), and the gaps wide enough to have lost whole bars."""
     spacing = ts.diff().dt.total_milliseconds()
-    bar_ms = int(spacing.drop_nulls().mode().min() or 0) if len(ts) > 1 else 0  # type: ignore[arg-type]
+    even = len(ts) > 1 and spacing.min() == spacing.max()  # then there is nothing to count
+    commonest = spacing.min() if even else spacing.drop_nulls().mode().min()
+    bar_ms = int(commonest or 0)  # type: ignore[arg-type]
     wide = (spacing >= 2 * bar_ms).fill_null(False)
     return bar_ms, lost_bars(ts.shift(1).filter(wide), ts.filter(wide), bar_ms)
 

@@ -101,5 +101,6 @@ def charged_rates(bars: pl.DataFrame, events: pl.DataFrame) -> pl.Series:
         .group_by("bar")
         .agg(pl.col("funding_rate").sum())
     )
-    joined = bars.select("ts").join(charged, left_on="ts", right_on="bar", how="left", maintain_order="left")
-    return joined["funding_rate"]
+    rates = pl.repeat(None, bars.height, dtype=pl.Float64, eager=True)
+    at = bars["ts"].to_physical().search_sorted(charged["bar"].to_physical())
+    return rates.scatter(at, charged["funding_rate"].cast(pl.Float64))
