@@ -267,9 +267,19 @@ def test_what_does_not_go_together_is_told() -> None:
         "crowding with an open_interest that changes", crowding=True, open_interest={"days_of_turnover": 0.1}
     )
     refused("crowding with margin.close", margin={"mode": "cross", "close": "in_turn"}, crowding=True)
-    refused("margin.close = 'in_turn' with margin.mode", margin={"mode": "isolated", "close": "in_turn"})
+    refused(
+        "margin.close = 'at_once', or no crowding",
+        margin={"mode": "cross", "close": "in_turn"},
+        crowding=True,
+    )
+    for key, value in (("legs", "one_way"), ("test", "extremes"), ("close", "in_turn")):
+        refused(f"margin.{key} = '{value}' with margin.mode", margin={key: value})
     refused("margin.close = 'first'", margin={"mode": "cross", "close": "first"})
-    refused("dynamic", margin="portfolio", dynamic={"model": "ewma"})
+    refused(
+        "allowed: margin = 'isolated' or 'cross', or no dynamic",
+        margin="portfolio",
+        dynamic={"model": "ewma"},
+    )
     refused("crowding with memory", memory="16GiB", crowding=True)
     refused("liquidation", liquidation="ladder")
     refused("weight", table=table.with_columns(weight=pl.int_range(1, pl.len() + 1).cast(pl.Float64)))

@@ -19,6 +19,13 @@ def test_a_wallet_is_not_told_as_isolated() -> None:
     assert "at the close where it holds several" in told
     assert "isolated" not in told
     assert "loses the margin" not in told
+    assert "all its positions are closed, at the last price of that point." in told
+    told = " ".join(prose.assumptions(shared(ROOM, TWO, {"mode": "cross", "close": "in_turn"})))
+    assert (
+        "closed symbol by symbol, those that must keep most first, until it stands, at the last price" in told
+    )
+    assert "all its positions" not in told
+    assert "Stops and trailing stops fill at their threshold" in told
     told = " ".join(
         prose.assumptions(shared(ROOM, TWO, {"mode": "cross", "legs": "one_way", "test": "extremes"}))
     )

@@ -7,7 +7,8 @@ Rules, where a shared wallet differs from isolated positions:
 - Rows of one `account` (and `world`) are positions behind one wallet. Each opens at its own time and symbol, of the size an isolated one
   would have, and brings its `collateral` and its `reserve` (an optional column: money that backs the wallet without sizing the position);
   it is refused (`liquidated_at_entry`) if the account would not stand at mark open with it. Rows of an account have one `weight`.
-- Symbols meet on the union of their times; one without a bar keeps its last mark and last price, and nothing trades there.
+- Symbols meet on the union of their times; one without a bar keeps its last mark and last price, and nothing trades there but a
+  liquidation, which closes what is held at that last price.
 - Equity = cash of the wallet + profit at mark - funding of all open positions, held against the sum of what they must keep: each
   position by its own notional (`legs="hedge"`), or each symbol by its net quantity (`legs="one_way"`).
 - Tested at every open on mark opens; then at the adverse mark extreme if the account holds one symbol (at whichever end leaves less above

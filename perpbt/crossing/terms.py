@@ -39,14 +39,21 @@ class Margin:
         for name, allowed in (("mode", MODES), ("legs", LEGS), ("test", TESTS), ("close", CLOSES)):
             if getattr(self, name) not in allowed:
                 raise InputError(f"margin.{name} = {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
-        if self.mode == "isolated" and self.close != "at_once":
-            raise InputError(
-                f"margin.close = {self.close!r} with margin.mode = 'isolated'; allowed: a shared wallet"
-            )
+        self._check_alone()
         if self.mode == "portfolio" and self.legs == "one_way":
             raise InputError(
                 "margin.legs = 'one_way' with margin.mode = 'portfolio'; allowed: 'hedge', for scenarios net positions anyway"
             )
+
+    def _check_alone(self) -> None:
+        """Isolated positions share nothing that these could be about."""
+        for name, default in (("legs", "hedge"), ("test", "close"), ("close", "at_once")):
+            value = getattr(self, name)
+            if self.mode == "isolated" and value != default:
+                shared = "cross" if name == "legs" else "cross or portfolio"
+                raise InputError(
+                    f"margin.{name} = {value!r} with margin.mode = 'isolated'; allowed: {default!r}, or margin.mode = {shared}"
+                )
 
 
 def read_margin(given: str | Mapping[str, Any] | Margin) -> Margin:

@@ -315,11 +315,15 @@ def refuse(setting: Setting, margin: Margin, symbols: list[str], holds: bool) ->
         "dynamic": setting.dynamic is not None and margin.mode == "portfolio",  # scenarios read no tiers
         "liquidation": any(not setting.procedures.of(symbol).plain for symbol in symbols),
     }
+    others = {
+        "equity_every with collateral": "one of the two",
+        "crowding with margin.close = 'in_turn'": "margin.close = 'at_once', or no crowding",
+        "dynamic": "margin = 'isolated' or 'cross', or no dynamic",
+    }
     for name, wanted in given.items():
         if wanted:
-            raise InputError(
-                f"{name} does not go with margin = {margin.mode!r}; allowed: margin = 'isolated', or no {name}"
-            )
+            allowed = others.get(name, f"margin = 'isolated', or no {name}")
+            raise InputError(f"{name} does not go with margin = {margin.mode!r}; allowed: {allowed}")
 
 
 def refuse_reserve(table: pl.DataFrame) -> None:

@@ -18,13 +18,18 @@ ISOLATED = (
 )
 WALLETS = (
     "The positions of an account share a wallet{legs}. It is tested on the mark at every open, then at the adverse extreme where it holds "
-    "one symbol and {test} where it holds several; where its equity falls to {kept}, all its positions are closed, at the "
-    "last price of that point.",
+    "one symbol and {test} where it holds several; where its equity falls to {kept}, {closed}, at the last price of "
+    "that point.",
     "A trader loses the wallet and no more: what is below zero once all is closed is a deficit of the fund, a default, shared out over the "
     "positions. Liquidated is not yet bankrupt.",
 )
 LEGS = {"hedge": ", each keeping its own margin", "one_way": ", those on one symbol netted"}
 TESTS = {"close": "at the close", "extremes": "at all adverse extremes at once"}
+CLOSES = {
+    "at_once": "all its positions are closed",
+    "in_turn": "its positions are closed symbol by symbol, those {heaviest} first, until it stands",
+}
+HEAVIEST = {"cross": "that must keep most", "portfolio": "of the greatest value"}
 KEPT = {
     "cross": "the sum of what they must keep",
     "portfolio": "the worst of the venue's scenarios on net positions, or its minimum charge",
@@ -43,7 +48,14 @@ def margined(margin: Mapping[str, Any]) -> tuple[str, str]:
         return ISOLATED
     legs = LEGS.get(str(margin.get("legs")), "") if mode == "cross" else ""
     test = TESTS.get(str(margin.get("test")), TESTS["close"])
-    return WALLETS[0].format(legs=legs, test=test, kept=KEPT[mode]), WALLETS[1]
+    closed = CLOSES.get(str(margin.get("close")), CLOSES["at_once"]).format(heaviest=HEAVIEST[mode])
+    return WALLETS[0].format(legs=legs, test=test, kept=KEPT[mode], closed=closed), WALLETS[1]
+
+
+def filled(margin: Mapping[str, Any]) -> str:
+    """What fills at a threshold of its own: a wallet is liquidated at the point tested."""
+    shared = margin.get("mode", "isolated") in KEPT
+    return "Stops and trailing stops" if shared else "Stops, trailing stops and liquidations"
 
 
 def changed(

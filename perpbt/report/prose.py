@@ -59,7 +59,7 @@ FUND_SCOPES = {
     "grouped": "one per group of symbols",
 }
 STANDING = (
-    "Stops, trailing stops and liquidations fill at their threshold, or at the last open if that is worse, "
+    "{orders} fill at their threshold, or at the last open if that is worse, "
     "inside the range that traded, less slippage.",
     "Signals and margin calls are read at a close and executed at the next open; nothing sees a later bar.",
     "A position still open at the end of the data is marked at the last mark price, without fees.",
@@ -126,8 +126,10 @@ def assumptions(result: Any) -> list[str]:
     """What the numbers rest on, a sentence each."""
     metadata = result.metadata
     rules, fund = part(metadata, "rules"), part(metadata, "fund")
-    margin, loss = modes.margined(part(metadata, "margin"))
-    sentences = [margin, *STANDING[:-1], loss, STANDING[-1]]
+    kept = part(metadata, "margin")
+    margin, loss = modes.margined(kept)
+    fills = STANDING[0].format(orders=modes.filled(kept))
+    sentences = [margin, fills, *STANDING[1:-1], loss, STANDING[-1]]
     sentences += modes.changed(*(part(metadata, key) for key in ("liquidation", "dynamic", "coupling")))
     sentences += [text for (key, value), text in RULES.items() if rules.get(key) == value]
     sentences.append(_meeting(result))
