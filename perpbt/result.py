@@ -28,6 +28,7 @@ from perpbt.stored import AccountsFile, LazyTable
 EXTRA = [
     *(
         "adl",
+        "adl_rounds",
         "calls",
         "cascades",
         "collateral",

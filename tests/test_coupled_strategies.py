@@ -257,6 +257,11 @@ def test_whoever_is_closed_by_adl_trades_on_at_the_next_close():
         1,
         1,
     )
+    assert (measured["overshoot"], measured["fairness_regret"], measured["largest_share"]) == (
+        0.0,
+        0.0,
+        1000.0 / 3000.0,
+    )
     assert (measured["given_up"], measured["owed"], measured["ptsr"], measured["pmr"]) == (
         500.0,
         500.0,

@@ -286,6 +286,28 @@ def test_a_gap_against_one_long_is_taken_from_the_short_at_the_bankruptcy_price(
     assert result.metadata["money"]["adl"] == 10.0
 
 
+def test_how_well_a_round_was_spread():
+    """A short of 100 at 1x is the one winner: of the 10 dollars between mark and bankruptcy price it gives 10 of its equity of 120."""
+    run = simulate(GAP, accounts_of([("long", "long", 10, 10), ("short", "short", 100, 1)]))
+    (told,) = plain(run.extra["adl_rounds"])
+    assert (told["symbol"], told["phase"], told["bankrupt_side"], told["winners"]) == (
+        "AAA",
+        "open",
+        "long",
+        1,
+    )
+    assert told["needed"] == told["taken"] == pytest.approx(10.0)
+    assert (told["overshoot"], told["fairness_regret"]) == (
+        pytest.approx(0.0, abs=1e-12),
+        pytest.approx(0.0, abs=1e-12),
+    )
+    assert told["largest_share"] == pytest.approx(10.0 / 120.0)
+    two = [("long", "long", 10, 10), ("five", "short", 20, 5), ("one", "short", 100, 1)]
+    (queued,) = plain(simulate(GAP, accounts_of(two)).extra["adl_rounds"])
+    # the first in the queue has 20 + 20 of equity and gives 10; 10 of all 160 would have done
+    assert queued["fairness_regret"] == pytest.approx(10.0 * (10.0 / 40.0 - 10.0 / 160.0))
+
+
 def test_whole_fund_first():
     """With 4 in the fund 6 of 10 are left: 0.6 of the quantity is closed, and the short lives on with 0.4."""
     result = simulate(GAP, accounts_of([("long", "long", 10, 10), ("short", "short", 100, 1)]), seed=4.0)

@@ -48,6 +48,7 @@ from perpbt.adl.measures import (
     pmr,
     profit_left,
     ptsr,
+    spread,
 )
 from perpbt.adl.monitoring import monitor, open_interest
 from perpbt.adl.policies import by_policy
@@ -118,6 +119,7 @@ __all__ = [
     "rounds",
     "settle_balance",
     "socialise_by_size",
+    "spread",
     "waves",
     "weights",
     "winners",

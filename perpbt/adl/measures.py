@@ -163,6 +163,22 @@ _COLUMNS: tuple[str, ...] = (
 _COLUMNS += ("top_winner_left", "profit_left", "ptsr", "pmr", "largest_leverage")
 
 
+def spread(
+    candidates: Candidates, closed: Floats, quantity: float, price: float, lot: float | None = None
+) -> dict[str, float]:
+    """How well one round was spread: `needed` (`quantity`·|mark - price|), `taken` of the winners' worth at mark, `overshoot`,
+    `largest_share` of equity, `fairness_regret`; money.
+    """
+    gap = abs(float(candidates.mark[0]) - price)
+    taken, equity, needed = closed * gap, candidates.equity(), quantity * gap
+    a_lot = lot * gap if lot is not None and needed > 0.0 else None
+    regret = fairness_regret(taken, equity, candidates.quantity * gap, total(taken), a_lot)
+    return {
+        "needed": needed, "taken": total(taken), "overshoot": overshoot(taken, needed),
+        "largest_share": largest_share(taken, equity), "fairness_regret": regret,
+    }  # fmt: skip
+
+
 def _row(
     policy: str, candidates: Candidates, quantity: float, price: float, owed: Floats, lot: float | None
 ) -> dict[str, object]:

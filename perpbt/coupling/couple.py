@@ -18,7 +18,7 @@ from perpbt.coupling.looped import Looped
 from perpbt.coupling.pressure import Views
 from perpbt.coupling.refilling import Crowding
 from perpbt.coupling.settlement import Fund, Settlement
-from perpbt.coupling.telling import cascades, deleveraged, told, told_of_feedback
+from perpbt.coupling.telling import cascades, deleveraged, spreads, told, told_of_feedback
 from perpbt.coupling.trading import Trading
 from perpbt.engines.book import Book, Fills
 from perpbt.kernels.tables import Floats, Integers, Market
@@ -88,12 +88,15 @@ def couple(setting: Setting, book: Book, door: Door, terms: Terms, markets: Mapp
     adl = restored_closings(adl, setting.contracts)
     if setting.settlement is not None:
         adl = setting.settlement.columns(adl, "time")
+    rounds = spreads(book, settlements, times)
+    if setting.settlement is not None:
+        rounds = setting.settlement.columns(rounds, "time")
     made = Coupled(
         weights=weights,
         transfers=transfers(groups),
         fund=coupled_ledger(book, setting.terms, symbols, groups, settlements, times),
         given_up=math.fsum(math.fsum((group.weight * group.given_up).tolist()) for group in groups),
-        extra={"adl": adl},
+        extra={"adl": adl, "adl_rounds": rounds},
         metadata={"coupling": told(terms, adl)},
     )
     if terms.spec.kind == "cascade":

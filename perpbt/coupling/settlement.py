@@ -82,6 +82,7 @@ class Fund(ABC):
         self.balances: list[Floats] = []
         self.covered: list[Covered] = []
         self.events: list[tuple[int, Group, list[dict[str, Any]]]] = []
+        self.rounds: list[tuple[int, Group, list[dict[str, Any]]]] = []
         self.watch: Callable[[int], None] = unwatched  # told the bar, among all times, it has come to
 
     @abstractmethod
@@ -126,6 +127,8 @@ class Fund(ABC):
             event = Shortfall(group, self.terms, group.moment(key))
             bankrupt = [Bankrupt.of(group, members, deficits, side) for side in sides]
             covers.append(Covered(key, group, event.meet(bankrupt, drawn, short)))
+            if event.measures:
+                self.rounds.append((key, group, event.measures))
             if event.rows:
                 self.change(number, event, key)
                 self.events.append((key, group, event.rows))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from perpbt.adl import allocate
+from perpbt.adl import allocate, spread
 from perpbt.coupling.groups import Changes, Group
 from perpbt.kernels.tables import MARK_CLOSE, MARK_HIGH, MARK_LOW, MARK_OPEN, Floats, Integers
 from perpbt.running.terms import Terms
@@ -66,6 +66,7 @@ class Shortfall:
     prices: list[Floats] = field(default_factory=list)
     taken: dict[int, float] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    measures: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def phase(self) -> int:
@@ -124,6 +125,10 @@ class Shortfall:
             told = group.candidates(winners, self.moment, mark)
             closed = allocate(self.terms.policy, told, wanted, lot=adl.lot, **adl.options)
             placed = math.fsum(closed.tolist())
+            self.measures.append(
+                {"side": bankrupt.side, "winners": winners.size}
+                | spread(told, closed, wanted, price, adl.lot)
+            )
             hit = np.flatnonzero(closed > 0.0)
             self.note(winners[hit], closed[hit], told.quantity[hit], price, each, bankrupt.side)
             given = min(math.fsum((closed[hit] * each).tolist()), part)

@@ -82,6 +82,32 @@ def deleveraged(
     return frame[by_name.with_row_index("row").sort("key", "world", "symbol", "kind", "named")["row"]]
 
 
+def spreads(book: Book, settlements: Sequence[Fund], times: Integers) -> pl.DataFrame:
+    """A row for each round of deleveraging: all that was closed at one moment of one symbol against one side.
+
+    Columns: time, world, symbol, phase, bankrupt_side, winners (who could be closed), and what `perpbt.adl.spread` measures: needed (the
+    quantity to be closed times |mark - closing price|), taken, overshoot, largest_share (of a winner's equity at mark), fairness_regret. Money
+    in settlement currency. In the order of time.
+    """
+    names = ("needed", "taken", "overshoot", "largest_share", "fairness_regret")
+    rows = [
+        {
+            "time": int(times[key // 3]), "world": book.worlds[group.world], "symbol": book.symbols[group.of.index],
+            "phase": PHASES[key % 3], "bankrupt_side": "long" if (one["side"] > 0.0) != group.of.rates.terms.inverse else "short",
+            "winners": one["winners"], **{name: one[name] for name in names},
+        }
+        for settlement in settlements
+        for key, group, measures in settlement.rounds
+        for one in measures
+    ]  # fmt: skip
+    schema: dict[str, Any] = {
+        "time": pl.Int64, "world": pl.String, "symbol": pl.String, "phase": pl.String, "bankrupt_side": pl.String,
+        "winners": pl.Int64, **dict.fromkeys(names, pl.Float64),
+    }  # fmt: skip
+    made = pl.DataFrame(rows, schema=schema).sort("time", "world", "symbol", "phase", "bankrupt_side")
+    return made.with_columns(pl.col("time").cast(pl.Datetime("ms")).dt.replace_time_zone("UTC"))
+
+
 def side_words(sides: Floats) -> pl.Series:
     """Sides by name; null for neither."""
     return pl.Series([{1.0: "long", -1.0: "short"}.get(side) for side in sides.tolist()], dtype=pl.String)

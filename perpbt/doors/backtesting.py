@@ -403,7 +403,10 @@ def finish(
     )
     if coupled is not None and "adl" in result.extra:
         result.extra["measures"] = by_policy(
-            result.accounts, result.extra["adl"], contracts=setting.contracts
+            result.accounts,
+            result.extra["adl"],
+            contracts=setting.contracts,
+            spreads=result.extra["adl_rounds"],
         )
     result.metadata["strategies"] = [
         {
