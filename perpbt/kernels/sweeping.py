@@ -66,7 +66,7 @@ class Levels(NamedTuple):
 
 @part
 def sweeps(market: Market, rates: Rates, plan: Plan) -> bool:
-    """Are margin ratios told by the lines of tiers, and no margin orders given? Others go bar by bar."""
+    """Are margin ratios told by the lines of tiers, and no margin orders given? Other positions are walked."""
     by_lines = rates.terms.tick_per == 0.0 and not rates.whole and rates.per_unit == 0.0
     return by_lines and plan["call_action"] == NO_CALL and market.greatest < 1e30
 
