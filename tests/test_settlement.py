@@ -237,7 +237,7 @@ AAA = WORTH
 [[strategy]]
 name = "hold"
 [policy]
-leverage = [5, 40]
+leverage = [5, 25]
 """
 
 
@@ -258,7 +258,7 @@ def test_a_run_file_says_what_coins_are_worth(tmp_path, monkeypatch):
     for worth, conversion in (("2.5", 2.5), ('"DDDUSD"', "DDDUSD"), ('"coin.parquet"', coin)):
         found = made(worth)
         direct = perpbt.backtest(
-            frame, "hold", {"leverage": [5, 40]}, offsets=6, venue="made.toml", conversion={"AAA": conversion}
+            frame, "hold", {"leverage": [5, 25]}, offsets=6, venue="made.toml", conversion={"AAA": conversion}
         )
         assert found.accounts.equals(direct.accounts)
         assert found.extra["converted"].equals(direct.extra["converted"])
