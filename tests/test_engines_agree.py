@@ -31,7 +31,7 @@ import perpbt
 import perpbt.engines.chunks
 import perpbt.engines.witness
 import perpbt.prepare.arrays
-from perpbt.kernels.leaping import BLOCKS
+from perpbt.kernels.blocks import BLOCKS
 
 START = 1_704_067_200_000
 LANES = int(os.environ.get("PERPBT_LANES", "1000"))
@@ -215,7 +215,7 @@ def test_where_no_block_is_out_of_reach_and_no_bar_in_it(monkeypatch: pytest.Mon
     over than one leap has room for.
     """
     monkeypatch.setattr(perpbt.prepare.arrays, "NEAR", 0)
-    frame = walk(4 * BLOCKS, seed=6, gaps=False)
+    frame = walk(16 * BLOCKS, seed=6, gaps=False)
     close = 100.0 * 1.0003 ** np.arange(1.0, frame.height + 1.0)
     opened = close / 1.0003
     prices = {"open": opened, "high": close, "low": opened, "close": close}

@@ -64,10 +64,12 @@ def tops_over(series: Floats, first: int, last: int) -> list[float]:
 def test_every_node_holds_what_its_bars_say(bars: int, grid: float) -> None:
     series = made_series(bars, bars, grid)
     pyramid = pyramid_over(series, 8)
-    assert pyramid.nodes.shape[0] == pyramid.starts[-1]
+    assert 8 * pyramid.nodes.shape[0] == pyramid.starts[-1] == pyramid.tops.shape[0]
     for level in range(1, pyramid.levels + 1):
         size = 1 << (SHIFT * level)
-        for k, node in enumerate(range(pyramid.starts[level - 1], pyramid.starts[level])):
+        assert pyramid.starts[level - 1] % 8 == 0
+        for k in range(-(-bars // size)):
+            node = int(pyramid.starts[level - 1]) + k
             first, last = k * size, min((k + 1) * size, bars)
-            assert pyramid.nodes[node].tolist() == over(series, first, last).tolist()
+            assert pyramid.nodes[node // 8, :, node % 8].tolist() == over(series, first, last).tolist()
             assert pyramid.tops[node].tolist() == tops_over(series, first, last)

@@ -3,7 +3,7 @@
 In: a plain function of arrays, numbers and NamedTuples of them. Out: the same function compiled, without
 fastmath (it would move events that sit exactly on a threshold) and without the interpreter lock, so that
 chunks of accounts run on threads. `kernel` is for functions that are called from Python, `part` for those
-that kernels are made of.
+that kernels are made of, `aside` for what they seldom need.
 
 Compiled code is kept on disk in a folder named by a hash of every kernel source. Numba's own cache looks
 only at the file that holds the function, and would go on serving old margin code after an edit in a file it
@@ -97,6 +97,11 @@ def load(*kernels: Callable[..., Any]) -> None:
 def part(function: Function) -> Function:
     """Compile a function into the kernels that call it: to pass it its tables and positions would cost more than most parts do."""
     return compiled(function, forceinline=True)
+
+
+def aside(function: Function) -> Function:
+    """Compile a function that kernels call now and then: it makes none of them longer, and each of them quicker to compile."""
+    return compiled(function)
 
 
 def bare(array: Array) -> Array:

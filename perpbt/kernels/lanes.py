@@ -14,8 +14,8 @@ from __future__ import annotations
 import numpy as np
 
 from .accounts import after_exit, after_refusal, bare_market, bare_rates, fixed_entry, live, next_entry
+from .blocks import BLOCK, BLOCKS
 from .compile import bare, hold, kernel, part
-from .leaping import BLOCK, BLOCKS
 from .tables import (
     ACCEPTED,
     ENTRY_SIDE,

@@ -2,6 +2,9 @@
 
 Level l has a node for every 8**l bars. A node holds the extremes of its bars, so that a threshold out of reach of a node is out
 of reach of every bar in it: rounding is monotone, so this needs no tolerance.
+
+Nodes that have one parent make a group, and each column of a group stands side by side, to be tested at a time (`eights`). Every level
+begins with a group; what is missing of its last one is never asked for.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from .compile import kernel, part
 from .tables import FUNDING, MARK_CLOSE, MARK_HIGH, MARK_LOW, Floats, Integers, Pyramid
 
 SHIFT = 3  # a node has 2**SHIFT children
-COLUMNS = 12  # of Pyramid.nodes
+COLUMNS = 12  # of a group of Pyramid.nodes
 # The first four are those of the same name in Market.series: low, high, mark low, mark high. Then of CF; of worth = mark close - CF,
 # which is what a position gains by; the lowest mark low - CF and the highest mark high - CF; and the largest fall and rise from the
 # worth of one bar to that of a later one.
@@ -43,14 +46,14 @@ def alike(series: Floats, row: int, one: float, other: float) -> bool:
 
 
 @part
-def build_tops(series: Floats, nodes: Floats, tops: Floats, node: int, first: int, last: int) -> None:
-    """The tops of a node over those of nodes [first, last)."""
+def build_tops(series: Floats, held: Floats, tops: Floats, node: int, first: int, last: int) -> None:
+    """The tops of a node over those of nodes [first, last), whose group is `held`."""
     for top in range(TOPS // 2):
         row, sign = priced(top)
-        at, ahead = tops[first, 2 * top], sign * nodes[first, WORTH_LOW + top]
+        at, ahead = tops[first, 2 * top], sign * held[WORTH_LOW + top, 0]
         next_to = sign * tops[first, 2 * top + 1]
         for child in range(first + 1, last):
-            other, worth = tops[child, 2 * top], sign * nodes[child, WORTH_LOW + top]
+            other, worth = tops[child, 2 * top], sign * held[WORTH_LOW + top, child - first]
             next_to = max(next_to, sign * tops[child, 2 * top + 1])
             if worth > ahead:
                 at, ahead, next_to = other, worth, max(next_to, ahead)
@@ -75,23 +78,23 @@ def build_lowest_tops(series: Floats, tops: Floats, node: int, first: int, last:
 
 
 @part
-def build_level(series: Floats, nodes: Floats, tops: Floats, at: int, below: int) -> None:
-    """Nodes from row `at` on, over those of rows [below, at)."""
-    count = at - below
+def build_level(series: Floats, nodes: Floats, tops: Floats, at: int, below: int, count: int) -> None:
+    """Nodes from number `at` on, over the `count` nodes from number `below` on."""
     for k in range((count + (1 << SHIFT) - 1) >> SHIFT):
-        first, last = below + (k << SHIFT), below + min((k + 1) << SHIFT, count)
+        first, children = below + (k << SHIFT), min(1 << SHIFT, count - (k << SHIFT))
+        held, node, lane = nodes[first >> SHIFT], nodes[(at + k) >> SHIFT], (at + k) & ((1 << SHIFT) - 1)
         for column in range(0, FALL, 2):
-            low, high = nodes[first, column], nodes[first, column + 1]
-            for child in range(first + 1, last):
-                low, high = min(low, nodes[child, column]), max(high, nodes[child, column + 1])
-            nodes[at + k, column], nodes[at + k, column + 1] = low, high
+            low, high = held[column, 0], held[column + 1, 0]
+            for child in range(1, children):
+                low, high = min(low, held[column, child]), max(high, held[column + 1, child])
+            node[column, lane], node[column + 1, lane] = low, high
         low, high, fall, rise = np.inf, -np.inf, 0.0, 0.0
-        for child in range(first, last):
-            fall = max(fall, nodes[child, FALL], high - nodes[child, WORTH_LOW])
-            rise = max(rise, nodes[child, RISE], nodes[child, WORTH_HIGH] - low)
-            low, high = min(low, nodes[child, WORTH_LOW]), max(high, nodes[child, WORTH_HIGH])
-        nodes[at + k, FALL], nodes[at + k, RISE] = fall, rise
-        build_tops(series, nodes, tops, at + k, first, last)
+        for child in range(children):
+            fall = max(fall, held[FALL, child], high - held[WORTH_LOW, child])
+            rise = max(rise, held[RISE, child], held[WORTH_HIGH, child] - low)
+            low, high = min(low, held[WORTH_LOW, child]), max(high, held[WORTH_HIGH, child])
+        node[FALL, lane], node[RISE, lane] = fall, rise
+        build_tops(series, held, tops, at + k, first, first + children)
 
 
 @part
@@ -100,6 +103,7 @@ def build_lowest(series: Floats, nodes: Floats, tops: Floats) -> None:
     count = series.shape[1]
     for k in range((count + (1 << SHIFT) - 1) >> SHIFT):
         first, last = k << SHIFT, min((k + 1) << SHIFT, count)
+        node, lane = nodes[k >> SHIFT], k & ((1 << SHIFT) - 1)
         for column in range(0, WORTH_LOW, 2):
             low_row, high_row = column, column + 1
             if column == FUNDING_LOW:
@@ -107,7 +111,7 @@ def build_lowest(series: Floats, nodes: Floats, tops: Floats) -> None:
             low, high = series[low_row, first], series[high_row, first]
             for bar in range(first + 1, last):
                 low, high = min(low, series[low_row, bar]), max(high, series[high_row, bar])
-            nodes[k, column], nodes[k, column + 1] = low, high
+            node[column, lane], node[column + 1, lane] = low, high
         low, high, fall, rise, lowest, highest = np.inf, -np.inf, 0.0, 0.0, np.inf, -np.inf
         for bar in range(first, last):
             funding = series[FUNDING, bar]
@@ -116,18 +120,21 @@ def build_lowest(series: Floats, nodes: Floats, tops: Floats) -> None:
             low, high = min(low, worth), max(high, worth)
             lowest = min(lowest, series[MARK_LOW, bar] - funding)
             highest = max(highest, series[MARK_HIGH, bar] - funding)
-        nodes[k, WORTH_LOW], nodes[k, WORTH_HIGH], nodes[k, FALL], nodes[k, RISE] = low, high, fall, rise
-        nodes[k, THIN_LOW], nodes[k, THIN_HIGH] = lowest, highest
+        node[WORTH_LOW, lane], node[WORTH_HIGH, lane] = low, high
+        node[FALL, lane], node[RISE, lane] = fall, rise
+        node[THIN_LOW, lane], node[THIN_HIGH, lane] = lowest, highest
         build_lowest_tops(series, tops, k, first, last)
 
 
 @kernel
 def build(series: Floats, nodes: Floats, tops: Floats, starts: Integers) -> None:
-    """Fill the nodes over the bars of `series`, laid out by `layout`, and their tops."""
+    """Fill the nodes over the bars of `series`, laid out by `in_groups`, and their tops."""
+    count = series.shape[1]
     if starts.size > 1:
         build_lowest(series, nodes, tops)
     for level in range(1, starts.size - 1):
-        build_level(series, nodes, tops, starts[level], starts[level - 1])
+        count = (count + (1 << SHIFT) - 1) >> SHIFT
+        build_level(series, nodes, tops, starts[level], starts[level - 1], count)
 
 
 def layout(bars: int) -> Integers:
@@ -139,20 +146,27 @@ def layout(bars: int) -> Integers:
     return np.array(starts, dtype=np.int64)
 
 
+def in_groups(bars: int) -> Integers:
+    """`layout` with each level in whole groups."""
+    groups = (np.diff(layout(bars)) + (1 << SHIFT) - 1) >> SHIFT
+    return np.append(0, np.cumsum(groups << SHIFT))
+
+
 def pyramid_over(
-    series: Floats, near: int, empty: Callable[[tuple[int, int], type], Floats] = np.empty
+    series: Floats, near: int, empty: Callable[[tuple[int, ...], type], Floats] = np.empty
 ) -> Pyramid:
     """The pyramid over a symbol's bars; `empty` makes the arrays of its nodes."""
-    starts = layout(series.shape[1])
+    starts = in_groups(series.shape[1])
     count = int(starts[-1])
-    nodes, tops = empty((count, COLUMNS), np.float64), empty((count, TOPS), np.float64)
+    nodes = empty((count >> SHIFT, COLUMNS, 1 << SHIFT), np.float64)
+    tops = empty((count, TOPS), np.float64)
     build(series, nodes, tops, starts)
     return Pyramid(nodes, tops, starts, starts.size - 1, near)
 
 
 def no_pyramid() -> Pyramid:
     """Stands for: look at every bar."""
-    return Pyramid(np.empty((0, COLUMNS)), np.empty((0, TOPS)), np.zeros(1, dtype=np.int64), 0, 0)
+    return Pyramid(np.empty((0, COLUMNS, 1 << SHIFT)), np.empty((0, TOPS)), np.zeros(1, dtype=np.int64), 0, 0)
 
 
 @part

@@ -22,10 +22,10 @@ from .accounts import (
     write_exit,
     write_opening,
 )
+from .blocks import BLOCK, BLOCKS
 from .closing import Closing, outcome, shared_out
 from .compile import bare, hold, kernel, part
 from .epochs import epoch_at, rates_in, renewed, walk_epochs
-from .leaping import BLOCK, BLOCKS
 from .margin import Position, liquidation_price, margin_ratio
 from .opening import open_position
 from .stepsizes import Deal, Moment, Spell, at_last, fill_at, next_step

@@ -86,9 +86,11 @@ FLOOR, CAP, RATE, MAX_LEVERAGE, DEDUCTION = range(5)
 
 
 class Pyramid(NamedTuple):
-    """Nodes of level l start at row starts[l - 1]; `levels` is 0 where bars are to be looked at one by one."""
+    """Nodes of level l are numbered from starts[l - 1] on, node n being [n // 8, :, n % 8]; `levels` is 0 where bars are to be looked at
+    one by one.
+    """
 
-    nodes: Floats  # (nodes, 12)
+    nodes: Floats  # (groups, 12, 8)
     tops: Floats  # (nodes, 8)
     starts: Integers
     levels: int

@@ -20,9 +20,9 @@ from .accounts import (
     write_exit,
     write_opening,
 )
+from .blocks import BLOCK, BLOCKS
 from .compile import bare, hold, kernel, part
 from .epochs import epoch_at, rates_in, walk_epochs
-from .leaping import BLOCK, BLOCKS
 from .margin import Position
 from .opening import open_position
 from .sweeping import BLOCK as SWEPT

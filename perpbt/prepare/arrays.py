@@ -49,7 +49,7 @@ from perpbt.venue import Venue
 from perpbt.venue.tables.maintenance import MaintenanceTerms
 
 PLAIN = Contract()
-NEAR = 8  # up to a multiple of this, bars are looked at one by one before a leap: a block begins there
+NEAR = 1  # up to a multiple of this, bars are looked at one by one before a leap: many positions end in the bar they begin in
 
 
 def seen(column: pl.Series) -> Floats:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from perpbt.kernels.accounts import bare_market, bare_rates, term_of
+from perpbt.kernels.blocks import BLOCK, BLOCKS
 from perpbt.kernels.compile import bare, hold, kernel, part
 from perpbt.kernels.coupled.deleveraging import change
 from perpbt.kernels.coupled.looping import CEILING, FACTOR, FLOOR, GUARD
 from perpbt.kernels.epochs import epoch_at, rates_in, renewed
-from perpbt.kernels.leaping import BLOCK, BLOCKS
 from perpbt.kernels.opening import open_position
 from perpbt.kernels.tables import (
     ACCEPTED,

@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 
 from perpbt.kernels.accounts import bare_market, bare_rates, care_of, write_closing, write_exit
+from perpbt.kernels.blocks import BLOCK, BLOCKS
 from perpbt.kernels.closing import Closing
 from perpbt.kernels.compile import bare, hold, kernel, part
 from perpbt.kernels.epochs import epoch_at, rates_in, renewed, walk_epochs
-from perpbt.kernels.leaping import BLOCK, BLOCKS
 from perpbt.kernels.margin import Position, make_position, requirement
 from perpbt.kernels.tables import (
     ADL,
