@@ -124,6 +124,15 @@ def test_opposite_legs_keep_margin_each_or_net(legs: str, rate: float) -> None:
     assert sum(told(result, "surplus").values()) == pytest.approx(160 - 20 * (100 - low))
 
 
+def test_legs_that_cancel_but_for_rounding_are_liquidated_where_legs_that_cancel_are() -> None:
+    """0.1 + 0.2 - 0.3 is 5.6e-17: 6 of cash against 1 % of 0.6 P, at 1,000."""
+    two = {"A": ("AAA", "long", 3, 10), "B": ("AAA", "short", 3, 10)}
+    three = {"A": ("AAA", "long", 1, 10), "B": ("AAA", "long", 2, 10), "C": ("AAA", "short", 3, 10)}
+    for legs in (two, three):
+        prices = told(run({"AAA": [100] * 4}, legs), "liquidation_price")
+        assert prices == pytest.approx(dict.fromkeys(legs, 1_000.0), rel=1e-9)
+
+
 def test_a_leg_may_lose_what_others_brought() -> None:
     """A, closed by time at 75, has lost 1,250 of the 1,000 it brought; B still has 750 behind it, and keeps them."""
     result = run({"AAA": [100, 100, 75, 75], "BBB": [50, 50, 50, 50]}, {**TWO, "A": (*TWO["A"], 2)})

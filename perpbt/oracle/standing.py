@@ -13,6 +13,7 @@ from .shapes import Record
 AT_OPEN = ("mark_open", "mark_open")
 AT_CLOSE = ("mark_close", "mark_close")
 AT_EXTREMES = ("mark_low", "mark_high")
+EVEN = 1e-12  # of what is held: legs whose net is no more cancel, but for rounding
 
 
 def held(a: Record) -> list[Record]:
@@ -148,7 +149,7 @@ def liquidation_price(a: Record, t: int, symbol: str, inside: float, beyond: flo
         return equity(a, t, prices) <= required(a, prices)
 
     if beyond is None:
-        beyond = 0.0 if net(a, symbol) > 0.0 else inside
+        beyond = 0.0 if net(a, symbol) > EVEN * gross(a, symbol) else inside
         for _ in range(60):
             if beyond == 0.0 or fails(beyond):
                 break

@@ -58,6 +58,7 @@ from perpbt.kernels.tables import (
 )
 
 DOUBLINGS = 60
+EVEN = 1e-12  # of what is held: legs whose net is no more cancel, but for rounding
 
 
 @kernel
@@ -86,7 +87,7 @@ def falls_to(
     stand_at(grid, held, acc, t, MARK_OPEN_)
     funding = grid.series[symbol, FUNDING_, t]
     if np.isnan(beyond):
-        beyond = 0.0 if held[h]["net"] > 0.0 else inside
+        beyond = 0.0 if held[h]["net"] > EVEN * held[h]["gross"] else inside
         for _ in range(DOUBLINGS):
             if beyond == 0.0 or falls_at(grid, charges, legs, wallet, account, held, h, funding, beyond):
                 break
