@@ -130,7 +130,7 @@ class Result:
     accounts meet (`coupling`) also adl outside socialised: what others than the fund paid of deficits; with `fund.top_ups`
     also top_up: what was put in from outside.
     `statistics`: a row per strategy, policy and symbol, and totals named "all". `policies`: what each policy
-    label stands for. `equity`: time account equity, if asked for. `prices`: a thinned price path per symbol.
+    label stands for. `equity`: time account equity, if asked for; an account of several worlds is added up. `prices`: a thinned price path per symbol.
     In a run with inverse or quanto contracts (venue table `[contract]`) money is in settlement currency, which the column
     `settlement` of accounts, fund and statistics names; prices stay in quote currency, `quantity` counts contracts. `conversion`
     is the price of one unit of it in quote currency, the last of the bar in which money moved; accounts also have
