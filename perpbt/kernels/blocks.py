@@ -156,7 +156,9 @@ def held(market: Market, node: int, column: int) -> float:
 @part
 def lanes_of(market: Market, row: int, column: int, level: int, i: int) -> Any:
     """A column of the group that the node of `level` at bar `i` is in; of bars, a row of the series."""
-    if level == 0:
+    if (
+        level == 0
+    ):  # beyond a row's last bar are the next row's: the last rows of the series are not asked for here
         return eight(market.series, row * market.series.shape[1] + (i & -WIDTH))
     return eight(market.pyramid.nodes, ((node_at(market, level, i) >> SHIFT) * COLUMNS + column) * WIDTH)
 
