@@ -181,13 +181,31 @@ def attained(
     return needed / left if left > 0.0 else 0.0
 
 
+@aside
+def attained_in(
+    market: Market, rates: Rates, watch: Watch, position: Position, sides: Sides, own: float, trace: Table,
+    passed: int, worst: float,
+) -> float:  # fmt: skip
+    """What the worst margin ratio in all blocks is at least, and no less than `worst`; by blocks whose bounds are above what is known."""
+    for k in range(passed):
+        least = times(spread(-worst * (1.0 - 2.0 * SLACK)), eight(trace, k * WORDS + POOR_AT))
+        lanes = at_most(least, eight(trace, k * WORDS + NEED_AT))
+        while lanes != 0:
+            lane = lowest_lane(lanes)
+            lanes &= lanes - 1
+            level = trace[np.uint64(k)]["level"]
+            at = trace[np.uint64(k)]["at"] + (lane << (SHIFT * level))
+            worst = max(worst, attained(market, rates, watch, position, sides, own, level, at))
+    return worst
+
+
 @part
 def worst_in(
     market: Market, rates: Rates, watch: Watch, position: Position, sides: Sides, own: float, worst: float,
-    level: int, at: int,
+    sure: float, level: int, at: int,
 ) -> float:  # fmt: skip
-    """The worst margin ratio so far, the bars of one block included."""
-    levels, series, end, sure = market.pyramid.levels, market.series, at + (1 << (SHIFT * level)), worst
+    """The worst margin ratio so far, the bars of one block included; some bar's is `sure` at least."""
+    levels, series, end = market.pyramid.levels, market.series, at + (1 << (SHIFT * level))
     if sides.far != watch.adverse:
         sure = max(sure, attained(market, rates, watch, position, sides, own, level, at))
     while at < end:
@@ -262,6 +280,11 @@ def passed_over(
     own, drawdown, worst = sides.base - path.released, path.drawdown, path.worst_ratio
     deepest, fall_lane = greatest_in(trace, passed, FALL_AT)
     poorest, thin_lane = greatest_in(trace, passed, POOR_AT)
+    sure = worst
+    if (
+        sides.far != watch.adverse
+    ):  # least equity may be far from the worst ratio: a 1x long's hardly moves with the price
+        sure = attained_in(market, rates, watch, position, sides, own, trace, passed, worst)
     for turn in range(-1, passed):
         k, lanes = deepest, 1 << fall_lane
         if turn >= 0:
@@ -280,7 +303,9 @@ def passed_over(
     for turn in range(-1, passed):
         k, lanes = poorest, 1 << thin_lane
         if turn >= 0:
-            least = times(spread(-worst * (1.0 - 2.0 * SLACK)), eight(trace, turn * WORDS + POOR_AT))
+            least = times(
+                spread(-max(sure, worst) * (1.0 - 2.0 * SLACK)), eight(trace, turn * WORDS + POOR_AT)
+            )
             k, lanes = turn, at_most(least, eight(trace, turn * WORDS + NEED_AT))
             if turn == poorest:
                 lanes &= ~(1 << thin_lane)
@@ -289,7 +314,7 @@ def passed_over(
             lanes &= lanes - 1
             level = trace[np.uint64(k)]["level"]
             worst = worst_in(
-                market, rates, watch, position, sides, own, worst, level,
+                market, rates, watch, position, sides, own, worst, sure, level,
                 trace[np.uint64(k)]["at"] + (lane << (SHIFT * level)),
             )  # fmt: skip
     top = top_before(trace, passed - 1, WIDTH, path, sides)
