@@ -45,7 +45,7 @@ import polars as pl
 def signals() -> dict[str, pl.Expr]:
     return {"long_entry": pl.lit(True)}
 '''
-IMPORTS = "import perpbt; perpbt.simulate, perpbt.backtest, perpbt.run_spec"
+IMPORTS = "import perpbt; perpbt.run_spec"
 
 
 def ended(command: list[str]) -> tuple[float, str]:
@@ -129,7 +129,9 @@ def one_run(spec: Path, options: list[str], times: int) -> tuple[float, dict[str
 
 
 def fill(table: Table, found: dict[str, tuple[float, dict[str, float]]], bare: float) -> None:
-    """A row a stage, in the order they run; what no stage accounts for is writing, the report, and leaving."""
+    """A row a stage, in the order they run; what no stage accounts for is writing, the report, and leaving.
+    Reading, loading kernels and writing go on beside other stages, so that the rest may be below 0.
+    """
     known = [stage for stage in found["report"][1] if stage != "total"]
     table.add("start", "start and imports", **dict.fromkeys(found, bare))
     for stage in known:
@@ -138,5 +140,9 @@ def fill(table: Table, found: dict[str, tuple[float, dict[str, float]]], bare: f
         name: wall - bare - sum(told.get(stage, 0.0) for stage in known)
         for name, (wall, told) in found.items()
     }
-    table.add("rest", "everything else: reading the specification, kernels from disk, files, report", **rest)
+    table.add(
+        "rest",
+        "everything else: reading the specification, files, report; less what went on at the same time",
+        **rest,
+    )
     table.add("wall", "whole process", **{name: wall for name, (wall, _) in found.items()})
