@@ -44,7 +44,7 @@ EXTRA = [
 # money in tables of a run in settlement currency
 OF_ACCOUNTS = (
     *("collateral", "margin", "pnl", "funding", "fees", "liquidation_fee", "surplus", "deficit", "top_up"),
-    *("cash_change", "exit_notional"),
+    *("cash_change", "exit_notional", "owed"),
 )
 OF_FUND = (
     *("liquidation_fees", "surplus", "fee_share", "deficit", "top_up"),
@@ -119,7 +119,8 @@ class Result:
     exit_time exit_price exit_reason rejection pnl (of the price, before costs) funding (received > 0) fees
     liquidation_fee surplus (to the fund) deficit top_up cash_change total_return max_drawdown
     worst_margin_ratio. Rejected orders have nulls from entry_price on. For every row
-    cash_change + fees + liquidation_fee + surplus - deficit = pnl + funding.
+    cash_change + fees + liquidation_fee + surplus - deficit = pnl + funding. With `fund.protection` off also owed, after deficit: what the
+    trader owes, lost beyond the position's margin; it is in cash_change, and deficit is 0.
 
     `max_drawdown` is a fraction of peak equity, marked at the closes the position was open at and at its
     exit. `worst_margin_ratio` is requirement / equity (1 is liquidation, infinite: opened beyond bankruptcy)

@@ -24,7 +24,7 @@ def without_protection(accounts: pl.DataFrame, fund: pl.DataFrame) -> tuple[pl.D
 
     In accounts `owed` is what a position lost beyond its margin, which the trader owes the venue: it is taken off `cash_change` (also
     `cash_change_quote`) and `total_return`, and `deficit` is 0. In the ledger nothing is drawn and nothing is uncovered, so that
-    balances only grow. Whether traders pay what they owe is not asked: accounts that trade on do so with the wallets they had. A default is then a row with owed > 0.
+    balances only grow; `perpbt.simulate(..., fund={"protection": False})` is a run that is so from the start. Whether traders pay what they owe is not asked: accounts that trade on do so with the wallets they had. A default is then a row with owed > 0.
 
     >>> run = perpbt.simulate(bars, accounts, fund={"seed": 1e6})
     >>> accounts, fund = perpbt.adl.without_protection(run.accounts, run.fund)

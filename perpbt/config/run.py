@@ -113,6 +113,10 @@ class FundSpec(Spec):
     mean nothing."""
     top_ups: tuple[TopUpSpec, ...] = ()
     """Dated payments from outside. The ledger tells them in a column `top_up`."""
+    protection: bool = True
+    """Negative-balance protection: a trader loses the margin and no more, and what a position loses beyond it is a deficit of the fund. Off: it is
+    the trader's: out of the wallet of an account that compounds, which trades on with what is left, if anything is, and else a debt. The
+    fund pays nothing, nobody is deleveraged; accounts tell it in a column `owed`."""
 
     @model_validator(mode="after")
     def _apart(self) -> FundSpec:

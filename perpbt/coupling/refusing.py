@@ -46,12 +46,12 @@ def check_holding(setting: Setting) -> None:
 
 def check_policies(setting: Setting, policies: Sequence[Policy]) -> None:
     """Accounts that follow signals meet without margin calls. Raises InputError."""
-    terms = setting.coupling
-    if (
-        setting.terms.hold is not None
-        and setting.venue.surplus_to_fund < 1.0
-        and any(one.compounding for one in policies)
-    ):
+    terms, compounds = setting.coupling, any(one.compounding for one in policies)
+    if setting.terms.hold is not None and not setting.terms.protection and compounds:
+        raise InputError(
+            "fund.hold with compounding policies and fund.protection = false: allowed with protection, or without compounding"
+        )
+    if setting.terms.hold is not None and setting.venue.surplus_to_fund < 1.0 and compounds:
         raise InputError(
             f"fund.hold with compounding policies on venue {setting.venue.name}, which gives back "
             f"{1 - setting.venue.surplus_to_fund:.0%} of a surplus: allowed with surplus_to_fund = 1, or without compounding"

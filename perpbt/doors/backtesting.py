@@ -155,6 +155,11 @@ def refuse_coupled(setting: Setting, policies: Sequence[Policy]) -> None:
     """A crowd's fill decides what a liquidated trader gets back; where that sizes a later trade, accounts
     would have to meet in time.
     """
+    if setting.crowding and not setting.terms.protection and any(policy.compounding for policy in policies):
+        raise InputError(
+            "crowding with compounding policies and fund.protection = false, under which a wallet bears what a fill loses beyond a "
+            "margin: allowed with protection, without crowding, or without compounding"
+        )
     if (
         setting.crowding
         and setting.venue.surplus_to_fund < 1.0

@@ -180,7 +180,9 @@ def simulate(
             result's extra table "margins" then holds the margins and scales. None: the venue's rates as they are.
         fund: seed (quote currency), scope ("symbol" or "pooled") or groups (name -> symbols that share one), fee_share,
             top_ups (money put in from outside: {"at": time, "amount": money, "fund": name or left out for each}, told in the ledger's
-            column top_up), hold (how long it takes to sell what it takes over, see `perpbt.coupling.holding`); what is left out is the venue's.
+            column top_up), hold (how long it takes to sell what it takes over, see `perpbt.coupling.holding`),
+            protection (False: what a position loses beyond its margin is the trader's debt, told in the column owed of the accounts, and
+            the fund pays nothing: nobody is deleveraged for it); what is left out is the venue's.
         open_interest: mean total notional (quote currency) to which each world's weights are scaled: a
             number, a number per symbol, a frame with ts, open_interest and optionally symbol, or
             {"days_of_turnover": x}, which goes with the market.
@@ -308,6 +310,7 @@ def refuse(setting: Setting, margin: Margin, symbols: list[str], holds: bool) ->
     given = {
         "coupling": setting.coupling is not None,
         "fund.hold": setting.terms.hold is not None,
+        "fund.protection = false": not setting.terms.protection,
         "crowding with an open_interest that changes": setting.crowding
         and isinstance(setting.open_interest, pl.DataFrame | TurnoverInterest),
         "equity_every with collateral": setting.equity_every is not None and holds,
@@ -317,6 +320,7 @@ def refuse(setting: Setting, margin: Margin, symbols: list[str], holds: bool) ->
         "liquidation": any(not setting.procedures.of(symbol).plain for symbol in symbols),
     }
     others = {
+        "fund.protection = false": "margin = 'isolated', or protection",
         "equity_every with collateral": "one of the two",
         "crowding with margin.close = 'in_turn'": "margin.close = 'at_once', or no crowding",
         "dynamic": "margin = 'isolated' or 'cross', or no dynamic",

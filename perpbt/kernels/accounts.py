@@ -263,8 +263,8 @@ def bare_rates(rates: Rates) -> Rates:
     """The rates with bare arrays."""
     return Rates(
         rates.taker_fee, rates.maker_fee, rates.slippage, rates.liquidation_fee, rates.close_out_rate,
-        rates.half_spread, rates.impact, rates.max_slippage, rates.surplus_to_fund, rates.entry_maintenance,
-        rates.optimistic, rates.target_at_open, rates.clip, rates.whole, rates.per_unit,
+        rates.half_spread, rates.impact, rates.max_slippage, rates.surplus_to_fund, rates.protected,
+        rates.entry_maintenance, rates.optimistic, rates.target_at_open, rates.clip, rates.whole, rates.per_unit,
         bare(rates.tiers), bare(rates.ladders), bare(rates.since), rates.terms,
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ class Closing(NamedTuple):
     liquidation_fee: float
     surplus: float  # to the fund
     deficit: float
-    back: float  # to the trader
+    back: float  # to the trader; below 0: what the trader owes
     pnl: float
     funding: float  # received > 0
 
@@ -51,7 +51,16 @@ def outcome(position: Position, fill: float, funding: float) -> tuple[float, flo
 
 
 @part
+def lost(rates: Rates, fill: float, pnl: float, paid: float, left: float) -> Closing:
+    """Nothing is left of the margin: what was lost beyond it is a deficit of the fund, or without protection the trader's debt."""
+    if rates.protected:
+        return Closing(fill, 0.0, 0.0, 0.0, 0.0 - left, 0.0, pnl, -paid)
+    return Closing(fill, 0.0, 0.0, 0.0, 0.0, left, pnl, -paid)
+
+
+@part
 def shared_out(
+    rates: Rates,
     fill: float,
     pnl: float,
     paid: float,
@@ -63,7 +72,7 @@ def shared_out(
 ) -> Closing:
     """The waterfall of a liquidation: fees on what was `turned` over, then the fund's `share` of the rest; or a deficit."""
     if not left > 0.0:
-        return Closing(fill, 0.0, 0.0, 0.0, 0.0 - left, 0.0, pnl, -paid)
+        return lost(rates, fill, pnl, paid, left)
     fee = min(charge * turned, left)
     rest = left - fee
     penalty = min(penalty_rate * turned, rest)
@@ -90,10 +99,18 @@ def close(
     turned = position.quantity * fill
     if reason == LIQUIDATION:
         return shared_out(
-            fill, pnl, paid, left, turned, rates.taker_fee, rates.liquidation_fee, rates.surplus_to_fund
+            rates,
+            fill,
+            pnl,
+            paid,
+            left,
+            turned,
+            rates.taker_fee,
+            rates.liquidation_fee,
+            rates.surplus_to_fund,
         )
     if not left > 0.0:
-        return Closing(fill, 0.0, 0.0, 0.0, 0.0 - left, 0.0, pnl, -paid)
+        return lost(rates, fill, pnl, paid, left)
     if reason == END:
         return Closing(fill, 0.0, 0.0, 0.0, 0.0, left, pnl, -paid)
     charge = rates.maker_fee if limit_fill else rates.taker_fee

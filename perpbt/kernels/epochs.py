@@ -27,8 +27,8 @@ def rates_in(rates: Rates, epoch: int) -> Rates:
     """The rates with the tiers of an epoch."""
     return Rates(
         rates.taker_fee, rates.maker_fee, rates.slippage, rates.liquidation_fee, rates.close_out_rate,
-        rates.half_spread, rates.impact, rates.max_slippage, rates.surplus_to_fund, rates.entry_maintenance,
-        rates.optimistic, rates.target_at_open, rates.clip, rates.whole, rates.per_unit,
+        rates.half_spread, rates.impact, rates.max_slippage, rates.surplus_to_fund, rates.protected,
+        rates.entry_maintenance, rates.optimistic, rates.target_at_open, rates.clip, rates.whole, rates.per_unit,
         rates.ladders[epoch], rates.ladders, rates.since, rates.terms,
     )  # fmt: skip
 

@@ -91,7 +91,7 @@ def closed_by(market: Market, rates: Rates, part_of: Position, deal: Deal, at: M
     fill = fill_at(market, rates, part_of.side, part_of.quantity, deal, at.bar)
     pnl, paid, left = outcome(part_of, fill, at.funding)
     turned = part_of.quantity * fill
-    return shared_out(fill, pnl, paid, left, turned, deal.fee, deal.penalty, deal.share)
+    return shared_out(rates, fill, pnl, paid, left, turned, deal.fee, deal.penalty, deal.share)
 
 
 @part

@@ -138,6 +138,7 @@ class Rates(NamedTuple):
     impact: float
     max_slippage: float
     surplus_to_fund: float
+    protected: bool  # what a position loses beyond its margin is the fund's deficit, not the trader's debt
     entry_maintenance: bool  # maintenance on entry notional instead of mark notional
     optimistic: bool  # favourable before adverse inside a bar
     target_at_open: bool  # a take-profit that the open jumps over fills at the open

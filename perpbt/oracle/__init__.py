@@ -9,7 +9,8 @@ What comes in:
          "volume" (float or None), "sigma" (float: ln(high/low) / (2 sqrt(ln 2)), worked out by the
          caller)}; `bars` is a list of them.
   venue  {"taker_fee", "maker_fee", "slippage", "liquidation_fee", "close_out_rate", "half_spread",
-         "impact", "max_slippage", "maintenance_on" ("mark" | "entry"), "surplus_to_fund", "fund_seed",
+         "impact", "max_slippage", "maintenance_on" ("mark" | "entry"), "surplus_to_fund", "protected" (False: what is lost beyond a margin
+         is the trader's debt, money "back" below 0, and no deficit), "fund_seed",
          "fund_fee_share", "fund_scope" ("symbol" | "pooled"; or "fund_groups", symbols that share one, by its name), "fund_hold" (ms, where it
          holds what it takes over: see `holding.py`), "tiers": a list of {"floor", "cap", "rate",
          "max_leverage", "deduction"}}, and where they hold "inverse" (True: see `inverse.py`), the steps "lot" (of

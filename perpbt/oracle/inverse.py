@@ -14,7 +14,7 @@ import math
 
 from .liquidating import Counting, by_procedure, final, next_slice
 from .margin import in_force
-from .position import NOTHING, rejected, see_value, total, worst_at_exit
+from .position import NOTHING, owed, rejected, see_value, total, worst_at_exit
 from .readings import (
     Reading,
     against,
@@ -239,7 +239,7 @@ def waterfall(
     left = (margin - paid) + profit
     out = {**NOTHING, "pnl": profit, "funding": -paid}
     if left <= 0:
-        return {**out, "deficit": abs(left)}
+        return {**out, "deficit": abs(left)} if venue.get("protected", True) else {**out, "back": left}
     if reason == "end":
         return {**out, "back": left}
     out["fee"] = min(fee_rate * (quantity * fill), left)
@@ -403,6 +403,7 @@ def closed(
         "fees": total(p["entry_fee"], parts, last, "fee"),
         "liquidation_fee": total(0.0, parts, last, "liquidation_fee"),
         "surplus": total(0.0, parts, last, "surplus"), "deficit": total(0.0, parts, last, "deficit"), "top_up": p["top_up"],
+        "owed": owed(parts, last),
         "cash_change": cash_change, "total_return": cash_change / invested, "max_drawdown": p["drawdown"],
         "notional": p["notional"], "entry_fee": p["entry_fee"], "exit_quantity": p["quantity"],
         "exit_margin": p["margin"], "base": base, "margin_orders": parts, "released": p["released"],

@@ -234,7 +234,7 @@ def waterfall(
     left = (margin - q * funding_per_unit) + q * (fill - entry)
     out = {**NOTHING, "pnl": q * (fill - entry), "funding": -(q * funding_per_unit)}
     if left <= 0:
-        return {**out, "deficit": abs(left)}
+        return {**out, "deficit": abs(left)} if venue.get("protected", True) else {**out, "back": left}
     if reason == "end":
         return {**out, "back": left}
     out["fee"] = min(fee_rate * (quantity * fill), left)
@@ -308,6 +308,12 @@ def total(start: float, parts: list[Record], last: Record, name: str) -> float:
     for part in [*parts, last]:
         start = start + part[name]
     return start
+
+
+def owed(parts: list[Record], last: Record) -> float:
+    """What the trader owes, where nothing protects him: lost beyond the margin, by parts and by the rest."""
+    return total(0.0, [{"owed": max(-part["back"], 0.0)} for part in parts if part["action"] != "top_up"],
+                 {"owed": max(-last["back"], 0.0)}, "owed")  # fmt: skip
 
 
 def rejected(order: Record, why: str, entry_bar: int | None) -> Record:

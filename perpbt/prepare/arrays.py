@@ -200,6 +200,7 @@ def rates_for(
         impact=float(venue.impact),
         max_slippage=float(venue.max_slippage),
         surplus_to_fund=float(venue.surplus_to_fund),
+        protected=True,
         entry_maintenance=venue.maintenance_on == "entry",
         optimistic=rules.intrabar == "optimistic",
         target_at_open=rules.take_profit_fill == "open",

@@ -16,6 +16,10 @@ ISOLATED = (
     "A trader loses the margin and no more: what is below zero after an exit is a deficit of the fund, a default. Liquidated is not yet "
     "bankrupt.",
 )
+UNPROTECTED = (
+    "Nothing protects a trader from a negative balance: what a position loses beyond its margin comes out of the wallet of an account that "
+    "compounds, and is owed where there is none; the fund pays nothing."
+)
 WALLETS = (
     "The positions of an account share a wallet{legs}. It is tested on the mark at every open, then at the adverse extreme where it holds "
     "one symbol and {test} where it holds several; where its equity falls to {kept}, {closed}, at the last price of "
@@ -41,11 +45,11 @@ CARRIED = {
 }
 
 
-def margined(margin: Mapping[str, Any]) -> tuple[str, str]:
+def margined(margin: Mapping[str, Any], protected: bool = True) -> tuple[str, str]:
     """Against what an account is held, and what it can lose."""
     mode = str(margin.get("mode", "isolated"))
     if mode not in KEPT:
-        return ISOLATED
+        return ISOLATED if protected else (ISOLATED[0], UNPROTECTED)
     legs = LEGS.get(str(margin.get("legs")), "") if mode == "cross" else ""
     test = TESTS.get(str(margin.get("test")), TESTS["close"])
     closed = CLOSES.get(str(margin.get("close")), CLOSES["at_once"]).format(heaviest=HEAVIEST[mode])

@@ -127,7 +127,7 @@ def assumptions(result: Any) -> list[str]:
     metadata = result.metadata
     rules, fund = part(metadata, "rules"), part(metadata, "fund")
     kept = part(metadata, "margin")
-    margin, loss = modes.margined(kept)
+    margin, loss = modes.margined(kept, fund.get("protection") is not False)
     fills = STANDING[0].format(orders=modes.filled(kept))
     sentences = [margin, fills, *STANDING[1:-1], loss, STANDING[-1]]
     sentences += modes.changed(*(part(metadata, key) for key in ("liquidation", "dynamic", "coupling")))
@@ -149,7 +149,7 @@ def assumptions(result: Any) -> list[str]:
     terms = [
         FUND_SCOPES.get(str(value)) or f"{key.replace('_', ' ')} {words.plain(value)}"
         for key, value in fund.items()
-        if value is not None
+        if value is not None and key != "protection"
     ]
     return [*sentences, f"Insurance fund: {', '.join(terms)}."] if terms else sentences
 

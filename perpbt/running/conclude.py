@@ -144,7 +144,10 @@ def settle_in_memory(
     setting: Setting, book: Book, tasks: Sequence[Task], settling: Settling, threads: int, equity: Curves
 ) -> tuple[Columns, pl.DataFrame | None]:
     """All positions settled into one set of columns; and equity curves, if asked for."""
-    columns, counted = Columns.of(book.size), Counted(setting.progress, SETTLING, book.size)
+    columns, counted = (
+        Columns.of(book.size, setting.terms.protection),
+        Counted(setting.progress, SETTLING, book.size),
+    )
 
     def settle(task: Task) -> tuple[Task, pl.DataFrame | None]:
         chunk = settling.settle(task, columns)
@@ -200,7 +203,7 @@ def settle_to_file(
 
     def settle(group: Sequence[Task]) -> tuple[int, Columns]:
         first = group[0].first
-        columns = Columns.of(group[-1].last - first)
+        columns = Columns.of(group[-1].last - first, setting.terms.protection)
         for task in group:
             settling.settle(task, columns, first)
         return first, columns
@@ -379,6 +382,7 @@ def metadata(setting: Setting, book: Book, totals: dict[str, float], crowd: int)
                 else {}
             ),
             **({} if setting.terms.hold is None else {"hold_seconds": setting.terms.hold / 1000}),
+            **({} if setting.terms.protection else {"protection": False}),
             **(
                 {"groups": {name: list(symbols) for name, symbols in setting.terms.groups}}
                 if setting.terms.groups

@@ -45,7 +45,8 @@ def scheduled_rates(setting: Setting, bars: SymbolBars, market: Market, contract
         scales = scales_of(setting, setting.dynamic, bars, market)
         note_scales(setting, bars, market, scales)
         epochs = scaled_epochs(epochs, scales, float(venue.close_out_rate), setting.dynamic.leverage)
-    return rates_for(venue, symbol, setting.rules, contract, epochs)
+    rates = rates_for(venue, symbol, setting.rules, contract, epochs)
+    return rates._replace(protected=setting.terms.protection)
 
 
 def scales_of(setting: Setting, spec: DynamicMargin, bars: SymbolBars, market: Market) -> Scales:

@@ -190,6 +190,7 @@ def make_setting(
         top_ups=tuple(
             TopUp(int(paid.at.timestamp() * 1000), float(paid.amount), paid.fund) for paid in wanted.top_ups
         ),
+        protection=wanted.protection,
     )
     name, reason = choose_engine(engine)
     choose_threads(threads, 0, 0)

@@ -73,7 +73,11 @@ def accounts_table(columns: Columns, labels: Mapping[str, pl.Series]) -> pl.Data
     }
     if "side" not in labels:
         made["side"] = words(("short", "long"), columns.word("side"))
-    return pl.DataFrame([{**made, **labels}[name].alias(name) for name in ORDER])
+    order = list(ORDER)
+    if columns.owed is not None:
+        made["owed"] = held(columns.owed, pa.float64(), known)
+        order.insert(order.index("deficit") + 1, "owed")
+    return pl.DataFrame([{**made, **labels}[name].alias(name) for name in order])
 
 
 def step_table(parts: Sequence[tuple[Table, Integers]], accounts: pl.LazyFrame) -> pl.DataFrame:

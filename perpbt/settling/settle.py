@@ -40,6 +40,7 @@ class FundTerms:
     groups: tuple[tuple[str, tuple[str, ...]], ...] = ()  # symbols that share a fund, by its name
     hold: int | None = None  # ms in which it sells what it takes over
     top_ups: tuple[TopUp, ...] = ()
+    protection: bool = True  # what positions lose beyond their margins is the fund's, not the traders'
 
     @property
     def scope(self) -> str:

@@ -17,7 +17,7 @@ from perpbt.engines.book import Book, Chunk, Task
 from perpbt.errors import RunError
 from perpbt.kernels.adding import EVENT, MOMENTS, NUMBERS, TOTALS, WORDS, fund_events, settle_rows
 from perpbt.kernels.sums import merge_sums, no_sums, rounded_sums
-from perpbt.kernels.tables import REASONS, REJECTIONS, Codes, Floats, Integers, Table
+from perpbt.kernels.tables import REASONS, REJECTIONS, TOP_UP, Codes, Floats, Integers, Table
 from perpbt.procedures.steps import as_counted, placed, steps_of
 from perpbt.settling.currency import Settlement
 from perpbt.settling.settle import Crowds, FundTerms, condensed
@@ -36,16 +36,17 @@ class Columns:
     moments: Integers  # MOMENTS: times in ms, and what tells accounts apart within their group
     words: Codes  # WORDS: 1 for long, then REASONS and REJECTIONS
     weight: Floats
+    owed: Floats | None = None  # what traders owe, where nothing protects them
 
     @classmethod
-    def of(cls, size: int) -> Columns:
+    def of(cls, size: int, protected: bool = True) -> Columns:
         """Room for so many rows."""
         width = (
             size // 8 | 1
         ) * 8 + 16  # columns an odd number of cache lines apart, or they would push each other out
         return cls(
             size, np.empty((len(NUMBERS), width)), np.empty((len(MOMENTS), width), dtype=np.int64),
-            np.empty((len(WORDS), width), dtype=np.int8), np.empty(size),
+            np.empty((len(WORDS), width), dtype=np.int8), np.empty(size), None if protected else np.zeros(size),
         )  # fmt: skip
 
     def number(self, name: str) -> Floats:
@@ -79,6 +80,15 @@ class Transfers:
         columns.number("pnl")[at] += self.given_up[mine]
         columns.number("surplus")[at] += self.given_up[mine] + self.socialised[mine]
         columns.number("deficit")[at] = self.own_deficit[mine]
+
+
+def owed_by(chunk: Chunk) -> Floats:
+    """What each row's trader owes: lost beyond the margin of the position, by parts closed before the exit and by the rest."""
+    parts = chunk.calls[(chunk.calls["action"] != TOP_UP) & (chunk.calls["back"] < 0.0)]
+    owed = np.zeros(chunk.rows.size)
+    np.add.at(owed, parts["row"], -parts["back"])
+    made: Floats = owed + np.maximum(0.0 - chunk.rows["back"], 0.0)
+    return made
 
 
 class Settled:
@@ -185,6 +195,8 @@ class Settling:
         side_by_side = size == 0 or to[-1] - to[0] == size - 1
         here = slice(to[0], to[0] + size) if size and side_by_side else to
         columns.weight[here] = weight
+        if columns.owed is not None:
+            columns.owed[here] = owed_by(chunk)
         broken, first, got, given, gross = settle_rows(
             chunk.rows, chunk.calls, chunk.symbol, weight, chunk.of.requested, book.times, book.starts,
             to, columns.numbers, columns.moments, columns.words, found.sums,

@@ -12,7 +12,7 @@ import numpy as np
 
 from perpbt.kernels.accounts import bare_market, bare_rates, care_of, write_closing, write_exit
 from perpbt.kernels.blocks import BLOCK, BLOCKS
-from perpbt.kernels.closing import Closing
+from perpbt.kernels.closing import Closing, lost
 from perpbt.kernels.compile import bare, hold, kernel, part
 from perpbt.kernels.epochs import epoch_at, rates_in, renewed, walk_epochs
 from perpbt.kernels.margin import Position, make_position, requirement
@@ -39,15 +39,15 @@ from perpbt.kernels.watching import Path, Watch, seen, watch_for
 
 @part
 def closed_at(
-    position: Position, quantity: float, margin: float, price: float, fee_rate: float, funding: float
-) -> Closing:
+    rates: Rates, position: Position, quantity: float, margin: float, price: float, fee_rate: float, funding: float
+) -> Closing:  # fmt: skip
     """The money of a part of a position that is closed at exactly `price`; `funding` is CF at the bar."""
     signed = position.side * quantity
     paid = signed * (funding - position.funding)
     pnl = signed * (price - position.entry)
     left = (margin - paid) + pnl
     if not left > 0.0:
-        return Closing(price, 0.0, 0.0, 0.0, 0.0 - left, 0.0, pnl, -paid)
+        return lost(rates, price, pnl, paid, left)
     fee = min(fee_rate * (quantity * price), left)
     return Closing(price, fee, 0.0, 0.0, 0.0, left - fee, pnl, -paid)
 
@@ -64,6 +64,7 @@ def note_part(call: Row, row: int, bar: int, part_closed: Closing, margin: float
 @part
 def end_here(
     market: Market,
+    rates: Rates,
     row: Row,
     position: Position,
     path: Path,
@@ -78,7 +79,9 @@ def end_here(
     row["exit_funding"] = funding
     row["exit_quantity"], row["exit_margin"] = position.quantity, position.margin
     row["top_up"], row["released"], row["base"] = path.added, path.released, price
-    write_closing(row, closed_at(position, position.quantity, position.margin, price, fee_rate, funding))
+    write_closing(
+        row, closed_at(rates, position, position.quantity, position.margin, price, fee_rate, funding)
+    )
     row["peak"], row["drawdown"], row["worst_ratio"] = path.peak, path.drawdown, path.worst_ratio
 
 
@@ -94,7 +97,7 @@ def alter(
     if share == 1.0:
         if bar > entry_bar:
             worst = seen(now, position, worst, market.series[MARK_OPEN, bar], funding)
-        end_here(market, row, position, with_worst(path, worst), bar, phase, price, fee_rate)
+        end_here(market, now, row, position, with_worst(path, worst), bar, phase, price, fee_rate)
         kept["state"] = OVER
         return False
     price_seen = market.series[MARK_OPEN if phase == OPEN else watch.adverse, bar]
@@ -102,7 +105,7 @@ def alter(
     if share > 0.0:
         worst = seen(now, position, worst, price_seen, funding)
         margin, quantity = position.margin * share, position.quantity * share
-        gone = closed_at(position, quantity, margin, price, fee_rate, funding)
+        gone = closed_at(now, position, quantity, margin, price, fee_rate, funding)
         position = resize(
             market, now, position, position.quantity * (1.0 - share), position.margin * (1.0 - share)
         )
