@@ -131,11 +131,14 @@ def run(book, venue, rules, spec, adl, **options):
     st.sampled_from(("skip", "dense")),
 )
 def test_deleveraging_is_that_of_the_oracle(book, venue, rules, coupling, seed, crowding, engine):
+    as_the_oracle(book, seeded(venue, seed), rules, coupling, crowding, engine)
+
+
+def as_the_oracle(book, venue, rules, coupling, crowding=False, engine="skip"):
+    """Rows, ledger and deleveragings of the engine are those of the oracle."""
     spec, adl = coupling
-    venue = seeded(venue, seed)
-    options = {name: adl[name] for name in ("lot",)}
     expected = coupled.run_together(
-        book, venue, rules, oracle_options(spec, adl, crowding), coupled.policy(adl["policy"], **options)
+        book, venue, rules, oracle_options(spec, adl, crowding), coupled.policy(adl["policy"], adl["lot"])
     )
     result = run(book, venue, rules, spec, adl, crowding=crowding, engine=engine)
     same_rows(plain(result.accounts), expected["rows"])
@@ -336,6 +339,29 @@ def test_a_fund_that_can_pay_changes_nobody():
     )
     assert result.extra["adl"].height == 0
     assert result.fund.filter(pl.col("surplus") + pl.col("deficit") > 0)["balance"].to_list() == [0.25, 0.0]
+
+
+@pytest.mark.parametrize("engine", ["skip", "dense"])
+def test_a_deficit_that_is_rounding_closes_nobody(engine):
+    """Slippage equal to the maintenance rate sells a long at its bankruptcy price: what is left is 0, or a rounding below it."""
+    rows = [(f"l{k:02d}", "long", 7.0 + k / 3, 9 + k) for k in range(40)]
+    slide = [(100.0, 100.0, 100.0, 100.0), (100.0, 100.0, 80.0, 80.0), (80.0, 80.0, 80.0, 80.0)]
+    exact = engine_venue({**FREE, "slippage": 0.01})
+    people = accounts_of([*rows, ("short", "short", 9_000, 1)])
+    result = perpbt.simulate(bars_of(slide), people, venue=exact, coupling="adl", engine=engine)
+    deficit = result.accounts["deficit"]
+    assert 0.0 < deficit.sum() < 1e-9
+    assert result.extra["adl"].height == 0
+    assert result.accounts.filter(pl.col("account") == "short")["exit_reason"].to_list() == ["end"]
+
+
+@MADE
+@given(coupled.books(), made.venues(), couplings(), st.sampled_from(("skip", "dense")))
+def test_rounding_deficits_are_those_of_the_oracle(book, venue, coupling, engine):
+    """The same with fills at the bankruptcy price but for rounding, of any book."""
+    rate = venue["tiers"][0]["rate"] + venue["close_out_rate"]
+    exact = {"half_spread": rate, "impact": 0.0, "slippage": rate, "taker_fee": 0.0, "liquidation_fee": 0.0}
+    as_the_oracle(book, seeded(venue, 0.0) | exact, {}, coupling, engine=engine)
 
 
 def test_the_queue_of_the_documented_example():

@@ -17,16 +17,19 @@ from perpbt.coupling.groups import Changes, Group
 from perpbt.kernels.tables import MARK_CLOSE, MARK_HIGH, MARK_LOW, MARK_OPEN, Floats, Integers
 from perpbt.running.terms import Terms
 
-DUST = 1e-12  # of a quantity: what is less than that short is placed
+DUST = 1e-12  # of a quantity: what is less than that short is placed; of a notional: a deficit below is rounding and closes nobody
 OPEN, RANGE, END = 0, 1, 2
 
 
 @dataclass
 class Bankrupt:
-    """The bankrupt positions of one symbol, side and phase: their deficits (times weight), quantities and bankruptcy prices."""
+    """The bankrupt positions of one symbol, side and phase: their deficits (times weight), and of those that are more than rounding
+    deficits, quantities and bankruptcy prices.
+    """
 
     side: float
     owed: float
+    missing: float
     quantity: float
     price: float
 
@@ -39,9 +42,11 @@ class Bankrupt:
         quantity = weight * rows["exit_quantity"]
         moved = rows["exit_funding"] - rows["entry_funding"]
         price = (rows["entry"] - side * (rows["exit_margin"] / rows["exit_quantity"])) + moved
-        whole = math.fsum(quantity.tolist())
-        at = math.fsum((quantity * price).tolist()) / whole if whole else 0.0
-        return cls(side, math.fsum(deficits.tolist()), whole, at)
+        worth = quantity * price
+        real = deficits > DUST * worth
+        whole = math.fsum(quantity[real].tolist())
+        at = math.fsum(worth[real].tolist()) / whole if whole else 0.0
+        return cls(side, math.fsum(deficits.tolist()), math.fsum(deficits[real].tolist()), whole, at)
 
 
 @dataclass
@@ -79,8 +84,8 @@ class Shortfall:
         for one in bankrupt:
             part = short * (one.owed / drawn)
             adl, outside = 0.0, 0.0
-            if self.terms.adl is not None and self.phase != END:
-                adl, outside = self.deleverage(one, short / drawn, part)
+            if self.terms.adl is not None and self.phase != END and one.quantity > 0.0:
+                adl, outside = self.deleverage(one, short / drawn, short * (one.missing / drawn))
             cover.adl = cover.adl + adl
             cover.outside = cover.outside + outside
             left.append((part - adl) - outside)
@@ -102,7 +107,7 @@ class Shortfall:
     def price(self, bankrupt: Bankrupt) -> tuple[float, float]:
         """What winners are closed at, and what that makes them give up per unit."""
         assert self.terms.adl is not None
-        side, each = bankrupt.side, bankrupt.owed / bankrupt.quantity
+        side, each = bankrupt.side, bankrupt.missing / bankrupt.quantity
         if self.terms.price == "bankruptcy":
             return bankrupt.price, each
         mark, previous = self.marks(side)

@@ -18,7 +18,7 @@ from .leaving import AFTER, bankruptcy, credit, leave, there
 from .margin import in_force
 from .shapes import Record
 
-DUST = 1e-12  # of a quantity: what is less than that short is placed
+DUST = 1e-12  # of a quantity: what is less than that short is placed; of a notional: a deficit below is rounding and closes nobody
 FLOWS = ("liquidation_fees", "surplus", "fee_share", "deficit", "top_up")
 COVER = ("adl", "outside", "socialised", "uncovered")
 
@@ -106,9 +106,13 @@ def cover(
             owed = math.fsum(flow["deficit"] for flow in here)
             part = short * (owed / drawn)
             adl, outside = 0.0, 0.0
-            if m["options"].get("adl") and step != "end":
+            real = [flow for flow in here if flow["deficit"] > DUST * (flow["quantity"] * flow["price"])]
+            if m["options"].get("adl") and step != "end" and real:
                 where = (world, symbol, now[symbol], step, time, views[world, symbol])
-                adl, outside = deleverage(m, where, side, here, owed, short / drawn, part)
+                missing = math.fsum(flow["deficit"] for flow in real)
+                adl, outside = deleverage(
+                    m, where, side, real, missing, short / drawn, short * (missing / drawn)
+                )
             of_symbol["adl"] = of_symbol["adl"] + adl
             of_symbol["outside"] = of_symbol["outside"] + outside
             left.append((part - adl) - outside)
