@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -530,3 +531,94 @@ def test_variants_may_be_left_out() -> None:
     some = book([1.0, 2.0, 5.0], entry=[80.0, 70.0, 90.0])
     for short, long in (("okx", "queue:okx"), ("queue", "queue:bitmex"), ("pro_rata", "pro_rata:profit")):
         assert (adl.allocate(short, some, 3.0) == adl.allocate(long, some, 3.0)).all()
+
+
+def test_amounts_may_be_plain_lists() -> None:
+    """G28 and the two examples of arXiv 2512.01112 and 2603.15963, as a reader would type them."""
+    assert adl.fill_in_order([10, 10, 20, 30, 20, 10], [3, 6, 1, 4, 5, 2], 20, range(1, 7)).tolist() == [
+        0,
+        10,
+        0,
+        0,
+        10,
+        0,
+    ]
+    assert adl.in_order([3, 6, 1, 4, 5, 2], range(1, 7)).tolist() == [1, 4, 3, 0, 5, 2]
+    assert adl.lights([3, 6, 1, 4, 5, 2], range(1, 7), [10, 10, 20, 30, 20, 10]).tolist() == [
+        2,
+        5,
+        1,
+        3,
+        4,
+        2,
+    ]
+    assert close(adl.fill_by_weight([8, 4, 0.5, 0, 0], [8, 4, 0.5, 0, 0], 7.5), [4.8, 2.4, 0.3, 0, 0], 1e-15)
+    quantity, equity = [5, 3, 8, 2, 4], [1, 0.9, 1.5, 1.2, 0.3]
+    assert adl.level(quantity, equity, 1.0, 7) == pytest.approx(25 / 7, rel=1e-15)
+    assert adl.fill_to_level(quantity, equity, 1.0, 7).sum() == pytest.approx(7)
+    assert adl.in_lots([3.5, 4, 0], [8, 4, 0.5], 7.5, 1.0, range(3)).tolist() == [3.5, 4, 0]
+    assert adl.fill_in_order([], [], 1.0, []).size == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: adl.fill_by_weight([8, 4], [8, -4], 3), r"weight\[1\] is -4.0; allowed: numbers of at least 0"),
+        (lambda: adl.fill_by_weight([8, 4], [8], 3), r"weight has shape \(1,\); allowed: \(2,\)"),
+        (lambda: adl.fill_by_weight([8, 4], [8, 4], -1), r"amount\[0\] is -1.0; allowed: finite numbers of at least 0"),
+        (lambda: adl.fill_by_weight([8, 4], [8, 4], math.nan), r"amount\[0\] is nan"),
+        (lambda: adl.fill_in_order([8, math.inf], [1, 2], 1, [1, 2]), r"capacity\[1\] is inf; allowed: finite numbers"),
+        (lambda: adl.fill_in_order([8, 4], [1, math.nan], 1, [1, 2]), r"score\[1\] is nan; allowed: numbers"),
+        (lambda: adl.fill_in_order([8, 4], [1, 2], 1, ["a", "b"]), "identifier is .*allowed: 2 whole numbers"),
+        (lambda: adl.fill_in_order(["x"], [1], 1, [1]), r"capacity is \['x'\]; allowed: numbers"),
+        (lambda: adl.fill_to_level([1], [1], 0.0, 1), "price is 0.0; allowed: above 0"),
+        (lambda: adl.level([[1]], [1], 1.0, 1), r"quantity has shape \(1, 1\)"),
+        (lambda: adl.in_lots([1], [1], 1, 0.0, [1]), "lot is 0.0; allowed: finite numbers above 0"),
+        (lambda: adl.fund_flow(1, -1.0, 99.0, 98.0), "quantity is -1.0"),
+        (lambda: adl.fund_flow(1, 1.0, 99.0, 99.25, fee_cap=-1.0), "fee_cap is -1.0"),
+        (lambda: adl.fund_flow(1, 1.0, math.nan, 99.25), "bankruptcy is nan"),
+        (lambda: adl.settle_balance(math.nan), "equity is nan"),
+        (lambda: adl.clawback("x", 2.0, [5.0]), "loss is 'x'"),  # type: ignore[arg-type]
+    ],
+)  # fmt: skip
+def test_amounts_by_hand_are_checked(call: Callable[[], object], told: str) -> None:
+    with pytest.raises(perpbt.InputError, match=told):
+        call()
+
+
+def scores_by_formula(one: adl.Candidates) -> dict[str, float]:
+    """What the venues print, for one solvent position, in signed values as BitMEX has them."""
+    side, quantity, entry, mark = (
+        float(getattr(one, name)[0]) for name in ("side", "quantity", "entry", "mark")
+    )
+    wallet = float(one.margin[0] - one.funding_paid[0])
+    value, at_entry = side * quantity * mark, side * quantity * entry
+    bankrupt = side * quantity * float(one.bankruptcy[0])
+    profit, size = value - at_entry, abs(value)
+    equity, needed = wallet + profit, float(one.maintenance[0])
+    on_entry, on_mark, lever = profit / abs(at_entry), profit / size, size / equity
+    lever_bm = size / (value - bankrupt)
+    ratio = equity / needed if needed > 0.0 else math.inf
+    return {
+        "bitmex": on_entry * lever_bm if on_entry > 0 else on_entry / lever_bm,
+        "binance": on_mark * lever if on_mark >= 0 else on_mark / lever,
+        "binance_2019": max(0.0, profit) / max(1.0, wallet) * needed / equity,
+        "okx": (on_entry / ratio if on_entry > 0 else on_entry * ratio) if on_entry else 0.0,
+        "bybit": on_entry * lever,
+        "hyperliquid": mark / entry * lever,
+        "hyperliquid_decompiled": max(lever, 1e-8) * max(max(profit, 0.0) / abs(at_entry), 1e-8),
+    }
+
+
+@SOME
+@given(books())
+def test_rankings_are_the_printed_formulas(candidates: adl.Candidates) -> None:
+    """Longs and shorts, winners, losers and those at their entry, as long as something is left of them."""
+    told = {name: ranking(candidates) for name, ranking in adl.RANKINGS.items()}
+    for row in np.flatnonzero((candidates.equity() > 1e-6) & (candidates.quantity > 0)):
+        one = candidates.take(np.array([row]))
+        left = float(one.side[0] * one.quantity[0] * (one.mark[0] - one.bankruptcy[0]))
+        if left <= 1e-6:
+            continue
+        for name, expected in scores_by_formula(one).items():
+            assert told[name][row] == pytest.approx(expected, rel=1e-6, abs=1e-12), name

@@ -422,6 +422,38 @@ def test_rounds_tell_what_was_owed_and_what_winners_kept() -> None:
     assert adl.rounds(accounts, closings.head(0)).is_empty()
 
 
+def test_measures_of_a_policy_in_one_row() -> None:
+    """A short that made 50 without deleveraging and 30 with; a fund of 10 that falls to 4 on its second day and is back on its fourth."""
+    accounts = pl.DataFrame(
+        {
+            "account": [1, 2], "position": [1, 1], "strategy": ["s", "s"], "policy": ["p", "p"], "world": ["w", "w"], "symbol": ["A", "A"],
+            "side": ["long", "short"], "entry_time": [START] * 2, "exit_time": [START + timedelta(days=1)] * 2,
+            "exit_reason": ["liquidation", "adl"], "weight": [1.0, 1.0], "quantity": [10.0, 10.0], "entry_price": [100.0, 100.0],
+            "deficit": [26.0, 0.0], "cash_change": [-100.0, 30.0],
+        }
+    )  # fmt: skip
+    closings = pl.DataFrame(
+        {
+            "time": [START + timedelta(days=1)], "world": ["w"], "symbol": ["A"], "phase": ["range"], "kind": ["adl"],
+            "bankrupt_side": ["long"], "account": [2], "position": [1], "weight": [1.0], "quantity": [10.0], "fraction": [1.0],
+            "price": [97.0], "given_up": [20.0],
+        }
+    )  # fmt: skip
+    fund = fund_rows("A", 10.0, 4.0, 7.0, 10.0).with_columns(
+        time=pl.datetime_range(START, START + timedelta(days=3), "1d", eager=True)
+    )
+    without = accounts.with_columns(cash_change=pl.Series([-100.0, 50.0]))
+    spreads = pl.DataFrame(
+        {"world": ["w"], "overshoot": [1.0], "fairness_regret": [2.0], "largest_share": [0.5]}
+    )
+    (row,) = adl.by_policy(accounts, closings, spreads=spreads, fund=fund, without=without).to_dicts()
+    wanted = {
+        "positions": 2, "deleveraged": 1, "given_up": 20.0, "profit": 30.0, "rounds": 1, "waves": 1, "ptsr": 0.0, "pmr": 0.0,
+        "owed": 26.0, "share_given": 20 / 30, "overshoot": 1.0, "fairness_regret": 2.0, "days_to_recover": 3.0, "cost": 20.0, "spared": 0.0,
+    }  # fmt: skip
+    assert {name: row[name] for name in wanted} == pytest.approx(wanted)
+
+
 def test_recovery_is_counted_from_the_peak_to_its_return() -> None:
     path = ledger(10.0, 8.0, 4.0, 10.0, 12.0, 9.0, hours=24)
     table = adl.recoveries(path)
@@ -431,6 +463,13 @@ def test_recovery_is_counted_from_the_peak_to_its_return() -> None:
     assert adl.days_to_recover(path) == 3.0
     assert adl.days_to_recover(ledger(1.0, 2.0)) == 0.0
     assert adl.days_to_recover(ledger(2.0, 1.0)) == math.inf
+    two = pl.concat(
+        [path.with_columns(who=pl.lit("a")), ledger(2.0, 1.0, 2.0, hours=24).with_columns(who=pl.lit("b"))]
+    )
+    together = adl.recoveries(two, by=("who",))
+    assert together.filter(pl.col("who") == "a").drop("who").equals(table)
+    assert together.filter(pl.col("who") == "b")["days"].to_list() == [2.0]
+    assert adl.waves([]).size == 0
 
 
 def fund_rows(symbol: str, *balances: float) -> pl.DataFrame:

@@ -268,6 +268,7 @@ def test_whoever_is_closed_by_adl_trades_on_at_the_next_close():
         0.0,
         0.0,
     )
+    assert measured["days_to_recover"] == 0.0  # there is no fund to fall
     check_rows(result)
     alone = traded(None)
     assert alone.accounts["exit_reason"].to_list() == ["liquidation", "end"]

@@ -28,8 +28,16 @@ from perpbt.adl.allocations import (
     risk_weights,
     weights,
 )
+from perpbt.adl.amounts import (
+    fill_by_weight,
+    fill_in_order,
+    fill_to_level,
+    in_lots,
+    in_order,
+    level,
+    lights,
+)
 from perpbt.adl.candidates import PRICES, Candidates, closing_price, winners
-from perpbt.adl.filling import fill_by_weight, fill_in_order, fill_to_level, in_lots, level
 from perpbt.adl.losses import (
     clawback,
     fund_flow,
@@ -53,7 +61,7 @@ from perpbt.adl.measures import (
 from perpbt.adl.monitoring import monitor, open_interest
 from perpbt.adl.policies import by_policy
 from perpbt.adl.protection import without_protection
-from perpbt.adl.rankings import RANKINGS, find_ranking, in_order, lights
+from perpbt.adl.rankings import RANKINGS, find_ranking
 from perpbt.adl.rounds import round_measures, rounds
 from perpbt.adl.tables import (
     counterfactual,

@@ -6,6 +6,7 @@ Plain numbers and arrays of money in quote (settlement) currency.
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from perpbt.errors import InputError
 
 def _at_least_zero(**amounts: float) -> None:
     for name, amount in amounts.items():
-        if not (math.isfinite(amount) and amount >= 0.0):
+        if not (isinstance(amount, Real) and math.isfinite(amount) and amount >= 0.0):
             raise InputError(f"{name} is {amount!r}; allowed: finite numbers of at least 0")
 
 
@@ -33,6 +34,9 @@ def fund_flow(
     """
     if side not in (1, -1):
         raise InputError(f"side is {side!r}; allowed: 1 (long), -1 (short)")
+    _at_least_zero(quantity=quantity, fill=fill, fee_cap=0.0 if fee_cap is None else fee_cap)
+    if not (isinstance(bankruptcy, Real) and math.isfinite(bankruptcy)):
+        raise InputError(f"bankruptcy is {bankruptcy!r}; allowed: finite numbers")
     gain = side * (quantity * fill - quantity * bankruptcy)
     return gain if fee_cap is None or gain <= 0.0 else min(gain, fee_cap * (quantity * fill))
 
@@ -51,6 +55,8 @@ def settle_balance(equity: float, *, protected: bool = True) -> Balance:
     With negative-balance protection a negative balance is set to 0 and charged to the fund (Binance, Deribit,
     Kraken); without, the trader owes it and the fund is not touched.
     """
+    if not (isinstance(equity, Real) and math.isfinite(equity)):
+        raise InputError(f"equity is {equity!r}; allowed: finite numbers")
     loss = max(-equity, 0.0)
     return Balance(max(equity, 0.0), loss if protected else 0.0, 0.0 if protected else loss)
 

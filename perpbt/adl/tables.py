@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from perpbt.adl.candidates import Integers
@@ -28,6 +29,8 @@ def waves(times: pl.Series | Sequence[Any], gap: timedelta = FIVE_SECONDS) -> In
     Five seconds is what the studies of 10 October 2025 use; for bars take more than their length.
     """
     series = pl.Series("time", times)
+    if series.is_empty():
+        return np.zeros(0, dtype=np.int64)
     if not series.is_sorted():
         raise InputError("times are not sorted; allowed: times that rise")
     number = (series.diff() > gap).fill_null(False).cast(pl.Int64).cum_sum() + 1
@@ -143,23 +146,27 @@ def counterfactual(
     return table.select(*by, "positions", "worse", "better", "cost", "spared")
 
 
-def recoveries(path: pl.DataFrame) -> pl.DataFrame:
+def recoveries(path: pl.DataFrame, by: Sequence[str] = ()) -> pl.DataFrame:
     """Every drawdown of a balance: `start` (its peak), `peak`, `low_time`, `low`, `depth` (1 - low / peak), `end`
     (first time the peak is reached again, null if never) and `days` from start to end.
 
-    `path`: `time`, `balance` of one fund, sorted. Deepest first.
+    `path`: `time`, `balance` of one fund, sorted; of several, told apart by the columns `by`, each sorted. Deepest first.
     """
-    top = pl.col("balance").cum_max()
-    rows = path.select("time", "balance").with_columns(peak=top)
+    keys = list(by)
+
+    def own(what: pl.Expr) -> pl.Expr:
+        return what.over(keys) if keys else what
+
+    rows = path.select(*keys, "time", "balance").with_columns(peak=own(pl.col("balance").cum_max()))
     rows = rows.with_columns(down=pl.col("balance") < pl.col("peak")).with_columns(
         # a stretch begins where the balance leaves its peak; the row before it is the peak
-        part=(pl.col("down") & ~pl.col("down").shift(1, fill_value=False)).cast(pl.Int64).cum_sum(),
-        before=pl.col("time").shift(1),
-        after=pl.when(~pl.col("down")).then(pl.col("time")).backward_fill(),
+        part=own((pl.col("down") & ~pl.col("down").shift(1, fill_value=False)).cast(pl.Int64).cum_sum()),
+        before=own(pl.col("time").shift(1)),
+        after=own(pl.when(~pl.col("down")).then(pl.col("time")).backward_fill()),
     )
     return (
         rows.filter("down")
-        .group_by("part", maintain_order=True)
+        .group_by(*keys, "part", maintain_order=True)
         .agg(
             start=pl.col("before").first(),
             peak=pl.col("peak").first(),
@@ -171,8 +178,8 @@ def recoveries(path: pl.DataFrame) -> pl.DataFrame:
             depth=1.0 - pl.col("low") / pl.col("peak"),
             days=(pl.col("end") - pl.col("start")).dt.total_microseconds() / 86_400e6,
         )
-        .sort("depth", "start", descending=[True, False])
-        .select("start", "peak", "low_time", "low", "depth", "end", "days")
+        .sort(*keys, "depth", "start", descending=[*([False] * len(keys)), True, False])
+        .select(*keys, "start", "peak", "low_time", "low", "depth", "end", "days")
     )
 
 

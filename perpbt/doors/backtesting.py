@@ -412,6 +412,7 @@ def finish(
             result.extra["adl"],
             contracts=setting.contracts,
             spreads=result.extra["adl_rounds"],
+            fund=result.fund,
         )
     result.metadata["strategies"] = [
         {
