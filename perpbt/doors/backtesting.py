@@ -7,7 +7,7 @@ account. Out: a `Result`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ from perpbt.prepare.mirror import mirror_signals
 from perpbt.procedures import Asked, procedure_for
 from perpbt.result import Result
 from perpbt.running.budget import A_POSITION, cleared
-from perpbt.running.conclude import Coupled, conclude, equity_table
+from perpbt.running.conclude import Coupled, Flowed, conclude, equity_table
 from perpbt.running.scheduled import scheduled_rates
 from perpbt.running.setting import (
     Setting,
@@ -81,6 +81,8 @@ from perpbt.running.setting import (
 from perpbt.running.terms import terms_of
 from perpbt.running.warming import FOLLOWING, warm
 from perpbt.settling.currency import CoinPrice
+from perpbt.settling.flowed import flowed_table
+from perpbt.settling.flowing import Flow
 from perpbt.settling.weights import OpenInterest
 from perpbt.strategy import as_strategies, check_look_ahead, evaluate, evaluate_columns
 from perpbt.venue import Venue
@@ -270,14 +272,15 @@ def backtest(
             kept = len(order.worlds) * starts * A_POSITION
             plan_memory(setting, rows, every, kept, signals=True)
         order.spool = setting.spool
+        flow = Flow(order.groups, order, setting.terms.fee_share) if setting.settles_at_once else None
         parts = [
-            follow_symbol(setting, loaded, order, bound, chosen, starting, index)
+            follow_symbol(setting, loaded, order, flow, bound, chosen, starting, index)
             for index in range(len(order.symbols))
         ]
         order.close()
         book = Book(order.symbols, order.worlds, parts, order, setting.shelf)
         order, coupled = together(setting, book, order)
-        return finish(setting, book, order, bound, chosen, started, coupled)
+        return finish(setting, book, order, flow, bound, chosen, started, coupled)
 
 
 def together(setting: Setting, book: Book, order: FollowingOrder) -> tuple[FollowingOrder, Coupled | None]:
@@ -299,8 +302,8 @@ def together(setting: Setting, book: Book, order: FollowingOrder) -> tuple[Follo
 
 
 def follow_symbol(
-    setting: Setting, loaded: Bars, order: FollowingOrder, bound: Sequence[Any], policies: Sequence[Policy], starting: Offsets,
-    index: int,
+    setting: Setting, loaded: Bars, order: FollowingOrder, flow: Flow | None, bound: Sequence[Any], policies: Sequence[Policy],
+    starting: Offsets, index: int,
 ) -> SymbolPart:  # fmt: skip
     """All accounts on one symbol through the engine, into the order."""
     since = time.perf_counter()
@@ -330,7 +333,7 @@ def follow_symbol(
         if rates.terms.inverse:
             mirror_signals(signals, len(windows))
         since = setting.timed("signals", since)
-        follow(setting, market, rates, signals, order, fills, (number, index), starts)
+        follow(setting, market, rates, signals, order, flow, fills, (number, index), starts)
         if setting.coupling is not None:
             order.signals[number, index] = signals
         setting.timed("kernels", since)
@@ -342,16 +345,18 @@ def follow_symbol(
 
 
 def follow(
-    setting: Setting, market: Market, rates: Rates, signals: Signals, order: FollowingOrder, fills: Fills,
+    setting: Setting, market: Market, rates: Rates, signals: Signals, order: FollowingOrder, flow: Flow | None, fills: Fills,
     which: tuple[int, int], starts: Integers,
 ) -> None:  # fmt: skip
-    """All accounts of one strategy on one symbol through the engine, into the order."""
+    """All accounts of one strategy on one symbol through the engine, into the order; with a `flow`, settled on the way."""
     (strategy, symbol), policies = which, len(order.policies)
     lanes = policies * starts.size
     threads = choose_threads(setting.threads, lanes, market.time.size)
     counted = Counted(setting.progress, order.symbols[symbol], lanes)
     procedure = procedure_for(setting.procedures.of(order.symbols[symbol]))
-    ground = Ground(GROUND if setting.budget is None and lanes >= CHUNK else 0)
+    ground = Ground(
+        GROUND if setting.budget is None and flow is None and lanes >= CHUNK else 0, flow is not None
+    )
 
     def finished(own: Table) -> Iterable[Outcome]:
         given = (order.plans, signals, own)
@@ -364,13 +369,20 @@ def follow(
             return stepping_pages(market, rates, procedure, *given)
         return following_pages(market, rates, *given, ground)
 
-    def work(tile: Tile) -> tuple[int, list[Page]]:
-        pages = []
-        setting.shelf.relieve()
+    def noted(tile: Tile) -> Iterator[Outcome]:
         for outcome in finished(tile.lanes(order.plans, starts)):
             fills.note(outcome.rows)
-            pages.append(order.page(symbol, outcome, strategy * policies + tile.first_policy, tile))
-        return tile.size, pages
+            yield outcome
+
+    def work(tile: Tile) -> tuple[int, list[Page]]:
+        setting.shelf.relieve()
+        world = strategy * policies + tile.first_policy
+        if flow is None:
+            return tile.size, [order.page(symbol, outcome, world, tile) for outcome in noted(tile)]
+        with flow.worker() as worker:
+            return tile.size, list(
+                flow.pages(worker, symbol, market.time, noted(tile), world, tile, 1.0 / starts.size)
+            )
 
     size = lanes if setting.engine == "oracle" else tile_size(lanes, threads, order.plans)
     for done, pages in in_threads(work, tiles(policies, starts.size, size), threads):
@@ -382,6 +394,7 @@ def finish(
     setting: Setting,
     book: Book,
     order: FollowingOrder,
+    flow: Flow | None,
     bound: Sequence[Any],
     policies: Sequence[Policy],
     started: float,
@@ -405,6 +418,7 @@ def finish(
         equity=equity,
         started=started,
         coupled=coupled,
+        flowed=None if flow is None else Flowed(flow.found, lambda: flowed_table(flow, order), flow.seconds),
     )
     if coupled is not None and "adl" in result.extra:
         result.extra["measures"] = by_policy(

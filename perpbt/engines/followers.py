@@ -99,13 +99,17 @@ class FollowingOrder:
     def page(self, symbol: int, finished: Outcome, world: int, tile: Tile) -> Page:
         """A page of a tile, `world` being that of its first policy, kept; its rows' lanes become starts. From any thread."""
         rows = finished.rows
+        runs = self.runs(symbol, rows, world, tile)
+        rows["lane"] = tile.first_start + rows["lane"] % tile.width
+        return Page(Block(symbol, self.spool.keep(rows), self.spool.keep(finished.calls)), *runs)
+
+    def runs(self, symbol: int, rows: Table, world: int, tile: Tile) -> tuple[Integers, Integers, Integers]:
+        """The group of each run of rows of a tile, where it begins and how long it is."""
         policies = np.arange(tile.last_policy - tile.first_policy + 1)
         splits = np.searchsorted(rows["lane"], policies * tile.width)
         counts = np.diff(splits)
         held = np.flatnonzero(counts)
-        rows["lane"] = tile.first_start + rows["lane"] % tile.width
-        block = Block(symbol, self.spool.keep(rows), self.spool.keep(finished.calls))
-        return Page(block, (world + held) * len(self.symbols) + symbol, splits[held], counts[held])
+        return (world + held) * len(self.symbols) + symbol, splits[held], counts[held]
 
     def close(self) -> None:
         """Order all pages, which stand in the order of their tiles."""
@@ -219,6 +223,26 @@ class FollowingOrder:
         page, places = self.pages[task.block], self._places[task.block]
         to = np.arange(task.last) + np.repeat(places - page.first, page.count)
         return page.block, to, self._of(np.repeat(page.group, page.count))
+
+    @property
+    def runs_of_rows(self) -> int:
+        """How many runs the table is put together of."""
+        return int(self._group.size)
+
+    def entries(self) -> Iterator[tuple[int, Page, int, int]]:
+        """Runs in the order of the table: group, page, its first row there and how many."""
+        lists = (each.tolist() for each in (self._group, self._block, self._from, self._count))
+        for group, block, first, count in zip(*lists, strict=True):
+            yield group, self.pages[block], first, count
+
+    def placed(self) -> Iterator[tuple[Page, Integers]]:
+        """All pages, and which row of the table the first of each of its runs is."""
+        return zip(self.pages, self._places, strict=True)
+
+    def owner(self, group: int) -> tuple[int, int, int, int]:
+        """Strategy, policy and symbol of a group, and the number of its first account."""
+        world, symbol = divmod(group, len(self.symbols))
+        return *divmod(world, len(self.policies)), symbol, int(self._account[group])
 
     def rows_by_group(self) -> list[Table]:
         """The rows of each strategy, policy and symbol, account after account; those of no margin orders."""

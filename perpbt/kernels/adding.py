@@ -6,6 +6,8 @@ what is summed over positions exactly, so that chunks and threads leave no trace
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .compile import bare, kernel, part
@@ -21,6 +23,7 @@ from .tables import (
     Codes,
     Floats,
     Integers,
+    Row,
     Table,
 )  # fmt: skip
 
@@ -51,6 +54,83 @@ EVENT = np.dtype(
     ],
     align=True,
 )
+
+
+class Settlement(NamedTuple):
+    """What the money of a position came to."""
+
+    call: int  # the next margin order
+    cash: float
+    fees: float
+    pnl: float
+    funding: float
+    liquidation_fee: float
+    surplus: float
+    deficit: float
+    came: float  # to traders, venue and fund
+    gave: float  # price and funding
+    broken: bool  # whether these differ
+    moved: float  # gross flows
+
+
+@part
+def settle_row(
+    row: Row, calls: Table, call: int, k: int, numbers: Floats, to: int, blank: bool
+) -> Settlement:
+    """Write the numbers of row k, which was not refused, to entry `to`; `call` is the first margin order that may be its own.
+
+    `blank`: the entry holds zeros. What most positions do not have is not written then: pages that nobody writes to take no memory.
+    """
+    # in the order money moved: at the opening, at each deleveraging and liquidation of a part, at the exit
+    pnl, funding, fees, deficit = 0.0, 0.0, row["open_fee"], 0.0
+    penalty, surplus = 0.0, 0.0
+    while call < calls.size and calls[call]["row"] <= k:
+        if calls[call]["action"] == DELEVERAGE or calls[call]["action"] == REDUCED:
+            penalty += calls[call]["liquidation_fee"]
+            surplus += calls[call]["surplus"]
+            pnl += calls[call]["pnl"]
+            funding += calls[call]["funding"]
+            fees += calls[call]["fee"]
+            deficit += calls[call]["deficit"]
+        call += 1
+    pnl, funding = pnl + row["pnl"], funding + row["funding"]
+    fees, deficit = fees + row["close_fee"], deficit + row["deficit"]
+    penalty, surplus = penalty + row["liquidation_fee"], surplus + row["surplus"]
+    back = row["released"] + row["back"]
+    invested = row["collateral"] + row["top_up"]
+    cash = back - invested
+    numbers[1, to] = row["entry"]
+    numbers[2, to] = row["quantity"]
+    numbers[3, to] = row["margin"]
+    numbers[4, to] = row["liquidation_price"]
+    numbers[5, to] = row["entry"] - row["side"] * (row["margin"] / row["quantity"])
+    numbers[6, to] = row["fill"]
+    numbers[7, to] = pnl
+    numbers[8, to] = funding
+    numbers[9, to] = fees
+    if not blank or penalty != 0.0:
+        numbers[10, to] = penalty
+    if not blank or surplus != 0.0:
+        numbers[11, to] = surplus
+    if not blank or deficit != 0.0:
+        numbers[12, to] = deficit
+    if not blank or row["top_up"] != 0.0:
+        numbers[13, to] = row["top_up"]
+    numbers[14, to] = cash
+    numbers[15, to] = cash / invested
+    numbers[16, to] = row["drawdown"]
+    if row["peak"] > 0.0:  # 0: it is that of a shared wallet, whole as it is
+        numbers[16, to] = max(row["drawdown"], (row["peak"] - back) / row["peak"])  # the exit included
+    numbers[17, to] = row["worst_ratio"]
+    came = ((cash + fees) + penalty) + surplus - deficit
+    gave = pnl + funding
+    gross = abs(pnl) + abs(funding) + abs(fees)
+    size = (
+        abs(back) + row["collateral"] + row["top_up"] + gross + abs(deficit)
+    )  # of a shared wallet, back may be below 0
+    broken = not abs(came - gave) <= TOLERANCE * size
+    moved = abs(cash) + gross + row["collateral"]
+    return Settlement(call, cash, fees, pnl, funding, penalty, surplus, deficit, came, gave, broken, moved)
 
 
 @kernel
@@ -85,59 +165,51 @@ def settle_rows(
                 numbers[column, to] = 0.0
             continue
         moments[1, to] = times[base + row["exit_bar"]]
-        # in the order money moved: at the opening, at each deleveraging and liquidation of a part, at the exit
-        pnl, funding, fees, deficit = 0.0, 0.0, row["open_fee"], 0.0
-        penalty, surplus = 0.0, 0.0
-        while call < calls.size and calls[call]["row"] <= k:
-            if calls[call]["action"] == DELEVERAGE or calls[call]["action"] == REDUCED:
-                penalty += calls[call]["liquidation_fee"]
-                surplus += calls[call]["surplus"]
-                pnl += calls[call]["pnl"]
-                funding += calls[call]["funding"]
-                fees += calls[call]["fee"]
-                deficit += calls[call]["deficit"]
-            call += 1
-        pnl, funding = pnl + row["pnl"], funding + row["funding"]
-        fees, deficit = fees + row["close_fee"], deficit + row["deficit"]
-        penalty, surplus = penalty + row["liquidation_fee"], surplus + row["surplus"]
-        back = row["released"] + row["back"]
-        invested = row["collateral"] + row["top_up"]
-        cash = back - invested
-        numbers[1, to] = row["entry"]
-        numbers[2, to] = row["quantity"]
-        numbers[3, to] = row["margin"]
-        numbers[4, to] = row["liquidation_price"]
-        numbers[5, to] = row["entry"] - row["side"] * (row["margin"] / row["quantity"])
-        numbers[6, to] = row["fill"]
-        numbers[7, to] = pnl
-        numbers[8, to] = funding
-        numbers[9, to] = fees
-        numbers[10, to] = penalty
-        numbers[11, to] = surplus
-        numbers[12, to] = deficit
-        numbers[13, to] = row["top_up"]
-        numbers[14, to] = cash
-        numbers[15, to] = cash / invested
-        numbers[16, to] = row["drawdown"]
-        if row["peak"] > 0.0:  # 0: it is that of a shared wallet, whole as it is
-            numbers[16, to] = max(row["drawdown"], (row["peak"] - back) / row["peak"])  # the exit included
-        numbers[17, to] = row["worst_ratio"]
-        came = ((cash + fees) + penalty) + surplus - deficit
-        gave = pnl + funding
-        gross = abs(pnl) + abs(funding) + abs(fees)
-        size = (
-            abs(back) + row["collateral"] + row["top_up"] + gross + abs(deficit)
-        )  # of a shared wallet, back may be below 0
-        if not abs(came - gave) <= TOLERANCE * size:
+        done = settle_row(row, calls, call, k, numbers, to, False)
+        call = done.call
+        if done.broken:
             if broken == 0:
-                first, got, given = to, came, gave
+                first, got, given = to, done.came, done.gave
             broken += 1
         w = weight[k]
-        everything += w * (abs(cash) + gross + row["collateral"])
-        weighted[0], weighted[1], weighted[2], weighted[3] = w * cash, w * fees, w * pnl, w * funding
+        everything += w * done.moved
+        weighted[0], weighted[1], weighted[2] = w * done.cash, w * done.fees, w * done.pnl
+        weighted[3] = w * done.funding
         for slot in range(4):
             add_bits(into, slot, bits[slot])
     return broken, first, got, given, everything
+
+
+@part
+def write_events(
+    events: Table, written: int, row: Row, calls: Table, call: int, k: int, times: Integers, base: int, world: int,
+    symbol: int, w: float, fee_share: float,
+) -> tuple[int, int]:  # fmt: skip
+    """What row k brings to its fund, behind the events `written`; returns how many there are then, and the next margin order."""
+    share = fee_share * w
+    if row["open_fee"] > 0.0 and fee_share > 0.0:
+        written = write_event(events, written, times[base + row["entry_bar"]], OPEN, world, symbol)
+        events[written - 1]["fee_share"] = share * row["open_fee"]
+    while call < calls.size and calls[call]["row"] <= k:
+        one = calls[call]
+        if one["action"] == DELEVERAGE or (
+            one["action"] == REDUCED and one["fee"] * fee_share + one["liquidation_fee"] > 0.0
+        ):
+            moment = times[base + one["bar"]]
+            written = write_event(events, written, moment, one["phase"], world, symbol)
+            events[written - 1]["liquidation_fees"] = w * one["liquidation_fee"]
+            events[written - 1]["fee_share"] = share * one["fee"]
+            events[written - 1]["deficit"] = w * one["deficit"]
+        call += 1
+    if row["close_fee"] * fee_share + row["liquidation_fee"] + row["surplus"] + row["deficit"] > 0.0:
+        phase = RANGE if row["phase"] == CLOSE else row["phase"]
+        written = write_event(events, written, times[base + row["exit_bar"]], phase, world, symbol)
+        event = events[written - 1]
+        event["liquidation_fees"] = w * row["liquidation_fee"]
+        event["surplus"] = w * row["surplus"]
+        event["fee_share"] = share * row["close_fee"]
+        event["deficit"] = w * row["deficit"]
+    return written, call
 
 
 @kernel
@@ -152,30 +224,10 @@ def fund_events(
         row = rows[k]
         if row["rejection"] != ACCEPTED:
             continue
-        base, w = starts[symbol[k]], weight[k]
-        share = fee_share * w
-        if row["open_fee"] > 0.0 and fee_share > 0.0:
-            written = write_event(events, written, times[base + row["entry_bar"]], OPEN, world[k], symbol[k])
-            events[written - 1]["fee_share"] = share * row["open_fee"]
-        while call < calls.size and calls[call]["row"] <= k:
-            one = calls[call]
-            if one["action"] == DELEVERAGE or (
-                one["action"] == REDUCED and one["fee"] * fee_share + one["liquidation_fee"] > 0.0
-            ):
-                moment = times[base + one["bar"]]
-                written = write_event(events, written, moment, one["phase"], world[k], symbol[k])
-                events[written - 1]["liquidation_fees"] = w * one["liquidation_fee"]
-                events[written - 1]["fee_share"] = share * one["fee"]
-                events[written - 1]["deficit"] = w * one["deficit"]
-            call += 1
-        if row["close_fee"] * fee_share + row["liquidation_fee"] + row["surplus"] + row["deficit"] > 0.0:
-            phase = RANGE if row["phase"] == CLOSE else row["phase"]
-            written = write_event(events, written, times[base + row["exit_bar"]], phase, world[k], symbol[k])
-            event = events[written - 1]
-            event["liquidation_fees"] = w * row["liquidation_fee"]
-            event["surplus"] = w * row["surplus"]
-            event["fee_share"] = share * row["close_fee"]
-            event["deficit"] = w * row["deficit"]
+        base = starts[symbol[k]]
+        written, call = write_events(
+            events, written, row, calls, call, k, times, base, world[k], symbol[k], weight[k], fee_share
+        )
     return written
 
 

@@ -59,9 +59,16 @@ def widened(sums: Sums, slots: int) -> Sums:
     return wider
 
 
+def picked(sums: Sums, slots: Integers) -> Sums:
+    """Some of them; all as they are."""
+    if slots.size == sums.limbs.shape[1]:
+        return sums
+    return Sums(np.ascontiguousarray(sums.limbs[:, slots]), sums.used.copy())
+
+
 @part
-def add_bits(sums: Sums, slot: int, bits: int) -> None:
-    """Add the double with these bits."""
+def add_often(sums: Sums, slot: int, bits: int, count: int) -> None:
+    """Add the double with these bits `count` times, at most ROOM."""
     exponent, sign = (bits >> 52) & 2047, bits >> 63
     if exponent == 2047:
         kind = NOT_A_NUMBER if bits & FRACTION else MINUS_INFINITE if sign else INFINITE
@@ -72,13 +79,19 @@ def add_bits(sums: Sums, slot: int, bits: int) -> None:
     place = exponent - normal
     limb, shift = place >> 5, place & 31
     rest = whole >> (32 - shift)
-    sums.limbs[limb, slot] += (whole & (LIMB >> shift)) << shift
-    sums.limbs[limb + 1, slot] += rest & LIMB
-    sums.limbs[limb + 2, slot] += rest >> 32
+    sums.limbs[limb, slot] += count * ((whole & (LIMB >> shift)) << shift)
+    sums.limbs[limb + 1, slot] += count * (rest & LIMB)
+    sums.limbs[limb + 2, slot] += count * (rest >> 32)
     if limb < sums.used[0]:
         sums.used[0] = limb
     if limb > sums.used[1]:
         sums.used[1] = limb
+
+
+@part
+def add_bits(sums: Sums, slot: int, bits: int) -> None:
+    """Add the double with these bits."""
+    add_often(sums, slot, bits, 1)
 
 
 @part

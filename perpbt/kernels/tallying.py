@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .compile import kernel
+from .compile import kernel, part
 from .sums import Sums, add_bits, make_room
 from .tables import Codes, Floats, Integers
 
@@ -60,6 +60,36 @@ class Deficits(NamedTuple):
     amount: Floats
 
 
+@part
+def add_seldom(
+    sums: Sums, slot: int, weight: float, liquidation_fee: float, surplus: float, deficit: float, terms: Floats, bits: Integers
+) -> bool:  # fmt: skip
+    """Add what most positions do not come to, weighted, to the sums from `slot` on; returns whether it is a default. `bits` are those of
+    `terms`.
+    """
+    if liquidation_fee != 0.0 or surplus != 0.0:
+        terms[LIQUIDATION_FEES] = weight * liquidation_fee
+        terms[SURPLUS] = weight * surplus
+        add_bits(sums, slot + LIQUIDATION_FEES, bits[LIQUIDATION_FEES])
+        add_bits(sums, slot + SURPLUS, bits[SURPLUS])
+    if deficit != 0.0:
+        terms[DEFICIT] = weight * deficit
+        add_bits(sums, slot + DEFICIT, bits[DEFICIT])
+    return deficit > 0.0
+
+
+@part
+def add_default(
+    sums: Sums, counts: Integers, group: int, slot: int, weight: float, notional: float, terms: Floats, bits: Integers
+) -> None:  # fmt: skip
+    """Count a default in its group, after `add_seldom`; `notional` is that of its exit."""
+    counts[group, DEFAULTED] += 1
+    counts[group, OWING] += terms[DEFICIT] > 0.0
+    terms[WEIGHT], terms[DEFAULTED_NOTIONAL] = weight, weight * notional
+    add_bits(sums, slot + DEFAULTED_WEIGHT, bits[WEIGHT])
+    add_bits(sums, slot + DEFAULTED_NOTIONAL, bits[DEFAULTED_NOTIONAL])
+
+
 @kernel
 def sum_chunk(chunk: Chunk, words: Words, counts: Integers, sums: Sums, drawdown: Floats) -> None:
     """Add the chunk to the groups' counts and sums and to the largest drawdown of each."""
@@ -79,20 +109,11 @@ def sum_chunk(chunk: Chunk, words: Words, counts: Integers, sums: Sums, drawdown
         terms[WEIGHT], terms[RETURN] = weight, chunk.total_return[j]
         add_bits(sums, slot + WEIGHT, bits[WEIGHT])
         add_bits(sums, slot + RETURN, bits[RETURN])
-        if chunk.liquidation_fee[j] != 0.0 or chunk.surplus[j] != 0.0:
-            terms[LIQUIDATION_FEES] = weight * chunk.liquidation_fee[j]
-            terms[SURPLUS] = weight * chunk.surplus[j]
-            add_bits(sums, slot + LIQUIDATION_FEES, bits[LIQUIDATION_FEES])
-            add_bits(sums, slot + SURPLUS, bits[SURPLUS])
-        if chunk.deficit[j] != 0.0:
-            terms[DEFICIT] = weight * chunk.deficit[j]
-            add_bits(sums, slot + DEFICIT, bits[DEFICIT])
-            if chunk.deficit[j] > 0.0:
-                counts[group, DEFAULTED] += 1
-                counts[group, OWING] += terms[DEFICIT] > 0.0
-                terms[DEFAULTED_NOTIONAL] = weight * (chunk.quantity[j] * chunk.exit_price[j])
-                add_bits(sums, slot + DEFAULTED_WEIGHT, bits[WEIGHT])
-                add_bits(sums, slot + DEFAULTED_NOTIONAL, bits[DEFAULTED_NOTIONAL])
+        if add_seldom(
+            sums, slot, weight, chunk.liquidation_fee[j], chunk.surplus[j], chunk.deficit[j], terms, bits
+        ):
+            notional = chunk.quantity[j] * chunk.exit_price[j]
+            add_default(sums, counts, group, slot, weight, notional, terms, bits)
 
 
 @kernel

@@ -29,7 +29,7 @@ from perpbt.running.budget import A_FLOW, A_POSITION, Budget, peak_memory
 from perpbt.running.setting import Setting
 from perpbt.settling.currency import Settlement
 from perpbt.settling.frames import accounts_table, step_table
-from perpbt.settling.settle import CROWD, Crowds, check_run, ledger, make_crowds, sold_by
+from perpbt.settling.settle import CROWD, Crowds, FundTerms, check_run, ledger, make_crowds, sold_by
 from perpbt.settling.settled import Columns, Settled, Settling, Transfers
 from perpbt.settling.topping import payments
 from perpbt.settling.weights import Scaling, Weights
@@ -55,6 +55,15 @@ class Walleted:
 
     bankruptcy: Floats
     largest_crowd: int
+
+
+@dataclass(frozen=True)
+class Flowed:
+    """What a run has that settled its positions as they were finished."""
+
+    found: Callable[[], Settled]
+    accounts: Callable[[], pl.DataFrame]
+    seconds: float  # that settling took of each thread
 
 
 @dataclass
@@ -216,6 +225,59 @@ def settle_to_file(
     return file
 
 
+@dataclass(frozen=True)
+class Done:
+    """Positions settled: what was found of them, their table in the making, equity curves, and of how many the largest crowd is."""
+
+    found: Callable[[], Settled]
+    making: Future[pl.DataFrame | AccountsFile]
+    curves: pl.DataFrame | None = None
+    largest: int = 0
+
+
+def settled_book(
+    setting: Setting, book: Book, terms: FundTerms, groups: pl.DataFrame, labels: Labels, equity: Curves, threads: int,
+    coupled: Coupled | None, walleted: Walleted | None, since: float,
+) -> Done:  # fmt: skip
+    """All positions of a book settled."""
+    # blocks as they are; in the table's order where it is written piece by piece; at once for curves of whole accounts
+    step = CHUNK if setting.budget is not None else max(book.size, 1)
+    in_order = setting.budget is not None or setting.equity_every is not None
+    tasks = list(spans(book.size, step) if in_order else book.order.tasks())
+    weights, crowds = scaled(
+        setting, book, tasks, threads, None if coupled is None else coupled.weights, walleted is not None
+    )
+    largest = walleted.largest_crowd if walleted else crowds.largest if crowds else 0
+    in_steps = not setting.procedures.plain
+    settling = Settling(book, weights, crowds, terms, groups, in_steps, setting.settlement)
+    settling.transfers = None if coupled is None else coupled.transfers
+    settling.bankruptcy = None if walleted is None else walleted.bankruptcy
+    if setting.budget is not None:
+        file = settle_to_file(setting, setting.budget, book, tasks, settling, threads, labels)
+        setting.timed("settle", since)
+        return Done(settling.found, meanwhile(lambda: file, False), largest=largest)
+    columns, curves = settle_in_memory(setting, book, tasks, settling, threads, equity)
+    since = setting.timed("settle", since)
+    making: Future[pl.DataFrame | AccountsFile] = meanwhile(
+        lambda: handed_on(setting, accounts_frame(setting, columns, labels, 0)), threads > 1
+    )
+    setting.timed("tables", since)
+    return Done(settling.found, making, curves, largest)
+
+
+def settled_already(setting: Setting, book: Book, flowed: Flowed, threads: int) -> Done:
+    """All positions of a run that settled them as they were finished."""
+    Counted(setting.progress, SETTLING, book.size).add(book.size)
+    setting.timings["kernels"] = max(setting.timings.get("kernels", 0.0) - flowed.seconds, 0.0)
+    setting.timings["settle"] = flowed.seconds
+    since = time.perf_counter()
+    making: Future[pl.DataFrame | AccountsFile] = meanwhile(
+        lambda: handed_on(setting, flowed.accounts()), threads > 1
+    )
+    setting.timed("tables", since)
+    return Done(flowed.found, making)
+
+
 def conclude(
     setting: Setting,
     book: Book,
@@ -228,39 +290,23 @@ def conclude(
     started: float,
     coupled: Coupled | None = None,
     walleted: Walleted | None = None,
+    flowed: Flowed | None = None,
 ) -> Result:
-    """Settle the book, check that money is conserved, and make the tables."""
+    """Settle the book, unless it has `flowed`, check that money is conserved, and make the tables."""
     since = time.perf_counter()
     check_names(groups)
     if setting.budget is not None:
         setting.budget.check(kept_to_the_end(setting, book))
     threads = 1 if book.size < SERIAL_BELOW else choose_threads(setting.threads, book.size, SERIAL_BELOW)
-    # blocks as they are; in the table's order where it is written piece by piece; at once for curves of whole accounts
-    step = CHUNK if setting.budget is not None else max(book.size, 1)
-    in_order = setting.budget is not None or setting.equity_every is not None
-    tasks = list(spans(book.size, step) if in_order else book.order.tasks())
-    weights, crowds = scaled(
-        setting, book, tasks, threads, None if coupled is None else coupled.weights, walleted is not None
-    )
-    largest = walleted.largest_crowd if walleted else crowds.largest if crowds else 0
     terms, settlement = setting.terms, setting.settlement
     if settlement is not None and settlement.mixed:
         terms = replace(terms, seeds=settlement.seeds(terms.seed, book.first_time))
-    in_steps = not setting.procedures.plain
-    settling = Settling(book, weights, crowds, terms, groups, in_steps, settlement)
-    settling.transfers = None if coupled is None else coupled.transfers
-    settling.bankruptcy = None if walleted is None else walleted.bankruptcy
-    if setting.budget is None:
-        columns, curves = settle_in_memory(setting, book, tasks, settling, threads, equity)
-        since = setting.timed("settle", since)
-        making: Future[pl.DataFrame | AccountsFile] = meanwhile(
-            lambda: handed_on(setting, accounts_frame(setting, columns, labels, 0)), threads > 1
-        )
-        since = setting.timed("tables", since)
+    if flowed is None:
+        done = settled_book(setting, book, terms, groups, labels, equity, threads, coupled, walleted, since)
     else:
-        file, curves = settle_to_file(setting, setting.budget, book, tasks, settling, threads, labels), None
-        making = meanwhile(lambda: file, False)
-    found = settling.found()
+        done = settled_already(setting, book, flowed, threads)
+    since, making = time.perf_counter(), done.making
+    found = done.found()
     sums = found.totals
     if coupled is None:
         fund = ledger(book, found.all_events(), terms, payments(book, terms))
@@ -295,8 +341,9 @@ def conclude(
         statistics=statistics,
         policies=policies,
         prices=pl.concat(setting.prices),
-        metadata=metadata(setting, book, totals, largest) | ({} if coupled is None else coupled.metadata),
-        equity=curves,
+        metadata=metadata(setting, book, totals, done.largest)
+        | ({} if coupled is None else coupled.metadata),
+        equity=done.curves,
         extra=extra | ({} if coupled is None else coupled.extra),
     )
 

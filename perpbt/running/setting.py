@@ -91,6 +91,15 @@ class Setting:
         """Whether bars are needed once all positions are finished: for equity curves, and where accounts or a fund go on from there."""
         return self.equity_every is not None or self.coupling is not None or self.terms.hold is not None
 
+    @property
+    def settles_at_once(self) -> bool:
+        """Whether a position can be settled as soon as it is finished: nothing that comes later changes it, and nobody asks for its row."""
+        waits = (
+            self.crowding or self.open_interest is not None or self.keeps_markets or self.budget is not None
+        )
+        known = self.procedures.plain and self.settlement is None
+        return known and not waits and all(one.plain for one in self.contracts.values())
+
     def contract(self, symbol: str) -> Contract:
         """What the venue says a symbol is, noted."""
         return self.contracts.setdefault(symbol, contract_for(self.venue, symbol))

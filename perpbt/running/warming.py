@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from perpbt.engines.chunks import meanwhile
-from perpbt.kernels import adding, lanes, numbering, pyramid, sums, tallying
+from perpbt.kernels import adding, flowing, lanes, numbering, pyramid, sums, tallying
 from perpbt.kernels.compile import load
 
 GIVEN, FOLLOWING = lanes.run_given, lanes.run_following
@@ -21,7 +21,12 @@ AFTER = (
 )
 
 
+AT_ONCE = flowing.settle_page
+ALONE = (adding.settle_rows, adding.fund_events, tallying.sum_chunk, tallying.weigh_fees, tallying.sort_chunk)
+
+
 def warm(kernel: Callable[..., Any], engine: str) -> None:
     """Begin to load `kernel` and what is called before and after it."""
     if engine in ("auto", "skip"):
-        meanwhile(lambda: load(pyramid.build, kernel, *AFTER))
+        after = AFTER if kernel is GIVEN else (AT_ONCE, *(one for one in AFTER if one not in ALONE))
+        meanwhile(lambda: load(pyramid.build, kernel, *after))

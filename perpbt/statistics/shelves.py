@@ -45,6 +45,11 @@ class Shelves:
         self.sizes += sizes
         return values, places
 
+    def put(self, values: Values, groups: Integers, sizes: Integers) -> None:
+        """Keep values as they are, without a copy: those of groups[0], sizes[0] of them, then those of groups[1]."""
+        self._shelves.append(Shelf(values, groups, np.append(0, np.cumsum(sizes))))
+        np.add.at(self.sizes, groups, sizes)
+
     def take(self, other: Shelves) -> None:
         """Add all values of `other`, without a copy."""
         self._shelves += other._shelves

@@ -21,7 +21,16 @@ import polars as pl
 from perpbt.errors import InputError
 from perpbt.kernels import tallying
 from perpbt.kernels.numbering import no_index, numbered
-from perpbt.kernels.sums import add_exactly, exact_sums, merge_sums, no_sums, rounded_sums, widened
+from perpbt.kernels.sums import (
+    Sums,
+    add_exactly,
+    exact_sums,
+    merge_sums,
+    no_sums,
+    picked,
+    rounded_sums,
+    widened,
+)
 from perpbt.kernels.tallying import DEFAULTED, LIQUIDATED, OWING, POSITIONS, REFUSED, TOTALS
 from perpbt.statistics.attribution import Claims, fee_shares, uncovered
 from perpbt.statistics.common import Floats, Integers, codes_in, require
@@ -125,6 +134,36 @@ class Tally:
             self._nameless |= number > 0
         else:
             self._keep_accounts(chunk.group, accounts)
+
+    @property
+    def places(self) -> Integers:
+        """Where the tally counts each code of a group."""
+        return self._place
+
+    @property
+    def sums(self) -> Sums:
+        """What whoever counts pages adds to before `add_page`: slots place * tallying.TOTALS + ..."""
+        return self._sums
+
+    def add_page(
+        self, place: Integers, world: Integers, counts: Integers, drawdown: Floats, fees: Sums, paid: Integers, returns: Floats,
+        held: Floats, deficits: tallying.Deficits,
+    ) -> None:  # fmt: skip
+        """Add positions counted elsewhere, but for `sums`, in runs of one place and world each: counts, largest drawdown, exact fees and how
+        many paid any; `returns` and `held` (times to liquidation) are those of one run after the other, and are kept as they are.
+        """
+        np.add.at(self._counts, place, counts)
+        np.maximum.at(self._drawdown, place, drawdown)
+        payers = np.flatnonzero(paid)
+        if payers.size:
+            slots = self._slots(place[payers] * self._worlds.len() + world[payers])
+            merge_sums(self._fees, picked(fees, payers), slots)
+        self._returns.put(returns, place, counts[:, POSITIONS])
+        if held.size:
+            self._held.put(held, place, counts[:, LIQUIDATED])
+        if deficits.group.size:
+            self._deficits.append(deficits)
+        self._nameless = True
 
     def _add_fees(self, chunk: tallying.Chunk) -> None:
         """Fees by group and world."""

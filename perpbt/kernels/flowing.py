@@ -1,0 +1,235 @@
+"""Rows settled page by page, right after they were written: they are read from the processor's cache, and their page is written anew.
+
+In: a page of rows of one symbol in runs of one group each, and what has been counted so far. Out: their columns in a block, their payments
+to funds, and what `adding` and `tallying` would have counted of them, to the bit.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .adding import COLLATERAL, settle_row, write_events
+from .compile import bare, hold, kernel, part
+from .sums import Sums, add_bits, add_often, make_room
+from .tables import ACCEPTED, LIQUIDATION, NO_BAR, Codes, Floats, Integers, Row, Table
+from .tallying import (
+    LIQUIDATED,
+    POSITIONS,
+    REFUSED,
+    RETURN,
+    TOTALS,
+    WEIGHT,
+    Deficits,
+    add_default,
+    add_seldom,
+)
+
+
+class Block(NamedTuple):
+    """Room for settled rows, a row of each array a column; zeros where nothing was written yet."""
+
+    numbers: Floats  # adding.NUMBERS
+    moments: Integers  # entry and exit in ms; the account, within its group
+    words: Codes  # adding.WORDS
+    position: npt.NDArray[np.uint32]  # which of its account's it is: 1, 2, ...
+    reasons: Integers  # (entries, 2): the exit reason as Arrow views a word
+
+
+class Spans(NamedTuple):
+    """Runs of rows in a page: run s ends at row ends[s] and is of one world and one group of the tally."""
+
+    ends: Integers
+    place: Integers
+    world: Integers
+
+
+class Owner(NamedTuple):
+    """Whose the rows of a page are: lane k of a tile is account first + k % width of its group."""
+
+    symbol: int
+    first: int
+    width: int
+    weight: float
+
+
+class Counted(NamedTuple):
+    """What is counted of a page: by run, by cause, and for all pages the sums of the tally."""
+
+    counts: Integers  # (runs, tallying.COUNTS)
+    drawdown: Floats
+    fees: Sums  # a slot a run
+    paid: Integers  # positions of each that paid any
+    refused: Integers
+    sums: Sums  # slots place * tallying.TOTALS + ...
+    totals: Sums  # adding.TOTALS, but for fees
+    held: Floats  # times to liquidation, one after the other
+    deficits: Deficits
+    events: Table
+
+
+class Settled(NamedTuple):
+    """How much a page had, and what did not balance."""
+
+    broken: int
+    first: int  # row
+    came: float
+    gave: float
+    moved: float
+    events: int
+    liquidated: int
+    owing: int
+
+
+@part
+def bare_sums(sums: Sums) -> Sums:
+    """The sums with bare arrays."""
+    return Sums(bare(sums.limbs), bare(sums.used))
+
+
+@part
+def bare_block(block: Block) -> Block:
+    """The block with bare arrays."""
+    return Block(
+        bare(block.numbers), bare(block.moments), bare(block.words), bare(block.position), bare(block.reasons)
+    )
+
+
+@part
+def bare_counted(counted: Counted) -> Counted:
+    """The same with bare arrays."""
+    owed = counted.deficits
+    return Counted(
+        bare(counted.counts), bare(counted.drawdown), bare_sums(counted.fees), bare(counted.paid),
+        bare(counted.refused), bare_sums(counted.sums), bare_sums(counted.totals), bare(counted.held),
+        Deficits(bare(owed.group), bare(owed.world), bare(owed.time), bare(owed.amount)), bare(counted.events),
+    )  # fmt: skip
+
+
+@part
+def write_words(block: Block, to: int, row: Row, views: Integers) -> None:
+    """Write side, exit reason and rejection to entry `to`."""
+    block.words[0, to] = 1 if row["side"] > 0 else 0
+    block.words[1, to] = row["reason"]
+    block.words[2, to] = row["rejection"]
+    block.reasons[to, 0] = views[row["reason"], 0]
+    block.reasons[to, 1] = views[row["reason"], 1]
+
+
+@part
+def each_row(
+    rows: Table, calls: Table, spans: Spans, owner: Owner, times: Integers, fee_share: float, views: Integers,
+    block: Block, at: int, latest: Integers, counted: Counted, terms: Floats, bits: Integers,
+) -> Settled:  # fmt: skip
+    """`settle_page`, with bare arrays. `terms` has room for the tally's and one more; `bits` are theirs."""
+    broken, first, came, gave, moved = 0, -1, 0.0, 0.0, 0.0
+    call, told, written, liquidated, owing, begin = 0, 0, 0, 0, 0, 0
+    lane, position = latest[0], latest[1]
+    account, weight = owner.first + lane % owner.width, owner.weight
+    deficits = counted.deficits
+    for run in range(spans.ends.size):
+        slot, opened = spans.place[run] * TOTALS, 0
+        for k in range(begin, spans.ends[run]):
+            row, to = rows[k], at + k
+            if row["lane"] != lane:
+                lane, position = row["lane"], 0
+                account = owner.first + lane % owner.width
+            position += 1
+            block.position[to] = position
+            block.moments[2, to] = account
+            write_words(block, to, row, views)
+            block.numbers[COLLATERAL, to] = row["collateral"]
+            if row["rejection"] != NO_BAR:
+                block.moments[0, to] = times[row["entry_bar"]]
+            if row["rejection"] != ACCEPTED:
+                counted.counts[run, REFUSED] += 1
+                counted.refused[row["rejection"]] += 1
+                continue
+            exit_time = times[row["exit_bar"]]
+            block.moments[1, to] = exit_time
+            done = settle_row(row, calls, call, k, block.numbers, to, True)
+            call = done.call
+            if done.broken:
+                if broken == 0:
+                    first, came, gave = k, done.came, done.gave
+                broken += 1
+            moved += weight * done.moved
+            written, told = write_events(
+                counted.events, written, row, calls, told, k, times, 0, spans.world[run], owner.symbol, weight, fee_share
+            )  # fmt: skip
+            opened += 1
+            if row["reason"] == LIQUIDATION:
+                counted.held[liquidated] = exit_time - block.moments[0, to]
+                counted.counts[run, LIQUIDATED] += 1
+                liquidated += 1
+            if block.numbers[16, to] > counted.drawdown[run]:
+                counted.drawdown[run] = block.numbers[16, to]
+            terms[0], terms[1], terms[2], terms[3] = (
+                weight * done.cash, weight * done.fees, weight * done.pnl, weight * done.funding
+            )  # fmt: skip
+            add_bits(counted.totals, 0, bits[0])
+            if terms[1] != 0.0:
+                add_bits(counted.fees, run, bits[1])
+                counted.paid[run] += 1
+            add_bits(counted.totals, 2, bits[2])
+            add_bits(counted.totals, 3, bits[3])
+            terms[RETURN] = block.numbers[15, to]
+            add_bits(counted.sums, slot + RETURN, bits[RETURN])
+            if add_seldom(
+                counted.sums, slot, weight, done.liquidation_fee, done.surplus, done.deficit, terms, bits
+            ):
+                notional = row["quantity"] * row["fill"]
+                add_default(counted.sums, counted.counts, run, slot, weight, notional, terms, bits)
+                if weight * done.deficit > 0.0:
+                    deficits.group[owing], deficits.world[owing] = spans.place[run], spans.world[run]
+                    deficits.time[owing], deficits.amount[owing] = exit_time, weight * done.deficit
+                    owing += 1
+        if opened > 0:
+            counted.counts[run, POSITIONS] = opened
+            terms[WEIGHT] = weight
+            add_often(counted.sums, slot + WEIGHT, bits[WEIGHT], opened)
+        begin = spans.ends[run]
+    latest[0], latest[1] = lane, position
+    return Settled(broken, first, came, gave, moved, written, liquidated, owing)
+
+
+@kernel
+def settle_page(
+    rows: Table, calls: Table, spans: Spans, owner: Owner, times: Integers, fee_share: float, views: Integers,
+    block: Block, at: int, latest: Integers, counted: Counted,
+) -> Settled:  # fmt: skip
+    """Settle the rows of a page into entries of `block` from `at` on, and count them.
+
+    `times` are the bars of the symbol, `views` the exit reasons as Arrow views words; `latest` the lane of the row before the first, and
+    which of its account's it was. `counted` has room for two events a row and one a margin order.
+    """
+    make_room(counted.sums, rows.size)
+    make_room(counted.totals, rows.size)
+    make_room(counted.fees, rows.size)
+    terms = np.zeros(TOTALS)
+    found = each_row(
+        bare(rows), bare(calls), Spans(bare(spans.ends), bare(spans.place), bare(spans.world)), owner, bare(times),
+        fee_share, bare(views), bare_block(block), at, bare(latest), bare_counted(counted), bare(terms), bare(terms.view(np.int64)),
+    )  # fmt: skip
+    hold(terms)
+    return found
+
+
+@kernel
+def move_runs(
+    block: Block, at: int, first: Integers, count: Integers, places: Integers, numbers: Floats, moments: Integers, words: Codes
+) -> None:  # fmt: skip
+    """Copy the runs of a page, which begins at entry `at` of its block, to entries places[run] and on of other columns."""
+    for run in range(first.size):
+        begin, to = at + first[run], places[run]
+        for column in range(numbers.shape[0]):
+            for k in range(count[run]):
+                numbers[column, to + k] = block.numbers[column, begin + k]
+        for column in range(moments.shape[0]):
+            for k in range(count[run]):
+                moments[column, to + k] = block.moments[column, begin + k]
+        for column in range(words.shape[0]):
+            for k in range(count[run]):
+                words[column, to + k] = block.words[column, begin + k]
