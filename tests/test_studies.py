@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import perpbt
 from perpbt import cli
 from perpbt.errors import InputError
-from perpbt.studies import find_study
+from perpbt.studies import cascades, find_study
 from perpbt.studies._outcomes import drawn_outcomes
 from perpbt.studies._population import spread_positions
 from perpbt.studies._survey import BANDS, leverages, survey_positions
@@ -211,3 +211,40 @@ def test_every_shipped_study_answers_on_a_few_days_of_the_sample(name: str, tmp_
     assert found.figures
     assert len(found.text) > 40
     assert (found.write(tmp_path / "out") / "study.html").is_file()
+
+
+def test_cascades_say_what_feedback_and_tiers_did() -> None:
+    """A push that doubles a move of 1 %, and one of three times its volume that makes 11 % of 10 %: 2 % + 3 times 11 % over 1 % + 3 times 10 %."""
+    pushed = pl.DataFrame(
+        {"shock": [0.01, 0.1, 0.0], "displacement": [-0.01, 0.01, 0.02], "volume": [1.0, 3.0, 9.0]}
+    )
+    assert cascades.amplified(pushed) == pytest.approx(0.35 / 0.31)
+    assert cascades.amplified(pushed.head(0)) is None
+    accounts = pl.DataFrame(
+        {
+            "exit_reason": ["end", "liquidation", "rejected"], "weight": [1.0, 3.0, 1.0], "quantity": [1.0] * 3,
+            "entry_price": [100.0] * 3, "liquidation_price": [99.0, 50.0, 99.0],
+        }
+    )  # fmt: skip
+    assert cascades.near(accounts) == 0.25
+    assert cascades.near(accounts.head(0)) is None
+
+
+def test_a_clearing_houses_layers_are_told_day_by_day() -> None:
+    """Of the study's shipped run: what each layer has used so far ends in its total, and no day uses more than is there."""
+    found = perpbt.run_study(
+        "when_the_fund_runs_dry", perpbt.load_bars("sample"), starts=40, policies=("bitmex",)
+    )
+    days, totals = found.tables["clearing_over_time"], found.tables["clearing"]
+    keys = ["window", "netting", "layer"]
+    ends = days.group_by(keys, maintain_order=True).agg(pl.col("used_so_far").last(), pl.col("used").sum())
+    both = totals.join(ends.rename({"used": "summed"}), on=keys)
+    assert both.height > 0
+    assert (both["used"] - both["used_so_far"]).abs().max() == 0.0
+    assert days.filter(
+        (pl.col("layer") != "unpaid") & (pl.col("used") > pl.col("available") * (1 + 1e-12))
+    ).is_empty()
+    assert {"overshoot", "fairness_regret", "waves", "ptsr", "pmr", "cost"} <= set(
+        found.tables["policies"].columns
+    )
+    assert any(name.startswith("clearing_") for name in found.figures)

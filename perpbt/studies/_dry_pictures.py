@@ -1,11 +1,11 @@
-"""Pictures of `when_the_fund_runs_dry`: the fund's path in its forms, and policies side by side."""
+"""Pictures of `when_the_fund_runs_dry`: the fund's path in its forms, policies side by side, a clearing house's layers over time."""
 
 from __future__ import annotations
 
 import polars as pl
 from matplotlib.figure import Figure
 
-from perpbt.report.drawing import DEFICIT, SURPLUS, date_axis, date_numbers, money_axis, ramp
+from perpbt.report.drawing import DEFICIT, SURPLUS, date_axis, date_numbers, money_axis, nothing, ramp
 
 
 def fund_picture(name: str, paths: pl.DataFrame, seed: float) -> Figure:
@@ -41,4 +41,33 @@ def policy_picture(name: str, rows: pl.DataFrame) -> Figure:
     right.barh(names, ordered["largest"].to_numpy(), color=DEFICIT)
     right.set(xlabel="most that one row of accounts gives up, quote currency")
     money_axis(right, "x")
+    return figure
+
+
+def clearing_picture(name: str, days: pl.DataFrame) -> Figure:
+    """What each layer has paid so far, one on the other, where every account is its own and where a member's are netted."""
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    titles = {
+        "none": f"Clearing house, {name}: every account its own",
+        "member": "accounts of a member netted",
+    }
+    for ax, (netting, title) in zip(figure.subplots(1, 2, sharex=True), titles.items(), strict=True):
+        own = days.filter(pl.col("netting") == netting)
+        ax.set(title=title, ylabel="paid so far, quote currency")
+        used = own.group_by("layer", maintain_order=True).agg(pl.col("used_so_far").last())
+        layers = used.filter(pl.col("used_so_far") > 0)["layer"].to_list()
+        if not layers:
+            nothing(ax, "no deficits")
+            continue
+        paid = [own.filter(pl.col("layer") == layer) for layer in layers]
+        ax.stackplot(
+            date_numbers(paid[0]["time"]),
+            *(one["used_so_far"].to_numpy() for one in paid),
+            step="post",
+            labels=[layer.replace("_", " ") for layer in layers],
+            colors=ramp(len(layers)),
+        )
+        ax.legend(loc="upper left")
+        date_axis(ax)
+        money_axis(ax, "y")
     return figure

@@ -8,6 +8,7 @@ of winners inside the cascade.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,8 @@ def study(
                     )
                     pushes.append(told)
     found, pushed = pl.DataFrame(rows, infer_schema_length=None), pl.concat(pushes)
-    return Findings({"runs": found, "cascades": pushed}, {"amplification": drawn(pushed)}, words(found))
+    figures = {"tiers": compared(found), "amplification": drawn(pushed)}
+    return Findings({"runs": found, "cascades": pushed}, figures, words(found))
 
 
 def options(run: str, strength: float, decay: float) -> Mapping[str, Any]:
@@ -178,10 +180,56 @@ def judged(result: perpbt.Result) -> dict[str, Any]:
         "uncovered": float(fund["uncovered"].sum()),
         "deleveraged": told.get("deleveraged", 0),
         "caused_by_feedback": told.get("share_caused_by_feedback", 0.0),
+        "volume_by_feedback": 1.0 - math.fsum(pushed["first_volume"]) / math.fsum(pushed["volume"])
+        if some
+        else 0.0,  # type: ignore[index]
+        "amplification": amplified(pushed) if some else None,  # type: ignore[arg-type]
+        "branching_ratio": pushed["branching_ratio"].mean() if some else None,  # type: ignore[index]
         "worst_displacement": float(pushed["displacement"].abs().max()) if some else 0.0,  # type: ignore[arg-type,index]
-        "worst_amplification": pushed["amplification"].max() if some else None,  # type: ignore[index]
-        "mean_branching_ratio": pushed["branching_ratio"].mean() if some else None,  # type: ignore[index]
+        "within_two_percent": near(table),
     }
+
+
+def amplified(pushed: pl.DataFrame) -> float | None:
+    """(market's moves + what they were pushed further by) / market's moves, each push of the price counted by its volume."""
+    moved = pushed.filter(pl.col("shock") > 0)
+    own = math.fsum(moved["volume"] * moved["shock"])
+    return 1.0 + math.fsum(moved["volume"] * moved["displacement"].abs()) / own if own > 0.0 else None
+
+
+def near(accounts: pl.DataFrame) -> float | None:
+    """Share of opened notional that a move of 2 % from its entry liquidates: how densely thresholds lie near the price."""
+    held = accounts.filter(pl.col("exit_reason") != "rejected").select(
+        notional=pl.col("weight") * pl.col("quantity") * pl.col("entry_price"),
+        apart=(pl.col("liquidation_price") / pl.col("entry_price") - 1).abs(),
+    )
+    whole = math.fsum(held["notional"])
+    return math.fsum(held.filter(pl.col("apart") <= 0.02)["notional"]) / whole if whole > 0.0 else None
+
+
+def compared(found: pl.DataFrame) -> Figure:
+    """Deficits of the same people under tiered and flat margin, run by run, a panel a window."""
+    from matplotlib.figure import Figure
+
+    from perpbt.report.drawing import DEFICIT, SURPLUS, money_axis
+
+    windows = found["window"].unique(maintain_order=True).to_list()
+    figure = Figure(figsize=(max(4.5 * len(windows), 6), 4), layout="constrained")
+    panels = figure.subplots(1, len(windows), squeeze=False)[0]
+    for ax, window in zip(panels, windows, strict=True):
+        for offset, (margin, colour) in zip(
+            (-0.2, 0.2), (("tiered", SURPLUS), ("flat", DEFICIT)), strict=True
+        ):
+            own = found.filter((pl.col("window") == window) & (pl.col("margin") == margin))
+            places = [place + offset for place in range(len(RUNS))]
+            ax.bar(places, own["deficit"].to_list(), 0.38, color=colour, label=f"{margin} margin")
+        ax.set_xticks(range(len(RUNS)), [run.replace(", ", ",\n") for run in RUNS])
+        ax.set_title(f"Deficits, {window}")
+        money_axis(ax, "y")
+        ax.margins(y=0.22)  # room for the legend
+        ax.legend(loc="upper left", ncols=2)
+    panels[0].set_ylabel("all accounts, quote currency")
+    return figure
 
 
 def drawn(pushed: pl.DataFrame) -> Figure:
@@ -213,6 +261,37 @@ def drawn(pushed: pl.DataFrame) -> Figure:
     return figure
 
 
+def by_volume(row: Mapping[str, Any]) -> str:
+    """How far prices were pushed, and how much of what fell they brought down."""
+    if row["amplification"] is None:
+        return ""
+    return (
+        f"By volume, what liquidations did to prices brought down {100 * row['volume_by_feedback']:.1f} % of what fell, and moves that liquidate became "
+        f"{row['amplification']:.2f} times as large."
+    )
+
+
+def cure(window: str, tiered: Mapping[str, Any], flat: Mapping[str, Any]) -> str:
+    """What tiers do to the same people, in cascades."""
+    said = (
+        f"{window}, tiers as the cure: the same people default {tiered['defaulted']:,.0f} times with tiers and {flat['defaulted']:,.0f} times under flat "
+        f"margin, for deficits of {tiered['deficit']:,.0f} and {flat['deficit']:,.0f}."
+    )
+    if not (tiered["within_two_percent"] and flat["within_two_percent"]):
+        return said
+    shares = [row["within_two_percent"] for row in (tiered, flat)]
+    said += (
+        f" By theory the branching ratio goes with the notional whose threshold lies near the price: a move of 2 % from entry liquidates "
+        f"{100 * shares[0]:.1f} % of it with tiers and {100 * shares[1]:.1f} % without, a ratio of {shares[0] / shares[1]:.2f}"
+    )
+    if not flat["volume_by_feedback"]:
+        return said + "."
+    return (
+        said
+        + f"; that of the shares of volume found is {tiered['volume_by_feedback'] / flat['volume_by_feedback']:.2f}."
+    )
+
+
 def words(found: pl.DataFrame) -> str:
     """What the table says."""
     lines = []
@@ -225,8 +304,14 @@ def words(found: pl.DataFrame) -> str:
         lines.append(
             f"{row['window']}, {row['margin']} margin: {alone['liquidated']:,.0f} accounts are liquidated by themselves and "
             f"{row['liquidated']:,.0f} in cascades, of which feedback caused {100 * row['caused_by_feedback']:.1f} %; deficits go from "
-            f"{alone['deficit']:,.0f} to {row['deficit']:,.0f}."
+            f"{alone['deficit']:,.0f} to {row['deficit']:,.0f}. {by_volume(row)}"
         )
+    for window in found["window"].unique(maintain_order=True):
+        pair = {
+            row["margin"]: row
+            for row in found.filter((pl.col("window") == window) & (pl.col("run") == "cascade")).to_dicts()
+        }
+        lines.append(cure(window, pair["tiered"], pair["flat"]))
     lines.append(
         "Accounts are counted by weight, as many as the open interest makes of each row. A deficit need not grow in a cascade: who falls on "
         "the way is closed at its own threshold, sooner than a later gap would have met it, and at the impact of its own size alone "

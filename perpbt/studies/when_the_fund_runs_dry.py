@@ -173,7 +173,7 @@ class Window:
             ),
             "policies": pl.concat([self.policy(label) for label in self.runs if label.startswith("ADL ")]),
             "worst_moment": worst_moment(self.runs["no fund"], self.frame, self.venue),
-            "clearing": self.clearing(members),
+            **self.clearing(members),
             "fund_paths": pl.concat(
                 [
                     path(label, run)
@@ -190,7 +190,8 @@ class Window:
         whole = run.accounts.with_columns(everybody=pl.lit("all"))
         hit = adl.deleveraged(whole, closed, by=("everybody",)).drop("everybody", "positions")
         two = adl.counterfactual(run.accounts, alone.accounts, by=())
-        rounds = adl.rounds(run.accounts, closed)
+        rounds, spread = adl.rounds(run.accounts, closed), run.extra["adl_rounds"]
+        waves = adl.deleveraging_waves(closed, gap=timedelta(hours=1))
         return hit.select(
             pl.lit(label.removeprefix("ADL ")).alias("policy"),
             pl.all(),
@@ -198,27 +199,33 @@ class Window:
             *(pl.lit(rounds[name].mean(), pl.Float64).alias(name) for name in ("ptsr", "pmr")),
             pl.lit(two["cost"][0]).alias("cost"),
             pl.lit(two["spared"][0]).alias("spared"),
+            pl.lit(waves.height).alias("waves"),
+            *(pl.lit(math.fsum(spread[name])).alias(name) for name in ("overshoot", "fairness_regret")),
+            pl.lit(spread["largest_share"].max(), pl.Float64).alias("largest_share_of_equity"),
         )
 
-    def clearing(self, members: int) -> pl.DataFrame:
-        """The deficits of the run without a fund, through a clearing house as large as the fund was."""
+    def clearing(self, members: int) -> dict[str, pl.DataFrame]:
+        """The deficits of the run without a fund, through a clearing house as large as the fund was: by layer, in all and day by day."""
         layers = {
             "margin": 0.5 * self.seed / members,
             "contribution": 0.25 * self.seed / members,
             "own_capital": 0.25 * self.seed,
             "replenished": False,
         }
-        parts = []
+        totals, days = [], []
         for netting in ("none", "member"):
             cleared = perpbt.clear(self.runs["no fund"], members=members, layers=layers, netting=netting)
-            parts.append(cleared.totals.select(pl.lit(netting).alias("netting"), pl.all()))
-        return pl.concat(parts)
+            how = pl.lit(netting).alias("netting")
+            totals.append(cleared.totals.select(how, pl.all()))
+            days.append(cleared.layers.select(how, pl.all()))
+        return {"clearing": pl.concat(totals), "clearing_over_time": pl.concat(days)}
 
     def figures(self, tables: Mapping[str, pl.DataFrame]) -> dict[str, Figure]:
-        """Fund paths; policies side by side."""
-        from perpbt.studies._dry_pictures import fund_picture, policy_picture
+        """Fund paths; policies side by side; layers of the clearing house over time."""
+        from perpbt.studies._dry_pictures import clearing_picture, fund_picture, policy_picture
 
         return {
+            f"clearing_{self.name}": clearing_picture(self.name, tables["clearing_over_time"]),
             f"fund_{self.name}": fund_picture(self.name, tables["fund_paths"], self.seed),
             f"policies_{self.name}": policy_picture(self.name, tables["policies"]),
         }
