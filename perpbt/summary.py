@@ -5,8 +5,10 @@ In: a `Result`. Out: plain text, at most 110 columns wide for the usual grids.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import pairwise
 
 import polars as pl
 
@@ -14,6 +16,8 @@ from perpbt.result import Result
 from perpbt.statistics import TOTAL, exit_reasons, grid, worst_draws
 
 NO_MONEY = 1e-9  # below a coin's smallest part: what rounding leaves where winners pay a deficit exactly
+MOST_LEVERAGES = 12
+BANDS = (0.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 GRIDS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("liquidated_share", "Liquidated, share of positions", lambda value: f"{value:.1%}"),
     ("defaulted_share", "Defaulted (left a deficit), share of positions", lambda value: f"{value:.1%}"),
@@ -83,7 +87,7 @@ def render(result: Result) -> str:
     result = result.in_one_currency()
     if not result.metadata["positions"]:
         return "\n\n".join(block for block in (no_positions(result), notes(result)) if block)
-    blocks = [headline(result), reasons(result)]
+    blocks = [headline(result), meeting(result), reasons(result)]
     if result.policies.height:
         for value, title, shown in GRIDS:
             blocks.append(f"{title}, by stop (rows) and leverage\n{grid_text(result, value, shown)}")
@@ -121,14 +125,62 @@ def headline(result: Result) -> str:
     )
 
 
+def meeting(result: Result) -> str:
+    """Where accounts meet: what winners and others gave up, and what liquidations did to prices; empty where they do not."""
+    told = result.metadata.get("coupling") or {}
+    if told.get("kind") not in ("adl", "cascade"):
+        return ""
+    sums = result.metadata["money"]
+    rows = [
+        [f"closings of winners, of {told['deleveraged_accounts']:,} accounts", f"{told['deleveraged']:,}"],
+        ["given up by winners", money(sums["adl"])],
+        ["taken by an outside counterparty", money(sums["outside"])],
+        ["socialised", money(sums["socialised"])],
+        ["uncovered", money(sums["uncovered"])],
+    ]
+    pushes = result.extra.get("cascades")
+    if pushes is not None and pushes.height:
+        volume, first = math.fsum(pushes["volume"]), math.fsum(pushes["first_volume"])
+        largest = pushes.sort(pl.col("displacement").abs()).row(-1, named=True)
+        grown = (
+            f", {largest['amplification']:.2f} times the bar's own move" if largest["amplification"] else ""
+        )
+        rows += [
+            ["liquidations that feedback caused, by weight", f"{told['share_caused_by_feedback']:.1%}"],
+            ["branching ratio, by volume", f"{1.0 - first / volume if volume > 0.0 else 0.0:.1%}"],
+            [f"largest push of a price{grown}", f"{abs(largest['displacement']):.2%}"],
+        ]
+    return "Where accounts meet\n" + table(["", ""], rows).partition("\n")[2]
+
+
 def reasons(result: Result) -> str:
     """Shares of exit reasons per leverage."""
     found = exit_reasons(result.table)
-    names = found["exit_reason"].unique(maintain_order=True).to_list()
-    share = {(row["leverage"], row["exit_reason"]): row["share"] for row in found.iter_rows(named=True)}
     levels = sorted(found["leverage"].unique().to_list())
-    rows = [[name, *(f"{share.get((level, name), 0.0):.1%}" for level in levels)] for name in names]
-    return "How positions ended, by leverage\n" + table(["", *(f"{level:g}x" for level in levels)], rows)
+    if len(levels) > MOST_LEVERAGES:  # a column each would be a wall of numbers
+        bands = [band(level) for level in levels]
+        told = pl.DataFrame({"leverage": levels, "band": bands})
+        found = (
+            found.join(told, on="leverage")
+            .group_by("band", "exit_reason", maintain_order=True)
+            .agg(pl.col("positions").sum())
+            .with_columns(share=pl.col("positions") / pl.col("positions").sum().over("band"))
+        )
+        heads = {name: name for name in dict.fromkeys(bands)}
+    else:
+        found, heads = found.rename({"leverage": "band"}), {level: f"{level:g}x" for level in levels}
+    names = found["exit_reason"].unique(maintain_order=True).to_list()
+    share = {(row["band"], row["exit_reason"]): row["share"] for row in found.iter_rows(named=True)}
+    rows = [[name, *(f"{share.get((head, name), 0.0):.1%}" for head in heads)] for name in names]
+    return "How positions ended, by leverage\n" + table(["", *heads.values()], rows)
+
+
+def band(leverage: float) -> str:
+    """Its part of the leverages there are, of many."""
+    for least, most in pairwise(BANDS):
+        if leverage <= most:
+            return f"to {most:g}x" if least == 0.0 else f"{least:g}-{most:g}x"
+    return f"over {BANDS[-1]:g}x"
 
 
 def grid_text(result: Result, value: str, shown: Callable[[float], str]) -> str:

@@ -19,6 +19,7 @@ from test_engine_equals_oracle import NUMBERS, engine_bars, engine_rules, engine
 import perpbt
 from perpbt.errors import InputError
 from perpbt.running.terms import terms_of
+from perpbt.summary import render
 
 MADE = settings(
     max_examples=int(os.environ.get("PERPBT_EXAMPLES", "40")),
@@ -472,6 +473,8 @@ def test_a_price_that_halves_in_one_bar_ends_and_balances(rows, kind, policy, se
     if {side for _, side, *_ in rows} == {"long"}:  # nobody is there to be closed
         assert result.extra["adl"].height == 0
         assert fund["uncovered"].sum() > 0.0
+    some = fund["uncovered"].sum() > 1e-9
+    assert any("too few who could carry them" in note for note in result.metadata["notes"]) == some
 
 
 @pytest.mark.parametrize("kind", ["adl", "cascade"])
@@ -586,6 +589,8 @@ def test_tables_are_written_and_reported(tmp_path):
     )
     folder = result.write(tmp_path / "run")
     assert pl.read_parquet(folder / "adl.parquet").equals(result.extra["adl"])
+    shown = render(result)
+    assert "Where accounts meet\n  closings of winners, of 1 accounts" in shown
     assert "auto-deleveraged" in (folder / "report.html").read_text(encoding="utf-8")
     short = result.equity.filter(pl.col("account") == "short")["equity"].to_list()
     assert short == [100.0, 110.0, 110.0]
@@ -616,6 +621,9 @@ def test_linear_impact_amplifies_by_one_over_one_minus_n(n, reached):
     assert 0.05 - row["displacement"] == pytest.approx(reached, abs=1e-3)
     assert row["amplification"] == pytest.approx(1 / (1 - n), rel=1e-2)
     assert row["branching_ratio"] == pytest.approx(n, abs=1e-2)
+    shown = render(result)
+    assert "liquidations that feedback caused, by weight" in shown
+    assert max(len(line) for line in shown.splitlines()) < 130  # 2,000 leverages are told in bands
     assert result.metadata["coupling"]["share_caused_by_feedback"] == pytest.approx(n, abs=1e-2)
 
 

@@ -18,7 +18,7 @@ from perpbt.coupling.looped import Looped
 from perpbt.coupling.pressure import Views
 from perpbt.coupling.refilling import Crowding
 from perpbt.coupling.settlement import Fund, Settlement
-from perpbt.coupling.telling import cascades, deleveraged, spreads, told, told_of_feedback
+from perpbt.coupling.telling import cascades, deleveraged, spreads, told, told_of_feedback, unpaid
 from perpbt.coupling.trading import Trading
 from perpbt.engines.book import Book, Fills
 from perpbt.kernels.tables import Floats, Integers, Market
@@ -99,6 +99,7 @@ def couple(setting: Setting, book: Book, door: Door, terms: Terms, markets: Mapp
         extra={"adl": adl, "adl_rounds": rounds},
         metadata={"coupling": told(terms, adl)},
     )
+    setting.notes += unpaid(made.fund)
     if terms.spec.kind == "cascade":
         made.extra["cascades"] = cascades(book, pushed)
         made.metadata["coupling"] |= told_of_feedback(

@@ -18,6 +18,7 @@ from perpbt.running.conclude import Labels
 from perpbt.running.terms import Terms
 
 PHASES = ("open", "range")
+NO_MONEY = 1e-9  # below a coin's smallest part: rounding
 NUMBERS = ("quantity", "fraction", "price", "given_up")
 
 
@@ -126,6 +127,17 @@ def told(terms: Terms, adl: pl.DataFrame) -> dict[str, Any]:
         "deleveraged_accounts": closed["account"].n_unique(),
         "deleveraging_moments": closed.select("time", "world", "symbol", "phase").n_unique(),
     }
+
+
+def unpaid(fund: pl.DataFrame) -> list[str]:
+    """A note on deficits that winners, outsiders and all others were too few for; none where everything is covered."""
+    left = fund.filter(pl.col("uncovered") > NO_MONEY)
+    if left.is_empty():
+        return []
+    return [
+        f"deficits of {math.fsum(left['deficit']):,.10g} met too few who could carry them, at {left.height:,} moments: "
+        f"{math.fsum(left['uncovered']):,.10g} stay uncovered"
+    ]
 
 
 def cascades(book: Book, groups: Sequence[Looped]) -> pl.DataFrame:

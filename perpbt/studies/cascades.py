@@ -169,8 +169,8 @@ def judged(result: perpbt.Result) -> dict[str, Any]:
     """One run in a row: liquidated and defaulted accounts by weight, money, and how far prices were pushed."""
     table, fund = result.accounts, result.fund
     told = result.metadata.get("coupling", {})
-    pushed = result.extra.get("cascades")
-    some = pushed is not None and pushed.height > 0
+    pushed = result.extra.get("cascades", pl.DataFrame())
+    some = pushed.height > 0
     return {
         "rows": table.height,
         "accounts": float(table["weight"].sum()),
@@ -182,10 +182,10 @@ def judged(result: perpbt.Result) -> dict[str, Any]:
         "caused_by_feedback": told.get("share_caused_by_feedback", 0.0),
         "volume_by_feedback": 1.0 - math.fsum(pushed["first_volume"]) / math.fsum(pushed["volume"])
         if some
-        else 0.0,  # type: ignore[index]
-        "amplification": amplified(pushed) if some else None,  # type: ignore[arg-type]
-        "branching_ratio": pushed["branching_ratio"].mean() if some else None,  # type: ignore[index]
-        "worst_displacement": float(pushed["displacement"].abs().max()) if some else 0.0,  # type: ignore[arg-type,index]
+        else 0.0,
+        "amplification": amplified(pushed) if some else None,
+        "branching_ratio": pushed["branching_ratio"].mean() if some else None,
+        "worst_displacement": pushed["displacement"].abs().max() if some else 0.0,
         "within_two_percent": near(table),
     }
 
