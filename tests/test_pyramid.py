@@ -19,6 +19,7 @@ from perpbt.kernels.pyramid import (
     pyramid_over,
 )
 from perpbt.kernels.tables import FUNDING, MARK_CLOSE, MARK_HIGH, MARK_LOW, SERIES, Floats
+from perpbt.mapped import MEMORY
 
 
 def made_series(bars: int, seed: int, grid: float) -> Floats:
@@ -48,7 +49,7 @@ def over(series: Floats, first: int, last: int) -> Floats:
 
 
 def tops_over(series: Floats, first: int, last: int) -> list[float]:
-    """For lowest and highest worth, and the worst marks less CF: the first bar, and the next at bars with another price or CF."""
+    """For lowest and highest worth, and the worst marks less CF: price and CF of the first bar, and the next at bars with another price or CF."""
     part = series[:, first:last]
     found = []
     for row, sign in ((MARK_CLOSE, 1.0), (MARK_CLOSE, -1.0), (MARK_LOW, 1.0), (MARK_HIGH, -1.0)):
@@ -56,7 +57,7 @@ def tops_over(series: Floats, first: int, last: int) -> list[float]:
         at = int((sign * worth).argmin())
         others = (part[row] != part[row, at]) | (part[FUNDING] != part[FUNDING, at])
         following = (sign * worth[others]).min() if others.any() else np.inf
-        found += [float(first + at), sign * following]
+        found += [part[row, at], part[FUNDING, at], sign * following]
     return found
 
 
@@ -73,3 +74,14 @@ def test_every_node_holds_what_its_bars_say(bars: int, grid: float) -> None:
             first, last = k * size, min((k + 1) * size, bars)
             assert pyramid.nodes[node // 8, :, node % 8].tolist() == over(series, first, last).tolist()
             assert pyramid.tops[node].tolist() == tops_over(series, first, last)
+
+
+def test_large_arrays_begin_where_a_line_of_the_cache_does() -> None:
+    """Kernels read eight numbers at a time: across two lines that takes twice as long."""
+    for shape, kind in (((3, 40), np.float64), ((700_001,), np.int64), ((9,), np.int8)):
+        made = MEMORY.array(shape, kind)
+        assert (made.shape, made.dtype) == (shape, np.dtype(kind))
+        assert made.flags.c_contiguous
+        assert made.flags.writeable
+        assert made.ctypes.data % 64 == 0
+        assert not made.any()

@@ -50,6 +50,14 @@ BLOCK = np.dtype(
 WORDS, UP_AT, PEAK_AT, FALL_AT, NEED_AT, POOR_AT = 48, 8, 16, 24, 32, 40
 
 
+@part
+def room_for_blocks() -> Table:
+    """A trace to be written; it begins where a line of the cache does, so that eight numbers are in one."""
+    room = np.empty((BLOCKS + 1) * WORDS * 8, dtype=np.uint8)
+    start = -room.ctypes.data % (8 * WIDTH)
+    return room[start : start + BLOCKS * WORDS * 8].view(BLOCK)
+
+
 class Sides(NamedTuple):
     """Columns of Pyramid.nodes by the side of a position, and what turns worth into equity."""
 

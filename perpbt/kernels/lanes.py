@@ -14,14 +14,26 @@ from __future__ import annotations
 import numpy as np
 
 from .accounts import after_exit, after_refusal, bare_market, bare_rates, fixed_entry, live, next_entry
-from .blocks import BLOCK, BLOCKS
+from .ahead import LINE, claim, fetch
+from .blocks import node_at, room_for_blocks
 from .compile import bare, hold, kernel, part
+from .eights import WIDTH
+from .pyramid import COLUMNS, FALL, FUNDING_HIGH, FUNDING_LOW, SHIFT, THIN_LOW, WORTH_HIGH, WORTH_LOW
 from .tables import (
     ACCEPTED,
     ENTRY_SIDE,
+    FUNDING,
+    HIGH,
+    LAST_OPEN,
     LIQUIDATION,
+    LOW,
+    MARK_CLOSE,
+    MARK_LOW,
+    MARK_OPEN,
+    NEXT_LONG_EXIT,
     NO_CALL,
     REJECTED,
+    ROW,
     Codes,
     Floats,
     Integers,
@@ -35,6 +47,29 @@ from .tables import (
     Table,
 )
 
+AHEAD = 4  # positions; with more than that on the way, lines wait for each other
+ENTRY_LEVELS = 2  # of the pyramid, whose groups at the entry are asked for ahead; others are as a rule there
+ROW_WORDS = ROW.itemsize // 8
+
+
+@part
+def expect(market: Market, signals: Signals, rows: Table, lane: Lane, place: int) -> None:
+    """Ask for what a given position is going to read at its entry, and for its row, before its turn comes."""
+    bars, bar, short = market.time.size, lane["bar"], 1 if lane["fixed_side"] < 0 else 0
+    if bar < bars:
+        for row in (LAST_OPEN, FUNDING, MARK_OPEN, MARK_LOW + short, MARK_CLOSE, LOW, HIGH):
+            fetch(market.series, row * bars + bar)
+        fetch(signals.marks, (NEXT_LONG_EXIT + short) * bars + bar)
+        for level in range(1, min(market.pyramid.levels, ENTRY_LEVELS) + 1):
+            group = node_at(market, level, bar) >> SHIFT
+            for column in (
+                LOW, HIGH, MARK_LOW + short, FUNDING_LOW, FUNDING_HIGH, WORTH_LOW, WORTH_HIGH, THIN_LOW + short, FALL + short,
+            ):  # fmt: skip
+                fetch(market.pyramid.nodes, (group * COLUMNS + column) * WIDTH)
+    for word in range(0, ROW_WORDS, LINE):
+        claim(rows, place * ROW_WORDS + word)
+    claim(rows, (place + 1) * ROW_WORDS - 1)
+
 
 @part
 def each_given(
@@ -43,6 +78,8 @@ def each_given(
 ) -> None:  # fmt: skip
     """`run_given`, with bare arrays."""
     for k in range(lanes.size):
+        if k + AHEAD < lanes.size:
+            expect(market, signals, rows, lanes[k + AHEAD], places[k + AHEAD])
         fixed_entry(market, rates, plans[k], signals, lanes[k], rows, calls, trace, places[k], places[k])
 
 
@@ -58,7 +95,7 @@ def run_given(
     calls: Table,
 ) -> None:
     """Lane k holds one position, by plan k, and writes row places[k]. `calls` is not written to: there are no margin orders."""
-    held = np.empty(BLOCKS, dtype=BLOCK)
+    held = room_for_blocks()
     each_given(
         bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
         bare(lanes), bare(places), bare(rows), bare(calls), bare(held),
@@ -152,7 +189,7 @@ def run_following(
 
     Returns the lane to go on with (the number of lanes when all are done), and how many rows and calls are written.
     """
-    held = np.empty(BLOCKS, dtype=BLOCK)
+    held = room_for_blocks()
     found = each_following(
         bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
         bare(lanes), first, bare(rows), bare(calls), slots,

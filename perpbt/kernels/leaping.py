@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from .ahead import fetch
 from .blocks import Group, Sides, group_at, held, lanes_of, node_at, note, sides_of, thin_lanes
 from .compile import aside, part
 from .eights import WIDTH, at_most, lowest_lane, minus, spread, times
 from .margin import Position, requirement
 from .pyramid import SHIFT, widest
 from .recalling import passed_over
-from .tables import FUNDING, MARK_CLOSE, MARK_HIGH, NO_CALL, Market, Rates, Table
+from .tables import FUNDING, LAST_OPEN, MARK_CLOSE, MARK_HIGH, MARK_OPEN, NO_CALL, Market, Rates, Table
 from .watching import Care, Path, Watch
 
 
@@ -67,6 +68,13 @@ def in_reach_of_moving(
 
 
 @part
+def expect_bars(market: Market, watch: Watch, i: int) -> None:
+    """A group of bars is going to be asked for."""
+    for row in (watch.adverse, FUNDING, MARK_CLOSE, watch.stop, watch.target):
+        fetch(market.series, row * market.time.size + i)
+
+
+@part
 def next_busy(
     market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, sides: Sides,
     i: int, until: int, trace: Table,
@@ -91,6 +99,8 @@ def next_busy(
         x = group_at(market, watch, sides, level, i)
         met = in_reach(market, watch, position, x, level, i) >> first
         end = min(first + lowest_lane(met | 1 << WIDTH), last)
+        if level == 1 and end < last:
+            expect_bars(market, watch, (node - first + end) << shift)
         if moving:
             end, extreme = in_reach_of_moving(
                 market, rates, watch, care, position, path, sides, level, i, first, end, extreme
@@ -119,6 +129,9 @@ def leap(
     """Pass over quiet bars from `i`; the next bar to look at, and the path up to it."""
     sides = sides_of(market, rates, watch, position, path.released)
     busy, passed, extreme = next_busy(market, rates, watch, care, position, path, sides, i, until, trace)
+    if busy < until:  # read there if something does happen
+        for row in (LAST_OPEN, MARK_OPEN, watch.favourable):
+            fetch(market.series, row * market.time.size + busy)
     if passed > 0:
         path = passed_over(market, rates, watch, position, path, sides, i, busy, trace, passed, extreme)
     return busy, path

@@ -22,14 +22,15 @@ COLUMNS = 12  # of a group of Pyramid.nodes
 # which is what a position gains by; the lowest mark low - CF and the highest mark high - CF; and the largest fall and rise from the
 # worth of one bar to that of a later one.
 FUNDING_LOW, FUNDING_HIGH, WORTH_LOW, WORTH_HIGH, THIN_LOW, THIN_HIGH, FALL, RISE = 4, 5, 6, 7, 8, 9, 10, 11
-# Pyramid.tops has two columns for each of WORTH_LOW to THIN_HIGH: the first bar with that extreme, and the next to it, of bars with
-# another price or CF. Where that is far off, the one bar answers for the node.
-TOPS = 8
+# Pyramid.tops has three columns for each of WORTH_LOW to THIN_HIGH: price and CF of the first bar with that extreme, and the next to it, of
+# bars with another price or CF. Where that is far off, the one bar answers for the node, and nobody has to look for it.
+TOP = 3
+TOPS = 4 * TOP
 
 
 @part
 def priced(top: int) -> tuple[int, float]:
-    """Of a pair of columns of tops: the row of Market.series that stands less CF, and 1 for the highest, -1 for the lowest."""
+    """Of the columns of tops for an extreme: the row of Market.series that stands less CF, and 1 for the highest, -1 for the lowest."""
     row = MARK_CLOSE
     if top == THIN_LOW - WORTH_LOW:
         row = MARK_LOW
@@ -39,46 +40,44 @@ def priced(top: int) -> tuple[int, float]:
 
 
 @part
-def alike(series: Floats, row: int, one: float, other: float) -> bool:
-    """Have two bars the same price and CF?"""
-    k, j = int(one), int(other)
-    return series[row, k] == series[row, j] and series[FUNDING, k] == series[FUNDING, j]
-
-
-@part
-def build_tops(series: Floats, held: Floats, tops: Floats, node: int, first: int, last: int) -> None:
+def build_tops(held: Floats, tops: Floats, node: int, first: int, last: int) -> None:
     """The tops of a node over those of nodes [first, last), whose group is `held`."""
-    for top in range(TOPS // 2):
-        row, sign = priced(top)
-        at, ahead = tops[first, 2 * top], sign * held[WORTH_LOW + top, 0]
-        next_to = sign * tops[first, 2 * top + 1]
+    for top in range(TOPS // TOP):
+        sign, at = priced(top)[1], TOP * top
+        price, paid, next_to = tops[first, at], tops[first, at + 1], sign * tops[first, at + 2]
+        ahead = sign * held[WORTH_LOW + top, 0]
         for child in range(first + 1, last):
-            other, worth = tops[child, 2 * top], sign * held[WORTH_LOW + top, child - first]
-            next_to = max(next_to, sign * tops[child, 2 * top + 1])
+            worth = sign * held[WORTH_LOW + top, child - first]
+            next_to = max(next_to, sign * tops[child, at + 2])
             if worth > ahead:
-                at, ahead, next_to = other, worth, max(next_to, ahead)
-            elif worth < ahead or not alike(series, row, at, other):
+                price, paid, ahead, next_to = (
+                    tops[child, at], tops[child, at + 1], worth, max(next_to, ahead),
+                )  # fmt: skip
+            elif worth < ahead or price != tops[child, at] or paid != tops[child, at + 1]:
                 next_to = max(next_to, worth)
-        tops[node, 2 * top], tops[node, 2 * top + 1] = at, sign * next_to
+        tops[node, at], tops[node, at + 1], tops[node, at + 2] = price, paid, sign * next_to
 
 
 @part
 def build_lowest_tops(series: Floats, tops: Floats, node: int, first: int, last: int) -> None:
     """The tops of a node over bars [first, last)."""
-    for top in range(TOPS // 2):
+    for top in range(TOPS // TOP):
         row, sign = priced(top)
-        at, ahead, next_to = first, sign * (series[row, first] - series[FUNDING, first]), -np.inf
+        price, paid, next_to = series[row, first], series[FUNDING, first], -np.inf
+        ahead = sign * (price - paid)
         for bar in range(first + 1, last):
-            worth = sign * (series[row, bar] - series[FUNDING, bar])
+            other, charged = series[row, bar], series[FUNDING, bar]
+            worth = sign * (other - charged)
             if worth > ahead:
-                at, ahead, next_to = bar, worth, ahead
-            elif worth < ahead or not alike(series, row, at, bar):
+                price, paid, ahead, next_to = other, charged, worth, ahead
+            elif worth < ahead or price != other or paid != charged:
                 next_to = max(next_to, worth)
-        tops[node, 2 * top], tops[node, 2 * top + 1] = at, sign * next_to
+        at = TOP * top
+        tops[node, at], tops[node, at + 1], tops[node, at + 2] = price, paid, sign * next_to
 
 
 @part
-def build_level(series: Floats, nodes: Floats, tops: Floats, at: int, below: int, count: int) -> None:
+def build_level(nodes: Floats, tops: Floats, at: int, below: int, count: int) -> None:
     """Nodes from number `at` on, over the `count` nodes from number `below` on."""
     for k in range((count + (1 << SHIFT) - 1) >> SHIFT):
         first, children = below + (k << SHIFT), min(1 << SHIFT, count - (k << SHIFT))
@@ -94,7 +93,7 @@ def build_level(series: Floats, nodes: Floats, tops: Floats, at: int, below: int
             rise = max(rise, held[RISE, child], held[WORTH_HIGH, child] - low)
             low, high = min(low, held[WORTH_LOW, child]), max(high, held[WORTH_HIGH, child])
         node[FALL, lane], node[RISE, lane] = fall, rise
-        build_tops(series, held, tops, at + k, first, first + children)
+        build_tops(held, tops, at + k, first, first + children)
 
 
 @part
@@ -134,7 +133,7 @@ def build(series: Floats, nodes: Floats, tops: Floats, starts: Integers) -> None
         build_lowest(series, nodes, tops)
     for level in range(1, starts.size - 1):
         count = (count + (1 << SHIFT) - 1) >> SHIFT
-        build_level(series, nodes, tops, starts[level], starts[level - 1], count)
+        build_level(nodes, tops, starts[level], starts[level - 1], count)
 
 
 def layout(bars: int) -> Integers:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .ahead import fetch
 from .blocks import (
     FALL_AT,
     NEED_AT,
@@ -28,7 +29,7 @@ from .blocks import (
 from .compile import aside, part
 from .eights import WIDTH, at_most, before, eight, larger, lowest_lane, one_of, spread, times
 from .margin import Position, equity, requirement
-from .pyramid import SHIFT, WORTH_LOW, widest
+from .pyramid import SHIFT, TOP, TOPS, WORTH_LOW, widest
 from .tables import FUNDING, MARK_CLOSE, Market, Rates, Table
 from .watching import Path, Watch, marked, seen, seen_on
 
@@ -75,15 +76,17 @@ def higher(top: Top, up: float, at: int, level: int) -> Top:
 
 
 @part
-def top_in(market: Market, column: int, beyond: float, level: int, at: int) -> tuple[int, float]:
-    """Of the block of `level` at bar `at`, the first bar with the extreme that stands in `column` of its node, and the next to it at bars
-    unlike that one; `beyond` all where there is none.
+def top_in(
+    market: Market, row: int, column: int, beyond: float, level: int, at: int
+) -> tuple[float, float, float]:
+    """Of the block of `level` at bar `at`, price and CF of the first bar with the extreme that stands in `column` of its node, of prices
+    of `row`, and the next to it at bars unlike that one; `beyond` all where there is none.
     """
     if level == 0:
-        return at, beyond
-    tops, node = market.pyramid.tops, node_at(market, level, at)
-    top = 2 * (column - WORTH_LOW)
-    return int(tops[node, top]), tops[node, top + 1]
+        bar = np.uint64(at)
+        return market.series[np.uint64(row), bar], market.series[FUNDING, bar], beyond
+    tops, node, top = market.pyramid.tops, np.uint64(node_at(market, level, at)), TOP * (column - WORTH_LOW)
+    return tops[node, np.uint64(top)], tops[node, np.uint64(top + 1)], tops[node, np.uint64(top + 2)]
 
 
 @part
@@ -96,11 +99,11 @@ def exact_peak(
         return highest_value(market, position, path.released, sides, first, at, path.peak, attained)
     if top.level < 0:
         return path.peak
-    bar, following = top_in(market, sides.up, -np.inf * sides.signed, top.level, top.at)
+    price, funding, following = top_in(
+        market, MARK_CLOSE, sides.up, -np.inf * sides.signed, top.level, top.at
+    )
     if sides.base + sides.signed * following < attained:
-        series = market.series
-        value = equity(position, series[MARK_CLOSE, bar], series[FUNDING, bar]) + path.released
-        return max(path.peak, value)
+        return max(path.peak, equity(position, price, funding) + path.released)
     end = top.at + (1 << (SHIFT * top.level))
     return highest_value(market, position, path.released, sides, top.at, end, path.peak, attained)
 
@@ -162,6 +165,13 @@ def top_before(trace: Table, number: int, lane: int, path: Path, sides: Sides) -
     return top
 
 
+@part
+def block_at(trace: Table, number: int, lane: int) -> tuple[int, int]:
+    """Level and first bar of a block passed over."""
+    level = trace[np.uint64(number)]["level"]
+    return level, trace[np.uint64(number)]["at"] + (lane << (SHIFT * level))
+
+
 @aside
 def attained(
     market: Market,
@@ -193,8 +203,7 @@ def attained_in(
         while lanes != 0:
             lane = lowest_lane(lanes)
             lanes &= lanes - 1
-            level = trace[np.uint64(k)]["level"]
-            at = trace[np.uint64(k)]["at"] + (lane << (SHIFT * level))
+            level, at = block_at(trace, k, lane)
             worst = max(worst, attained(market, rates, watch, position, sides, own, level, at))
     return worst
 
@@ -205,7 +214,7 @@ def worst_in(
     sure: float, level: int, at: int,
 ) -> float:  # fmt: skip
     """The worst margin ratio so far, the bars of one block included; some bar's is `sure` at least."""
-    levels, series, end = market.pyramid.levels, market.series, at + (1 << (SHIFT * level))
+    levels, end = market.pyramid.levels, at + (1 << (SHIFT * level))
     if sides.far != watch.adverse:
         sure = max(sure, attained(market, rates, watch, position, sides, own, level, at))
     while at < end:
@@ -219,8 +228,7 @@ def worst_in(
             if near and turn == 1 and (alone or sides.far == watch.adverse):
                 price, funding = x.adverse, x.kind
                 if not alone:  # the one bar, and if others are far from it, no other
-                    bar, thin = top_in(market, sides.thin, 0.0, level, at)
-                    price, funding = series[watch.adverse, bar], series[FUNDING, bar]
+                    price, funding, thin = top_in(market, watch.adverse, sides.thin, 0.0, level, at)
                 worst, near = seen(rates, position, worst, price, funding), not alone
             elif turn == 1:
                 turn = 2
@@ -238,7 +246,7 @@ def deepest_in(
     level: int, first: int, at: int,
 ) -> float:  # fmt: skip
     """The deepest drawdown so far, the bars of one block included; `top` is of those in [first, at)."""
-    series, end, room, fallen = market.series, at + (1 << (SHIFT * level)), 3.0 * sides.room, drawdown
+    end, room, fallen = at + (1 << (SHIFT * level)), 3.0 * sides.room, drawdown
     while at < end:
         while True:
             x = extremes_at(market, watch, sides, level, at)
@@ -250,9 +258,11 @@ def deepest_in(
             falls = max(inside, since + room) >= enough
             if falls and (level == 0 or inside < enough):
                 # from before the block: deepest to its lowest bar, and if others are far from that, to no other
-                bar, following = top_in(market, sides.down, np.inf * sides.signed, level, at)
+                price, funding, following = top_in(
+                    market, MARK_CLOSE, sides.down, np.inf * sides.signed, level, at
+                )
                 peak = exact_peak(market, position, path, sides, top, first, at)
-                value = equity(position, series[MARK_CLOSE, bar], series[FUNDING, bar]) + path.released
+                value = equity(position, price, funding) + path.released
                 peak, drawdown = marked(value, peak, drawdown)
                 fallen = max(fallen, drawdown)
                 since = top.up - (sides.base + sides.signed * following)
@@ -269,6 +279,13 @@ def deepest_in(
 
 
 @part
+def expect_top(market: Market, column: int, level: int, at: int) -> None:
+    """`top_in` is going to be asked for."""
+    if level > 0:
+        fetch(market.pyramid.tops, node_at(market, level, at) * TOPS + TOP * (column - WORTH_LOW))
+
+
+@part
 def passed_over(
     market: Market, rates: Rates, watch: Watch, position: Position, path: Path, sides: Sides,
     first: int, until: int, trace: Table, passed: int, extreme: float,
@@ -280,6 +297,10 @@ def passed_over(
     own, drawdown, worst = sides.base - path.released, path.drawdown, path.worst_ratio
     deepest, fall_lane = greatest_in(trace, passed, FALL_AT)
     poorest, thin_lane = greatest_in(trace, passed, POOR_AT)
+    highest = top_before(trace, passed - 1, WIDTH, path, sides)
+    expect_top(market, sides.down, *block_at(trace, deepest, fall_lane))
+    expect_top(market, sides.thin, *block_at(trace, poorest, thin_lane))
+    expect_top(market, sides.up, highest.level, highest.at)
     sure = worst
     if (
         sides.far != watch.adverse
@@ -295,11 +316,9 @@ def passed_over(
         while lanes != 0:
             lane = lowest_lane(lanes)
             lanes &= lanes - 1
-            level = trace[np.uint64(k)]["level"]
-            drawdown = deepest_in(
-                market, watch, position, path, sides, top_before(trace, k, lane, path, sides), drawdown, level,
-                first, trace[np.uint64(k)]["at"] + (lane << (SHIFT * level)),
-            )  # fmt: skip
+            level, at = block_at(trace, k, lane)
+            top = top_before(trace, k, lane, path, sides)
+            drawdown = deepest_in(market, watch, position, path, sides, top, drawdown, level, first, at)
     for turn in range(-1, passed):
         k, lanes = poorest, 1 << thin_lane
         if turn >= 0:
@@ -312,11 +331,7 @@ def passed_over(
         while lanes != 0:
             lane = lowest_lane(lanes)
             lanes &= lanes - 1
-            level = trace[np.uint64(k)]["level"]
-            worst = worst_in(
-                market, rates, watch, position, sides, own, worst, sure, level,
-                trace[np.uint64(k)]["at"] + (lane << (SHIFT * level)),
-            )  # fmt: skip
-    top = top_before(trace, passed - 1, WIDTH, path, sides)
-    peak = exact_peak(market, position, path, sides, top, first, until)
+            level, at = block_at(trace, k, lane)
+            worst = worst_in(market, rates, watch, position, sides, own, worst, sure, level, at)
+    peak = exact_peak(market, position, path, sides, highest, first, until)
     return seen_on(path, extreme, peak, drawdown, worst)

@@ -91,7 +91,7 @@ class Pyramid(NamedTuple):
     """
 
     nodes: Floats  # (groups, 12, 8)
-    tops: Floats  # (nodes, 8)
+    tops: Floats  # (nodes, 12)
     starts: Integers
     levels: int
     near: int  # a walk looks at bars one by one up to a multiple of this before it leaps; 0: it leaps at once
