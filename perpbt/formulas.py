@@ -18,7 +18,8 @@
 | mark price | `mark_by_funding`, `mark_by_basis`, `median_mark`; series: `perpbt.pricing.mark_prices` |
 | premium and funding rate | `premium`, `funding_rate(premium, load_terms(FundingTerms, NAME), hours)`, `interest_rate`, `maintenance_cap`, `margin_gap_cap` |
 | who is deleveraged, clawback, socialised loss, fund triggers | `perpbt.adl` |
-| a clearing house | `perpbt.clearing` |
+| where a cascade comes to rest | `linear_cascade`, `square_root_cascade`, `branching_ratio` |
+| a clearing house; one venue or several | `perpbt.clearing` |
 
 Sources stand in each function's own text. Money is in settlement currency, rates are fractions.
 """
@@ -58,6 +59,7 @@ from perpbt.pricing.funding import (
 )
 from perpbt.pricing.mark import mark_by_basis, mark_by_funding, median_mark
 from perpbt.pricing.terms import FundingTerms, IndexTerms, MarkTerms, load_terms
+from perpbt.procedures.cascades import branching_ratio, linear_cascade, square_root_cascade
 from perpbt.procedures.sizes import (
     best_path,
     best_slices,
@@ -88,6 +90,7 @@ __all__ = [
     "before_liquidation",
     "best_path",
     "best_slices",
+    "branching_ratio",
     "cost_of",
     "cross_bankruptcy_price",
     "cross_equity",
@@ -102,6 +105,7 @@ __all__ = [
     "interest_rate",
     "is_liquidated",
     "is_self_defeating",
+    "linear_cascade",
     "liquidation_price",
     "liquidator_fee",
     "load_terms",
@@ -119,5 +123,6 @@ __all__ = [
     "reduction_size_with_impact",
     "share_to_cure",
     "size_to_cover",
+    "square_root_cascade",
     "tiered_minimum",
 ]

@@ -4,6 +4,7 @@ that were formulas only through the engine: G13, G26, G39. Sources stand beside 
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -388,3 +389,16 @@ def test_the_prices_of_a_venue_are_those_of_its_contracts() -> None:
                         assert found == pytest.approx(expected, rel=1e-9), (name, symbol, one)
     never = {**asked, "side": "short", "quantity": 100.0}
     assert coin_m.liquidation_price(**never) == coin_m.bankruptcy_price(**never) == float("inf")
+
+
+def test_where_cascades_come_to_rest() -> None:
+    """A first fall of 5 %: linear impact at branching ratios of .3 and .7, square-root impact of .15 on a density of 1."""
+    assert formulas.linear_cascade(0.05, 0.3) == pytest.approx(0.0714286, abs=5e-8)
+    assert formulas.linear_cascade(0.05, formulas.branching_ratio(1.4, 1.0, 0.5)) == pytest.approx(
+        0.1666667, abs=5e-8
+    )
+    assert formulas.linear_cascade(0.05, 1.0) == math.inf
+    assert formulas.square_root_cascade(0.05, 0.15, 1.0) == pytest.approx(0.0966274292, abs=5e-11)
+    assert formulas.square_root_cascade(0.0, 0.15, 2.0) == pytest.approx(0.15**2 * 2)
+    with pytest.raises(perpbt.InputError, match=r"shock is -0\.1"):
+        formulas.linear_cascade(-0.1, 0.3)

@@ -3,7 +3,7 @@
 `perpbt.clear(result, members=…, layers=…)` sends a run's deficits through the layers; `Layers` says what they
 hold. `settle` is one period of it by hand. `bilateral_exposure`, `cleared_exposure` and `netted_positions` say
 what netting saves; `cover` and `concentration_factor` size a default fund, `stressed_losses` makes the scenario
-matrix they read.
+matrix they read. `share_lost_variance`, `all_fail`, `share_lost_at_most` and `leg_liquidated`: one venue or several, when venues fail.
 """
 
 from perpbt.clearing.house import Cleared, clear
@@ -18,6 +18,7 @@ from perpbt.clearing.netting import (
     with_members,
 )
 from perpbt.clearing.sizing import Cover, concentration_factor, cover, stressed_losses
+from perpbt.clearing.venues import all_fail, leg_liquidated, share_lost_at_most, share_lost_variance
 from perpbt.clearing.waterfall import LAYERS, House, Layers, Settlement, settle
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "House",
     "Layers",
     "Settlement",
+    "all_fail",
     "bilateral_exposure",
     "clear",
     "cleared_exposure",
@@ -35,9 +37,12 @@ __all__ = [
     "cover",
     "expected_bilateral",
     "expected_cleared",
+    "leg_liquidated",
     "member_losses",
     "netted_positions",
     "settle",
+    "share_lost_at_most",
+    "share_lost_variance",
     "stressed_losses",
     "with_members",
 ]
