@@ -24,7 +24,7 @@ from perpbt.bench.sizes import Sizes
 BASELINE = Path(__file__).parent / "bench" / "baseline.json"
 TINY = Sizes(
     bars=2_000, repeat=1, engines=40, oracle=1, oracle_bars=400, accounts=(2, 50), histories=(500, 2_000),
-    history_accounts=20, dense=1e6, trades=(2, 20), wallets=24, coupled=(60, 500), natural=40, peer_gib=0.0,
+    history_accounts=20, dense=1e6, trades=(2, 20), wallets=24, coupled=(60, 500), witnessed=20, natural=40, peer_gib=0.0,
 )  # fmt: skip
 TOP = {"schema", "taken", "machine", "versions", "options", "tables", "notes"}
 INSIDE = ("engines", "scaling", "trades", "coupled")  # sections that start no process
@@ -93,6 +93,7 @@ def test_tables_are_printed_and_written(
         "wallets",
         "trades",
         "coupled",
+        "meeting",
         "memory",
         "stages",
     }
@@ -106,6 +107,7 @@ def test_tables_are_printed_and_written(
     assert [row["values"]["wallets"] for row in tables["wallets"]["rows"]] == [24] * 5
     assert all(row["values"]["ratio"] > 0 for row in tables["wallets"]["rows"])
     assert all(row["values"]["dense_s"] is not None for row in tables["accounts"]["rows"])
+    assert [row["key"] for row in tables["meeting"]["rows"]] == ["apart", "fund", "adl", "dry"]
     assert all(row["values"]["mib"] > 10 for row in tables["memory"]["rows"])
     stages = [row["key"] for row in tables["stages"]["rows"]]
     assert stages[0] == "start"

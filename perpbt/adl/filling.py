@@ -14,6 +14,7 @@ import numpy as np
 from perpbt.adl.candidates import Flags, Floats, Integers, quotient
 
 _MANY = 4096  # positions from which on whole columns at a time pay, and a rough search before the exact one
+_SAMPLE = 256
 _BRINK = 1e-9
 _WHOLE = 1e-9  # of a lot: what is nearer to a whole number of lots is one
 
@@ -47,27 +48,38 @@ def fill_in_order(capacity: Floats, score: Floats, amount: float, identifier: In
     given = np.zeros(capacity.size)
     if amount <= 0.0 or capacity.size == 0:
         return given
-    rows = _head(capacity, score, amount)
-    rows = rows[np.lexsort((identifier[rows], -score[rows]))]
-    room = capacity[rows]
-    left = np.subtract.accumulate(np.concatenate(([amount], room)))[:-1]
-    given[rows] = np.minimum(room, np.maximum(left, 0.0))
+    rows = head(capacity, score, amount)
+    given[rows] = in_turn(capacity[rows], score[rows], amount, identifier[rows])
     return given
 
 
-def _head(capacity: Floats, score: Floats, amount: float) -> Integers:
+def in_turn(capacity: Floats, score: Floats, amount: float, identifier: Integers) -> Floats:
+    """`fill_in_order` of those who stand at the head."""
+    given = np.empty(capacity.size)
+    order = np.lexsort((identifier, -score))
+    room = capacity[order]
+    left = np.subtract.accumulate(np.concatenate(([amount], room)))[:-1]
+    given[order] = np.minimum(room, np.maximum(left, 0.0))
+    return given
+
+
+def head(capacity: Floats, score: Floats, amount: float) -> Integers:
     """Rows that stand before all others and suffice for `amount`, found without sorting all: scores of a
-    sample guess from which score on.
+    sample guess from which score on, and among those who have it another sample from which on.
     """
-    everyone = np.arange(capacity.size)
-    if capacity.size < 8192:
-        return everyone
-    sample = np.sort(score[:: capacity.size // 1024])[::-1]
-    for place in (4, 32, 128, 400):
-        rows = np.flatnonzero(score >= sample[place])
-        if capacity[rows].sum() > amount * (1.0 + 1e-9):
+    rows = np.arange(capacity.size)
+    while rows.size >= 2 * _SAMPLE:
+        sample = np.sort(score[:: score.size // _SAMPLE])[::-1]
+        for place in (2, 8, 32, 100):
+            ahead = np.flatnonzero(score >= sample[place])
+            if capacity[ahead].sum() > amount * (1.0 + 1e-9):
+                break
+        else:
             return rows
-    return everyone
+        if 2 * ahead.size > rows.size:
+            return rows[ahead]
+        rows, capacity, score = rows[ahead], capacity[ahead], score[ahead]
+    return rows
 
 
 def fill_by_weight(capacity: Floats, weight: Floats, amount: float) -> Floats:

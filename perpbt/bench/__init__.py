@@ -35,7 +35,7 @@ SECTIONS: dict[str, Section] = {
     "scaling": scaling.compared,
     "wallets": lambda sizes, threads: [wallets.compared(sizes)],
     "trades": lambda sizes, threads: [trades.compared(sizes, threads)],
-    "coupled": lambda sizes, threads: [coupled.compared(sizes)],
+    "coupled": lambda sizes, threads: coupled.compared(sizes),
     "vectorbt": lambda sizes, threads: [peers.compared(sizes, threads)],
     "memory": lambda sizes, threads: [processes.memory(sizes, threads)],
     "stages": lambda sizes, threads: [processes.stages(sizes, threads)],

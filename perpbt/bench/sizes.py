@@ -24,6 +24,7 @@ class Sizes:
     trades: tuple[int, ...]  # accounts that trade again and again
     wallets: int  # accounts on three symbols that share a wallet
     coupled: tuple[int, int]  # accounts that meet, and bars
+    witnessed: int  # of the natural population, those that meet in the loop over every bar too
     natural: int  # the population perpbt is made for
     peer_gib: float  # memory that vectorbt may take
 
@@ -41,6 +42,7 @@ FULL = Sizes(
     trades=(10_000, 100_000, 850_000),
     wallets=100_000,
     coupled=(100_000, 8_760),
+    witnessed=5_000,
     natural=1_000_000,
     peer_gib=6.0,
 )
@@ -57,6 +59,7 @@ QUICK = Sizes(
     trades=(1_000, 10_000),
     wallets=2_000,
     coupled=(10_000, 8_760),
+    witnessed=1_000,
     natural=100_000,
     peer_gib=0.05,
 )

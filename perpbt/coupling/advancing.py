@@ -7,34 +7,33 @@ its fund is settled there, in the order of time. This is what engine = "dense" r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from perpbt.coupling.flows import Draw
-from perpbt.coupling.groups import Changes, Group, SymbolRows
+from perpbt.coupling.flows import Draws, all_draws
+from perpbt.coupling.groups import Changes, Group
 from perpbt.coupling.refilling import fill
 from perpbt.coupling.settlement import Fund
 from perpbt.coupling.shortfall import Shortfall
 from perpbt.errors import RunError
 from perpbt.kernels.coupled.advancing import (
-    CANDIDATES,
     COUNT,
     ENTERED,
     LEFT,
     NOWHERE,
+    REST,
     STATE,
+    WINDOW,
     WRONG,
     advance,
-    renew_levels,
-    take_all_out,
-    winners_among,
+    among_open,
+    live_on,
 )
 from perpbt.kernels.coupled.deleveraging import change_positions
-from perpbt.kernels.coupled.looping import LEVELS, stretch
+from perpbt.kernels.coupled.looping import LEVELS
 from perpbt.kernels.sums import exact_sums, fund_balances
-from perpbt.kernels.tables import ACCEPTED, CALL, LIQUIDATION, RANGE, Floats, Integers, unused
+from perpbt.kernels.tables import ACCEPTED, CALL, LIQUIDATION, Floats, Integers, unused
 from perpbt.kernels.tiles import KEPT
 from perpbt.running.terms import Terms
 
@@ -44,11 +43,12 @@ OVER = 1 << 62  # a moment after all others
 class Advancing(Group):
     """The positions of one world in one symbol on their way through time."""
 
-    def __init__(
-        self, of: SymbolRows, world: int, at: Integers, weight: Floats, identifier: Integers
-    ) -> None:
-        super().__init__(of, world, at, weight, identifier)
-        size = at.size
+    def __init__(self, group: Group) -> None:
+        # who enters together is open together, and stands together in memory
+        of, order = group.of, np.argsort(group.since, kind="stable")
+        at, size = group.at[order], order.size
+        self.known(of, group.world, at, group.weight[order], group.identifier[order])
+        self.side = group.side[order]
         self.moments, self.money = np.zeros((2, size), dtype=np.int64), np.zeros((4, size))
         self.moments[0], self.moments[1] = NOWHERE, -1
         self.since, self.until = self.moments
@@ -65,9 +65,9 @@ class Advancing(Group):
         self.due_bars = due_bar[self.dues]
         self.open, self.slot = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
         self.near = np.zeros(2 * size, dtype=np.int64)
-        self.chosen, self.changed, self.touched = (np.zeros(size, dtype=np.int8) for _ in range(3))
+        self.chosen, self.changed, self.touched, self.past = (np.zeros(size, dtype=np.int8) for _ in range(4))
         self.left, self.leaving = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
-        self.state = np.zeros(STATE, dtype=np.int64)
+        self.rest, self.state = np.zeros((WINDOW, REST)), np.zeros(STATE, dtype=np.int64)
         self.paused = -1  # the moment it waits at; below 0: it does not wait
         self.over = False
         self._none = np.zeros(1, dtype=CALL)
@@ -79,7 +79,8 @@ class Advancing(Group):
             moment = advance(
                 self.of.market, self.of.rates, self.plans, self.signals, self.lanes, self.kept, self.of.rows, self.at, self.entering,
                 self.entry_bars, self.dues, self.due_bars, self.moments, self.money, self.side, self.extreme, self.levels, self.open,
-                self.slot, self.near, self.chosen, self.changed, self.touched, self.left, self.leaving, self._none, self.state, crowding,
+                self.slot, self.near, self.chosen, self.changed, self.touched, self.left, self.leaving, self.past, self.rest, self._none,
+                self.state, crowding,
             )  # fmt: skip
             if moment == WRONG:
                 row = int(self.of.table_rows[self.state[LEFT]])
@@ -91,12 +92,19 @@ class Advancing(Group):
             if self.over or not crowding or self.filled(moment):
                 return self.entering[entered : self.state[ENTERED]], self.left[left : self.state[LEFT]]
 
+    def last(self, moment: int) -> Integers:
+        """Who left at a moment, after which nobody has."""
+        end = first = int(self.state[LEFT])
+        back = 16  # they are in the order of time
+        while first > 0 and int(self.until[self.left[first - 1]]) == moment:
+            first, back = max(end - back, 0), 2 * back
+        here = self.left[first:end]
+        leavers: Integers = here[self.until[here] == moment]
+        return leavers
+
     def filled(self, moment: int) -> bool:
         """Fill who was liquidated at a moment against all of them; says whether anybody who left then owes something."""
-        leavers = self.left[: self.state[LEFT]]
-        leavers = leavers[
-            int(np.searchsorted(self.until[leavers], moment)) :
-        ]  # they are in the order of time
+        leavers = self.last(moment)
         for side in (1.0, -1.0):
             crowd = leavers[
                 (self.of.rows["reason"][self.at[leavers]] == LIQUIDATION) & (self.side[leavers] == side)
@@ -109,32 +117,28 @@ class Advancing(Group):
         """Change positions where they are; the time of their exits will come."""
         bar, phase = divmod(moment, 3)
         members, at, calls = changes.members, self.at[changes.members], unused(CALL, changes.members.size)
-        kept = self.kept[members]
         change_positions(
-            self.of.market, self.of.rates, self.plans[members], self.signals, self.lanes[members], kept, self.of.rows, at, calls, bar, phase,
+            self.of.market, self.of.rates, self.plans, self.signals, self.lanes, self.kept, self.of.rows, members, at, calls, bar, phase,
             changes.shares, changes.taken, changes.prices, fee, False,
         )  # fmt: skip
-        self.kept[members] = kept
-        self.of.calls.append(calls[calls["row"] >= 0])
-        gone = changes.shares == 1.0
-        self.state[COUNT] = take_all_out(self.open, self.slot, self.state[COUNT], members[gone])
-        stay = members[~gone]
-        self.changed[stay] = self.touched[stay] = 1
-        if phase == RANGE:
-            stretch(self.of.market, self.plans, self.kept, stay, bar, self.extreme)
-        renew_levels(self.of.market, self.of.rates, self.kept, stay, self.extreme, bar, self.levels)
-        new = stay[self.chosen[stay] == 0]
-        first = int(self.state[CANDIDATES])
-        self.near[first : first + new.size], self.chosen[new] = new, 1
-        self.state[CANDIDATES] += new.size
+        self.of.keep_calls(calls)
+        live_on(
+            self.of.market, self.of.rates, self.plans, self.signals, self.lanes, self.kept, self.of.rows, self.at, members, changes.shares, self.extreme, self.levels, self.open, self.slot,
+            self.near, self.chosen, self.changed, self.touched, bar, phase, self.state,
+        )  # fmt: skip
         return members[:0]
+
+    def among(self, moment: int) -> tuple[Integers, int]:
+        """See `Group.among`."""
+        return self.open, int(self.state[COUNT])
 
     def open_at(self, moment: int, side: float, price: float) -> Integers:
         """See `Group.open_at`; who waits at a moment is met at no other."""
-        found = winners_among(
-            self.open, self.state[COUNT], self.since, self.until, self.side, self.entry, moment, side, price, self._room
-        )  # fmt: skip
-        return np.sort(self._room[:found])
+        found = among_open(self.open, self.state[COUNT], self.since, self.until, moment, self._room)
+        members = np.sort(self._room[:found])
+        if side != 0.0:
+            members = members[(self.side[members] == side) & (side * (price - self.entry[members]) > 0.0)]
+        return members
 
 
 class AdvancingFund(Fund):
@@ -164,10 +168,14 @@ class AdvancingFund(Fund):
             credit = self.quiet(key)
             if key == OVER:
                 return
-            draws = [
-                draw for number, when in enumerate(keys) if when == key for draw in self.owed(number, self.groups[number].paused)
-            ]  # fmt: skip
-            self.meet(key, credit, math.fsum(draw.deficit for draw in draws), draws)
+            draws = all_draws(
+                [
+                    self.owed(number, self.groups[number].paused)
+                    for number, when in enumerate(keys)
+                    if when == key
+                ]
+            )
+            self.meet(key, credit, draws.whole, draws)
             for group, when in zip(self.groups, keys, strict=True):
                 if when == key:
                     group.paused = -1
@@ -198,17 +206,13 @@ class AdvancingFund(Fund):
             some = some[np.argsort(keys[some], kind="stable")]
             self.waiting[number].append((keys[some], values[some]))
 
-    def owed(self, number: int, moment: int) -> list[Draw]:
+    def owed(self, number: int, moment: int) -> Draws:
         """The deficits of a group at the moment it waits at."""
         group = self.groups[number]
-        leavers = group.left[: group.state[LEFT]]
-        leavers = leavers[int(np.searchsorted(group.until[leavers], moment)) :]
+        leavers = group.last(moment)
         deficit = group.weight[leavers] * group.of.rows["deficit"][group.at[leavers]]
         here = np.flatnonzero(deficit > 0.0)
-        return [
-            Draw(number, int(member), float(value))
-            for member, value in zip(leavers[here], deficit[here], strict=True)
-        ]
+        return Draws(np.full(here.size, number), leavers[here], deficit[here])
 
     def quiet(self, until: int) -> float:
         """Settle all moments before `until`, in which the fund only receives; returns what it receives at `until` itself."""

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from perpbt.coupling.advancing import Advancing, AdvancingFund
+from perpbt.coupling.flows import distinct
 from perpbt.coupling.following import FollowedGroup
 from perpbt.coupling.groups import Group, SymbolRows
 from perpbt.coupling.ledger import coupled_ledger
@@ -62,15 +63,16 @@ def couple(setting: Setting, book: Book, door: Door, terms: Terms, markets: Mapp
         if crowds is not None:
             crowds.fill(book, task, chunk)
         weight[chunk.to] = weights.of(chunk)
-    times = np.unique(book.times)
+    times = distinct(np.sort(book.times))
     symbols, groups = door.meet(book, weights, weight, times, markets)
     _, whose = setting.terms.funds(book.symbols)
     shared = funds(groups, whose)
     seed, share = setting.terms.seed, setting.terms.fee_share
     settlements: list[Fund]
     pushed: list[Looped] = []
-    before = liquidated_weight(groups)
+    before = 0.0
     if terms.spec.kind == "cascade":
+        before = liquidated_weight(groups)
         pushed, settlements = looped(setting, book, terms, symbols, groups, times, whose)
     elif setting.engine == "dense" and door.loops:
         settlements = advanced(setting, book, terms, symbols, groups, times, whose)
@@ -169,11 +171,7 @@ def advanced(
     setting: Setting, book: Book, terms: Terms, symbols: list[SymbolRows], groups: list[Group], times: Integers, whose: Integers
 ) -> list[Fund]:  # fmt: skip
     """The same where nobody pushes the price."""
-    made: list[Advancing] = []
-    for of in symbols:
-        of.rows = of.rows.copy()
-        own = (group for group in groups if group.of is of)
-        made += [Advancing(of, group.world, group.at, group.weight, group.identifier) for group in own]
+    made = [Advancing(group) for of in symbols for group in groups if group.of is of]
     seed, share = setting.terms.seed, setting.terms.fee_share
     shared = [AdvancingFund(mine, terms, seed, share, times, setting.crowding) for mine in funds(made, whose)]
     watched(setting, shared, times)

@@ -63,10 +63,12 @@ class GivenDoor:
 
     def _worlds(self, of: SymbolRows, weight: Floats, names: Integers) -> list[Group]:
         """The positions of a symbol, world by world."""
+        if len(self.given.worlds) == 1:
+            return [Group(of, 0, np.arange(of.rows.size), weight, names)]
         world = self.given.world_of(of.table_rows)
         return [
             Group(of, int(number), at, weight[at], names[at])
-            for number in np.unique(world)
+            for number in np.flatnonzero(np.bincount(world))
             for at in [np.flatnonzero(world == number)]
         ]
 

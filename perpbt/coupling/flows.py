@@ -7,6 +7,7 @@ of adding everything up at the end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,12 +22,27 @@ from perpbt.kernels.tables import ACCEPTED, ADL, Floats, Integers
 MEMBER_BITS = 40  # of an owner; above them the group's number
 
 
-class Draw(NamedTuple):
-    """A deficit, times weight, with what deleveraging must know of the position."""
+class Draws(NamedTuple):
+    """Deficits, times weight, with what deleveraging must know of the positions."""
 
-    group: int
-    member: int
-    deficit: float
+    group: Integers
+    member: Integers
+    deficit: Floats
+
+    @property
+    def whole(self) -> float:
+        """All of them."""
+        return math.fsum(self.deficit.tolist())
+
+
+NO_DRAWS = Draws(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
+
+
+def all_draws(parts: Sequence[Draws]) -> Draws:
+    """One after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return Draws(*(np.concatenate(columns) for columns in zip(NO_DRAWS, *parts, strict=True)))
 
 
 @dataclass
@@ -52,12 +68,16 @@ class Listed:
         here = order[place]
         self.value[here[self.key[here] == np.repeat(keys, count)]] = 0.0
 
-    def without(self, number: int, of_exit: Integers, of_entry: Integers) -> Listed:
-        """Without what members of a group bring at the moments stated of each, -1 for none; of entries in no order."""
+    def without(self, number: int, *brought: tuple[Integers, Integers]) -> Listed:
+        """Without what members of a group bring at the moments that go with them; of entries in no order."""
         whose = np.flatnonzero((self.owner >= 0) & (self.owner >> MEMBER_BITS == number))
         member, key = self.owner[whose] & ((1 << MEMBER_BITS) - 1), self.key[whose]
         stays = np.ones(self.key.size, dtype=np.bool_)
-        stays[whose[(key == of_exit[member]) | (key == of_entry[member])]] = False
+        for members, keys in brought:
+            if members.size:
+                order = np.argsort(members)
+                place = order[np.minimum(np.searchsorted(members, member, sorter=order), members.size - 1)]
+                stays[whose[(members[place] == member) & (keys[place] == key)]] = False
         return Listed(self.key[stays], self.owner[stays], self.value[stays])
 
     def slice(self, key: int) -> slice:
@@ -89,7 +109,7 @@ class Flows:
         entries = [self._entries(number, np.arange(group.at.size)) for number, group in enumerate(groups)]
         self.credits = listed([*(credit for credit, _ in parts), *entries])
         self.draws = listed([draw for _, draw in parts])
-        self.keys = np.unique(np.concatenate([self.credits.key, self.draws.key]))
+        self.keys = distinct(np.sort(np.concatenate([distinct(self.credits.key), distinct(self.draws.key)])))
         self.credit = sums_at(self.credits, self.keys)
         self.draw = sums_at(self.draws, self.keys)
 
@@ -126,16 +146,13 @@ class Flows:
         credits = listed([kept(key, owner, value, accepted) for value in kinds])
         return credits, kept(key, owner, weight * deficit, accepted)
 
-    def drawn(self, key: int) -> list[Draw]:
+    def drawn(self, key: int) -> Draws:
         """Every deficit of a moment."""
         early, late = self.draws.slice(key), np.flatnonzero(self.late_draws.key == key)
         owner = np.concatenate([self.draws.owner[early], self.late_draws.owner[late]])
         value = np.concatenate([self.draws.value[early], self.late_draws.value[late]])
-        return [
-            Draw(int(one) >> MEMBER_BITS, int(one) & ((1 << MEMBER_BITS) - 1), float(deficit))
-            for one, deficit in zip(owner, value, strict=True)
-            if deficit > 0.0
-        ]
+        owner, value = owner[value > 0.0], value[value > 0.0]
+        return Draws(owner >> MEMBER_BITS, owner & ((1 << MEMBER_BITS) - 1), value)
 
     def take_back(self, number: int, members: Integers, never: Integers) -> Integers:
         """Forget what the exits of some members bring, and of those who will `never` have been also what their entries bring; before
@@ -149,10 +166,9 @@ class Flows:
         whose = owners(number, np.concatenate([members, never]))
         for early in (self.credits, self.draws):
             early.forget(keys, whose)
-        of_exit, of_entry = np.full((2, group.at.size), -1, dtype=np.int64)
-        of_exit[members], of_entry[never] = keys[: members.size], keys[members.size :]
-        self.late_credits = self.late_credits.without(number, of_exit, of_entry)
-        self.late_draws = self.late_draws.without(number, of_exit, of_entry)
+        of_exits, of_entries = (members, keys[: members.size]), (never, keys[members.size :])
+        self.late_credits = self.late_credits.without(number, of_exits, of_entries)
+        self.late_draws = self.late_draws.without(number, of_exits, of_entries)
         return keys
 
     def bring(self, number: int, members: Integers, new: Integers) -> Integers:
@@ -181,6 +197,13 @@ class Flows:
         place = np.searchsorted(self.keys, touched)
         self.credit[place] = sums_of(touched, self.credits, self.late_credits)
         self.draw[place] = sums_of(touched, self.draws, self.late_draws)
+
+
+def distinct(ascending: Integers) -> Integers:
+    """Each value once."""
+    new = np.ones(ascending.size, dtype=np.bool_)
+    new[1:] = ascending[1:] != ascending[:-1]
+    return ascending[new]
 
 
 def owners(number: int, members: Integers) -> Integers:

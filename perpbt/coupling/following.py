@@ -75,7 +75,9 @@ class FollowedRows(SymbolRows):
         """Change the positions in rows `at` and let them live on."""
         super().change(at, moment, change, fee)
         for place in at.tolist():
-            self.after[place] = float(self.kept[place]["wallet"][0]) + float(self.rows["back"][place])
+            self.after[place] = float(self.kept["wallet"][self.kept_at[place]]) + float(
+                self.rows["back"][place]
+            )
 
     def follow_on(self, at: Integers) -> Table:
         """What the accounts of the positions in rows `at` do once these are over."""
@@ -118,6 +120,10 @@ class FollowedGroup(Group):
         self.followed, self.weigh = of, weigh
         self.gone = np.zeros(self.at.size, dtype=np.bool_)
         self._stores: dict[str, np.ndarray] = {}
+
+    def among(self, moment: int) -> tuple[Integers, int]:
+        """See `Group.among`: positions come and go."""
+        return self._room, -1
 
     def later(self, members: Integers) -> Integers:
         """See `Group.later`."""

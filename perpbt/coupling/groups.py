@@ -14,6 +14,7 @@ import numpy as np
 from perpbt.adl import Candidates
 from perpbt.engines.given import Wishes
 from perpbt.kernels.coupled.deleveraging import change_positions, find_winners, requirements
+from perpbt.kernels.coupled.rounds import TOLD, rank_winners
 from perpbt.kernels.tables import (
     ACCEPTED,
     CALL,
@@ -42,9 +43,13 @@ class SymbolRows(ABC):
     rows: Table
     table_rows: Integers  # which rows of the accounts table they are
     when: Integers  # of each bar, its place among all times of the run
-    kept: dict[int, Table] = field(
-        default_factory=dict, init=False
-    )  # those changed before, by place in `rows`
+    kept: Table = field(
+        default_factory=lambda: np.zeros(0, dtype=KEPT), init=False
+    )  # as those changed before were kept
+    kept_at: Integers = field(
+        default_factory=lambda: np.zeros(0, dtype=np.int64), init=False
+    )  # of each row its place there, -1 for none
+    used: int = field(default=0, init=False)  # of `kept`
     calls: list[Table] = field(default_factory=list, init=False)
 
     @abstractmethod
@@ -54,18 +59,34 @@ class SymbolRows(ABC):
     def change(self, at: Integers, moment: int, change: Changes, fee: float) -> None:
         """Change the positions in rows `at` and let them live on."""
         bar, phase = divmod(moment, 3)
-        kept = np.zeros(at.size, dtype=KEPT)
-        for k, place in enumerate(at.tolist()):
-            if place in self.kept:
-                kept[k] = self.kept[place][0]
-        calls = unused(CALL, at.size)
+        places = self.places(at)
+        kept, calls = self.kept[places], unused(CALL, at.size)
         change_positions(
             self.market, self.rates, *self.asked(at), kept, self.rows,
-            at, calls, bar, phase, change.shares, change.taken, change.prices, fee, True,
+            np.arange(at.size), at, calls, bar, phase, change.shares, change.taken, change.prices, fee, True,
         )  # fmt: skip
-        for k, place in enumerate(at.tolist()):
-            self.kept[place] = kept[k : k + 1]
-        self.calls.append(calls[calls["row"] >= 0])
+        self.kept[places] = kept
+        self.keep_calls(calls)
+
+    def keep_calls(self, calls: Table) -> None:
+        """Keep those of a change that were made use of."""
+        used = np.flatnonzero(calls["row"] >= 0)
+        self.calls.append(calls[used] if used.size else calls[:0])
+
+    def places(self, at: Integers) -> Integers:
+        """Where the positions in rows `at` are kept; of those never changed before nothing is known yet."""
+        known = self.kept_at.size
+        if known < self.rows.size:  # with room for rows to come
+            more = np.full(max(self.rows.size, 2 * known) - known, -1)
+            self.kept_at = np.concatenate([self.kept_at, more])
+        new = at[self.kept_at[at] < 0]
+        self.kept_at[new] = self.used + np.arange(new.size)
+        self.used += new.size
+        if self.used > self.kept.size:
+            more = np.zeros(self.used, dtype=KEPT)
+            self.kept = np.concatenate([self.kept, more])
+        places: Integers = self.kept_at[at]
+        return places
 
     def all_calls(self) -> Table:
         """Parts closed and margins taken, by row and in the order of time."""
@@ -105,22 +126,31 @@ class Group:
     def __init__(
         self, of: SymbolRows, world: int, at: Integers, weight: Floats, identifier: Integers
     ) -> None:
+        self.known(of, world, at, weight, identifier)
+        rejection, entry_bar, exit_bar, phase, side = columns_of(
+            of.rows, at, "rejection", "entry_bar", "exit_bar", "phase", "side"
+        )
+        opened = rejection == ACCEPTED
+        self.since = np.where(opened, 3 * entry_bar + 1, NEVER)
+        self.until = np.where(opened, 3 * exit_bar + phase, -1)
+        self.side = side.astype(np.float64)
+        self.entry, self.funding, self.quantity, self.margin = columns_of(
+            of.rows, at, "entry", "entry_funding", "quantity", "margin"
+        )
+
+    def known(self, of: SymbolRows, world: int, at: Integers, weight: Floats, identifier: Integers) -> None:
+        """What holds before anybody looks at what the rows say."""
         self.of, self.world, self.at, self.weight, self.identifier = of, world, at, weight, identifier
-        rows = of.rows  # a column at a time: whole rows would be copied
-        opened = rows["rejection"][at] == ACCEPTED
-        self.since = np.where(opened, 3 * rows["entry_bar"][at] + 1, NEVER)
-        self.until = np.where(opened, 3 * rows["exit_bar"][at] + rows["phase"][at], -1)
-        self.side = rows["side"][at].astype(np.float64)
-        self.entry, self.funding = rows["entry"][at], rows["entry_funding"][at]
-        self.quantity, self.margin = rows["quantity"][at], rows["margin"][at]
         self.given_up, self.socialised = np.zeros(at.size), np.zeros(at.size)
         self.outside = 0.0  # notional an outside counterparty has taken
-        self._room = np.empty(at.size, dtype=np.int64)
+        self._room, self._told = np.empty(at.size, dtype=np.int64), np.empty((TOLD, 0))
+        self._since: Integers | None = None  # ascending; once somebody has been looked for
+        self._to_come = self._alive = np.zeros(0, dtype=np.int64)
+        self._entered = 0
 
     def of_rows(self, members: Integers, *names: str) -> list[Any]:
-        """Columns of their rows: whole rows are long, and copied slowly."""
-        at = self.at[members]
-        return [self.of.rows[name][at] for name in names]
+        """Columns of their rows."""
+        return columns_of(self.of.rows, self.at[members], *names)
 
     def key(self, moments: Integers) -> Integers:
         """Moments of this symbol's bars as moments of all times of the run."""
@@ -138,6 +168,33 @@ class Group:
         """Who is open at a moment on that side and in profit at a price; with side 0 who is open."""
         found = find_winners(self.since, self.until, self.side, self.entry, moment, side, price, self._room)
         return self._room[:found].copy()
+
+    def winners(
+        self, moment: int, side: float, price: float, mark: float, rank: int
+    ) -> tuple[Integers, Floats]:
+        """Who can be closed at a price for others: open on that side, in profit there and worth something; and what `rank_winners` tells of
+        them, in the first columns.
+        """
+        if self._told.shape[1] < self.at.size:
+            self._told = np.empty((TOLD, self.at.size))
+        among, count = self.among(moment)
+        found = rank_winners(
+            self.market(side), self.of.rates, among, count, self.since, self.until, self.side, self.entry, self.funding, self.quantity,
+            self.margin, self.weight, moment, side, price, mark, rank, self._room, self._told,
+        )  # fmt: skip
+        return self._room[:found].copy(), self._told
+
+    def among(self, moment: int) -> tuple[Integers, int]:
+        """Among whom anybody open at a moment is to be looked for: the first so many of these, or, below 0, everybody. Moments ascend, so
+        that who has left is not looked at again.
+        """
+        if self._since is None:
+            self._to_come = np.argsort(self.since, kind="stable")
+            self._since, self._entered = self.since[self._to_come], 0
+        entered, self._entered = self._entered, int(np.searchsorted(self._since, moment, side="right"))
+        alive = np.concatenate([self._alive, self._to_come[entered : self._entered]])
+        self._alive = alive[self.until[alive] > moment]
+        return self._alive, self._alive.size
 
     def paid(self, members: Integers, moment: int) -> tuple[Floats, Floats]:
         """CF since entry, per unit of quantity and of each position."""
@@ -184,3 +241,10 @@ class Group:
         rows = self.of.rows[at]
         self.until[changes.members] = 3 * rows["exit_bar"] + rows["phase"]
         return changes.members[:0]
+
+
+def columns_of(rows: Table, at: Integers, *names: str) -> list[Any]:
+    """Columns of some rows, one at a time: whole rows are long, and copied slowly."""
+    if at.size == rows.size and bool((at[1:] - at[:-1] == 1).all()):  # all of them, in their order
+        return [rows[name].copy() for name in names]
+    return [rows[name][at] for name in names]

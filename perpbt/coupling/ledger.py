@@ -43,10 +43,14 @@ def coupled_ledger(
         fill_in_unused(book, terms, events, paid_in, whose, settlements, after)
     covers = covers_by_moment(settlements, times)
     uncovered = np.zeros(events.size)
-    for at in np.flatnonzero(events["deficit"] > 0.0)[
-        ::-1
-    ].tolist():  # the first deficit of a moment tells it
-        moment = (int(events["time"][at]), int(events["world"][at]), int(events["symbol"][at]))
+    owing = np.flatnonzero(events["deficit"] > 0.0) if covers else np.zeros(0, dtype=np.int64)
+    time, market, of = (events[name][owing] for name in ("time", "world", "symbol"))
+    order = np.lexsort((of, market, time))  # stable: the first deficit of a moment tells it
+    time, market, of = time[order], market[order], of[order]
+    first = np.ones(order.size, dtype=np.bool_)
+    first[1:] = (np.diff(time) != 0) | (np.diff(market) != 0) | (np.diff(of) != 0)
+    moments = zip(time[first].tolist(), market[first].tolist(), of[first].tolist(), strict=True)
+    for moment, at in zip(moments, owing[order[first]].tolist(), strict=True):
         if moment in covers:
             covers[moment]["at"] = at
     for cover in covers.values():

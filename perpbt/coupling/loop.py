@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from perpbt.coupling.flows import Draw
+from perpbt.coupling.flows import NO_DRAWS, Draws, all_draws
 from perpbt.coupling.groups import NEVER, Group
 from perpbt.coupling.looped import END, OPEN, RANGE, Looped
 from perpbt.coupling.refilling import fill
@@ -32,7 +32,7 @@ class LoopFund(Fund):
         super().__init__(groups, terms, seed, times)
         self.fee_share = fee_share
         self.credits: dict[int, list[float]] = {}
-        self.draws: dict[int, list[Draw]] = {}
+        self.draws: dict[int, list[Draws]] = {}
         self.payments: list[tuple[int, float]] = []
         self.number = {id(group): number for number, group in enumerate(groups)}
 
@@ -56,10 +56,8 @@ class LoopFund(Fund):
         owed = weight * rows["deficit"]
         here = np.flatnonzero(owed > 0.0)
         if here.size:
-            self.draws.setdefault(key, []).extend(
-                Draw(self.number[id(group)], int(member), float(value))
-                for member, value in zip(members[here], owed[here], strict=True)
-            )
+            mine = np.full(here.size, self.number[id(group)])
+            self.draws.setdefault(key, []).append(Draws(mine, members[here], owed[here]))
 
     def pay_in(self, keys: Integers, amounts: Floats) -> None:
         """See `Fund.pay_in`."""
@@ -70,12 +68,12 @@ class LoopFund(Fund):
         while self.payments and self.payments[0][0] <= key:
             at, amount = self.payments.pop(0)
             if at < key:
-                self.meet(at, amount, 0.0, [])
+                self.meet(at, amount, 0.0, NO_DRAWS)
             else:
                 self.credits.setdefault(key, []).append(amount)
-        credits, draws = self.credits.pop(key, []), self.draws.pop(key, [])
-        if credits or draws:
-            self.meet(key, math.fsum(credits), math.fsum(draw.deficit for draw in draws), draws)
+        credits, draws = self.credits.pop(key, []), all_draws(self.draws.pop(key, [NO_DRAWS]))
+        if credits or draws.member.size:
+            self.meet(key, math.fsum(credits), draws.whole, draws)
 
     def change(self, number: int, event: Shortfall, key: int) -> None:
         """Change positions where they are; fees on it are the fund's in the next phase."""
@@ -199,9 +197,9 @@ class Loop:
 
 def liquidated_weight(groups: Iterable[Group]) -> float:
     """How many accounts are liquidated in the rows as they are now."""
-    return math.fsum(
-        value
+    fell = [
+        group.weight[there][group.of.rows["reason"][group.at[there]] == LIQUIDATION]
         for group in groups
-        for at in [group.at[group.at >= 0]]
-        for value in group.weight[group.at >= 0][group.of.rows["reason"][at] == LIQUIDATION].tolist()
-    )
+        for there in [group.at >= 0]
+    ]
+    return math.fsum(np.concatenate([np.zeros(0), *fell]).tolist())

@@ -138,6 +138,10 @@ class Looped(Group):
         """The bars as a side sees them."""
         return self.views.of[1 if side > 0.0 else -1]
 
+    def among(self, moment: int) -> tuple[Integers, int]:
+        """See `Group.among`: who comes is not known beforehand."""
+        return self._room, -1
+
     # --------------------------------------------------------------------------------------------- in time
     def next_bar(self, bar: int) -> int:
         """The first bar from `bar` on in which anything can happen; the number of bars if there is none."""
@@ -312,12 +316,11 @@ class Looped(Group):
     ) -> Table:
         """Change members of one side in a bar (-1: not at all) and let them live on to their exits, or leave them there."""
         side, at = int(self.side[members[0]]), self.at[members]
-        kept, calls = self.kept[members], unused(CALL, members.size)
+        calls = unused(CALL, members.size)
         change_positions(
-            self.views.of[side], self.of.rates, self.plans[members], self.of.signals, self.lanes[members], kept, self.of.rows, at,
+            self.views.of[side], self.of.rates, self.plans, self.of.signals, self.lanes, self.kept, self.of.rows, members, at,
             calls, bar, phase, changes.shares, changes.taken, changes.prices, fee, to_the_end,
         )  # fmt: skip
-        self.kept[members] = kept
         return calls[calls["row"] >= 0]
 
     def carry_out(self, changes: Changes, moment: int, fee: float) -> Integers:

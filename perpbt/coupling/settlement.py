@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from perpbt.config import TriggerSpec
-from perpbt.coupling.flows import Draw, Flows
+from perpbt.coupling.flows import Draws, Flows
 from perpbt.coupling.groups import Group
 from perpbt.coupling.refilling import Crowding
 from perpbt.coupling.shortfall import Bankrupt, Cover, Shortfall
@@ -97,7 +97,7 @@ class Fund(ABC):
         if self.floor is not None:
             self.floor.see(int(self.times[key // 3]), balance)
 
-    def meet(self, key: int, credit: float, drawn: float, draws: Sequence[Draw]) -> None:
+    def meet(self, key: int, credit: float, drawn: float, draws: Draws) -> None:
         """A moment with its flows: credits, then draws, then whoever covers what the fund cannot or may not pay."""
         self.watch(key // 3)
         balance = self.balance + credit
@@ -113,13 +113,12 @@ class Fund(ABC):
         self.covered += covers
         self.after(key, balance - more)
 
-    def cover(self, key: int, drawn: float, short: float, draws: Sequence[Draw]) -> list[Covered]:
+    def cover(self, key: int, drawn: float, short: float, draws: Draws) -> list[Covered]:
         """Symbol by symbol, in order."""
         covers = []
-        for number in sorted({draw.group for draw in draws}):
-            group, mine = self.groups[number], [draw for draw in draws if draw.group == number]
-            members = np.array([draw.member for draw in mine], dtype=np.int64)
-            deficits = np.array([draw.deficit for draw in mine])
+        for number in sorted(set(draws.group.tolist())):
+            group, mine = self.groups[number], draws.group == number
+            members, deficits = draws.member[mine], draws.deficit[mine]
             first = (
                 -1.0 if group.of.rates.terms.inverse else 1.0
             )  # longs first; those of the mirror are short there
@@ -209,12 +208,12 @@ class Settlement(Fund):
         members, fee = changes.members, 0.0 if self.terms.adl is None else self.terms.adl.fee
         never = group.later(members)  # what they did after, they will not have done
         all_of_them = np.concatenate([members, never])
-        before = group.of.rows[group.at[all_of_them]].copy()
+        before = None if self.crowding is None else group.of.rows[group.at[all_of_them]].copy()
         touched = [self.flows.take_back(number, all_of_them, never)]
         new = group.carry_out(changes, event.moment, fee)
         everyone = np.concatenate([members, new])
         touched.append(self.flows.bring(number, everyone, new))
-        if self.crowding is not None:
+        if self.crowding is not None and before is not None:
             touched.append(self.crowding.follow(self.flows, number, everyone, before))
         if fee > 0.0:
             touched.append(self.fees(number, event, key))

@@ -13,7 +13,11 @@ from typing import Any
 import numpy as np
 
 from perpbt.adl import allocate, spread
+from perpbt.adl.allocations import find_policy
+from perpbt.adl.candidates import quotient
+from perpbt.adl.filling import head, in_turn
 from perpbt.coupling.groups import Changes, Group
+from perpbt.kernels.coupled.rounds import HELD, RANKS, SCORE, UNRANKED, WORTH, least_share
 from perpbt.kernels.tables import MARK_CLOSE, MARK_HIGH, MARK_LOW, MARK_OPEN, Floats, Integers
 from perpbt.running.terms import Terms
 
@@ -38,10 +42,11 @@ class Bankrupt:
         """Those of one side among the bankrupt of a group."""
         mine = group.side[members] == side
         members, deficits = members[mine], deficits[mine]
-        rows, weight = group.of.rows[group.at[members]], group.weight[members]
-        quantity = weight * rows["exit_quantity"]
-        moved = rows["exit_funding"] - rows["entry_funding"]
-        price = (rows["entry"] - side * (rows["exit_margin"] / rows["exit_quantity"])) + moved
+        held, margin, entry, charged, before = group.of_rows(
+            members, "exit_quantity", "exit_margin", "entry", "exit_funding", "entry_funding"
+        )
+        quantity = group.weight[members] * held
+        price = (entry - side * (margin / held)) + (charged - before)
         worth = quantity * price
         real = deficits > DUST * worth
         whole = math.fsum(quantity[real].tolist())
@@ -122,24 +127,32 @@ class Shortfall:
         assert adl is not None
         price, each = self.price(bankrupt)
         wanted = fraction * bankrupt.quantity
-        winners = group.open_at(self.moment, -bankrupt.side, price)
-        winners = winners[group.equity(winners, self.moment, price) > 0.0]
+        mark, _ = self.marks(bankrupt.side)
+        rank = rank_of(self.terms.policy) if adl.lot is None else UNRANKED
+        winners, told = group.winners(self.moment, -bankrupt.side, price, mark, rank)
         placed, given = 0.0, 0.0
         if winners.size:
-            mark, _ = self.marks(bankrupt.side)
-            told = group.candidates(winners, self.moment, mark)
-            closed = allocate(self.terms.policy, told, wanted, lot=adl.lot, **adl.options)
+            if rank == UNRANKED:
+                hit, closed, how = self.allocated(winners, wanted, price, mark)
+            else:
+                hit, closed, how = queued(group.identifier, winners, told, wanted, abs(mark - price))
             placed = math.fsum(closed.tolist())
-            self.measures.append(
-                {"side": bankrupt.side, "winners": winners.size}
-                | spread(told, closed, wanted, price, adl.lot)
-            )
-            hit = np.flatnonzero(closed > 0.0)
-            self.note(winners[hit], closed[hit], told.quantity[hit], price, each, bankrupt.side)
-            given = min(math.fsum((closed[hit] * each).tolist()), part)
+            self.measures.append({"side": bankrupt.side, "winners": winners.size} | how)
+            self.note(winners[hit], closed, told[HELD, hit], price, each, bankrupt.side)
+            given = min(math.fsum((closed * each).tolist()), part)
         if self.terms.price == "bankruptcy" and placed >= wanted * (1.0 - DUST):
             return part, 0.0
         return given, self.outsider(wanted - placed, wanted, price, each, part - given)
+
+    def allocated(
+        self, winners: Integers, wanted: float, price: float, mark: float
+    ) -> tuple[Integers, Floats, dict[str, float]]:
+        """Which of the winners a policy of any kind closes, how much of each, and how well it was spread."""
+        adl, told = self.terms.adl, self.group.candidates(winners, self.moment, mark)
+        assert adl is not None
+        closed = allocate(self.terms.policy, told, wanted, lot=adl.lot, **adl.options)
+        hit = np.flatnonzero(closed > 0.0)
+        return hit, closed[hit], spread(told, closed, wanted, price, adl.lot)
 
     def note(
         self, members: Integers, closed: Floats, held: Floats, price: float, each: float, side: float
@@ -150,7 +163,7 @@ class Shortfall:
         mine = (closed / group.weight[members]) * each
         self.rows.append(
             {
-                "member": members, "kind": np.full(members.size, "adl"), "bankrupt_side": np.full(members.size, side),
+                "member": members, "kind": "adl", "bankrupt_side": np.full(members.size, side),
                 "quantity": closed / group.weight[members], "fraction": share, "price": np.full(members.size, price),
                 "given_up": mine,
             }
@@ -199,7 +212,7 @@ class Shortfall:
         nothing = np.full(hit.size, np.nan)
         self.rows.append(
             {
-                "member": members, "kind": np.full(hit.size, "socialised"), "bankrupt_side": np.zeros(hit.size),
+                "member": members, "kind": "socialised", "bankrupt_side": np.zeros(hit.size),
                 "quantity": np.zeros(hit.size), "fraction": np.zeros(hit.size), "price": nothing, "given_up": mine,
             }
         )  # fmt: skip
@@ -207,6 +220,11 @@ class Shortfall:
 
     def changes(self) -> Changes:
         """What happens to whom, once."""
+        if not self.taken and len(self.members) == 1:
+            order = np.argsort(self.members[0])
+            return Changes(
+                self.members[0][order], self.shares[0][order], self.prices[0][order], np.zeros(order.size)
+            )
         members = np.concatenate([np.zeros(0, dtype=np.int64), *self.members])
         also = np.setdiff1d(np.array(list(self.taken), dtype=np.int64), members)
         everyone = np.concatenate([members, also])
@@ -215,3 +233,27 @@ class Shortfall:
         taken = np.array([self.taken.get(int(member), 0.0) for member in everyone], dtype=np.float64)
         order = np.argsort(everyone, kind="stable")
         return Changes(everyone[order], shares[order], prices[order], taken[order])
+
+
+def rank_of(policy: str) -> int:
+    """The number of the ranking a policy queues by; UNRANKED for what is left to `perpbt.adl`."""
+    allocation, variant = find_policy(policy)
+    return RANKS.get(variant, UNRANKED) if allocation.function.__name__ == "queue" else UNRANKED
+
+
+def queued(
+    identifier: Integers, winners: Integers, told: Floats, wanted: float, gap: float
+) -> tuple[Integers, Floats, dict[str, float]]:
+    """The same of a queue: what `allocate` and `spread` of `perpbt.adl` say, without a look at those who are not closed."""
+    held, score = told[HELD, : winners.size], told[SCORE, : winners.size]
+    hit = head(held, score, wanted)
+    closed = in_turn(held[hit], score[hit], wanted, identifier[winners[hit]])
+    hit, closed = hit[closed > 0.0], closed[closed > 0.0]
+    taken, needed = closed * gap, wanted * gap
+    whole = math.fsum(taken.tolist())
+    largest = float(np.max(quotient(taken, told[WORTH, hit]), initial=0.0))
+    best = float(least_share(told, winners.size, gap, whole))
+    return hit, closed, {
+        "needed": needed, "taken": whole, "overshoot": abs(whole - needed), "largest_share": largest,
+        "fairness_regret": abs(largest - best) * whole,
+    }  # fmt: skip

@@ -19,6 +19,7 @@ from perpbt.running.terms import Terms
 
 PHASES = ("open", "range")
 NO_MONEY = 1e-9  # below a coin's smallest part: rounding
+KINDS = ("adl", "socialised")
 NUMBERS = ("quantity", "fraction", "price", "given_up")
 
 
@@ -52,7 +53,8 @@ def deleveraged(
     )
     numbers = {name: np.concatenate([np.zeros(0), *(one[name] for _, _, one in parts)]) for name in NUMBERS}
     against = np.concatenate([np.zeros(0), *(one["bankrupt_side"] for _, _, one in parts)])
-    kinds = np.concatenate([np.zeros(0, dtype="<U10"), *(one["kind"] for _, _, one in parts)])
+    kind_of = np.array([KINDS.index(one["kind"]) for _, _, one in parts], dtype=np.int64)
+    kinds = words(KINDS, np.repeat(kind_of, [key.size for key, _, _ in parts]))
     weight = np.concatenate([np.zeros(0), *(group.weight[one["member"]] for _, group, one in parts)])
     labels = labelled(0, size, lanes)
     picked = pl.Series(table_row.astype(np.uint32))
@@ -62,8 +64,8 @@ def deleveraged(
         {
             "time": moments_of(times[keys // 3]),
             "world": told_as["world"], "symbol": told_as["symbol"],
-            "phase": pl.Series(PHASES, dtype=pl.String).gather(pl.Series((keys % 3).astype(np.uint32))),
-            "kind": pl.Series(kinds.tolist(), dtype=pl.String),
+            "phase": words(PHASES, keys % 3),
+            "kind": kinds,
             "bankrupt_side": side_words(against),
             "account": told_as["account"], "position": told_as["position"], "side": side_words(own), "weight": weight,
             **numbers,
@@ -76,7 +78,7 @@ def deleveraged(
             "key": keys,
             "world": told_as["world"],
             "symbol": told_as["symbol"],
-            "kind": kinds.tolist(),
+            "kind": kinds,
             "named": named,
         }
     )
@@ -111,7 +113,12 @@ def spreads(book: Book, settlements: Sequence[Fund], times: Integers) -> pl.Data
 
 def side_words(sides: Floats) -> pl.Series:
     """Sides by name; null for neither."""
-    return pl.Series([{1.0: "long", -1.0: "short"}.get(side) for side in sides.tolist()], dtype=pl.String)
+    return words(("short", None, "long"), sides.astype(np.int64) + 1)
+
+
+def words(names: Sequence[str | None], codes: Integers) -> pl.Series:
+    """A name a code."""
+    return pl.Series(names, dtype=pl.String).gather(pl.Series(codes.astype(np.uint32)))
 
 
 def told(terms: Terms, adl: pl.DataFrame) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """A world's positions in one symbol through all bars together, until somebody owes something.
 
 Bars outside, positions inside. Whatever can end a position, or move its trailing stop, crosses a level of its own (`looping.py`). A window
-of bars at a time all open positions are screened once, against the extremes of the whole window; in each of its bars only those that may
-cross something in it, and who has entered since, are looked at. So a bar costs what happens in it.
+of bars at a time all open positions are screened once, against the extremes of the whole window, and who enters in it against those of what
+is left of it; in each of its bars only those that may cross something in it are looked at. So a bar costs what happens in it. Levels follow from
+the row of a position as it was opened; the position itself is made only when one of them is crossed.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import numpy as np
 
 from perpbt.kernels.accounts import bare_market, bare_rates, term_of
 from perpbt.kernels.blocks import BLOCK, BLOCKS
-from perpbt.kernels.compile import bare, hold, kernel, part
+from perpbt.kernels.compile import aside, bare, hold, kernel, part
+from perpbt.kernels.contracts import moved, on_tick
 from perpbt.kernels.coupled.deleveraging import change
 from perpbt.kernels.coupled.looping import CEILING, FACTOR, FLOOR, GUARD
 from perpbt.kernels.epochs import epoch_at, rates_in, renewed
-from perpbt.kernels.opening import open_position
+from perpbt.kernels.levels import level
+from perpbt.kernels.margin import Position, make_position
+from perpbt.kernels.opening import open_position, series_value
 from perpbt.kernels.tables import (
     ACCEPTED,
     CLOSE,
@@ -25,35 +29,64 @@ from perpbt.kernels.tables import (
     LOW,
     MARK_HIGH,
     MARK_LOW,
+    NONE,
     OPEN,
     RANGE,
     TIME,
     Codes,
     Floats,
     Integers,
+    Lane,
     Market,
     Plan,
     Rates,
+    Row,
     Signals,
     Table,
 )
-from perpbt.kernels.tiles import keep, path_of, position_of
+from perpbt.kernels.tiles import AHEAD, keep, path_of, position_of
 from perpbt.kernels.walking import at_open, in_range
 from perpbt.kernels.watching import Path, start, watch_for
 
 WINDOW = 32  # bars
 NOWHERE = 1 << 62  # of `until`: still open
 # entries of `state`: where all stand, and how many there are of what
-BAR, PHASE, ENTERED, DUE, COUNT, CANDIDATES, SCREENED, LEFT = range(8)
-STATE = 8
+BAR, PHASE, ENTERED, DUE, COUNT, CANDIDATES, SCREENED, LEFT, FIRST = range(9)
+STATE = 9
+# rows of what is left of a window from each of its bars on
+LOWEST, HIGHEST, ADVERSE_LOW, ADVERSE_HIGH, LEAST_PAID, MOST_PAID = range(6)
+REST = 6
 # what `advance` returns when it is over, and when a row has ended at another moment than was found
 DONE, WRONG = -1, -2
 
 
 @part
-def write_levels(market: Market, rates: Rates, one: Plan, extreme: float, levels: Floats, j: int) -> None:
-    """The levels of member j under the tiers in force."""
-    position = renewed(market, rates, position_of(one))
+def position_in(
+    market: Market, rates: Rates, plan: Plan, signals: Signals, lane: Lane, one: Plan, row: Row, side: float
+) -> Position:
+    """A position as it stands under these rates: as it was kept, or, if it never was, as its row says it was opened."""
+    if one["state"] != AHEAD:
+        return renewed(market, rates, position_of(one))
+    entry, before, terms, trail = row["entry"], lane["bar"] - 1, rates.terms, plan["trail"]
+    stop = level(
+        terms, plan["stop_kind"], plan["stop_value"], -side, entry, plan["leverage"],
+        series_value(plan["stop_kind"], plan["stop_series"], signals, before),
+    )  # fmt: skip
+    target = level(
+        terms, plan["target_kind"], plan["target_value"], side, entry, plan["leverage"],
+        series_value(plan["target_kind"], plan["target_series"], signals, before),
+    )  # fmt: skip
+    return make_position(
+        rates, side, row["quantity"], entry, row["margin"], row["entry_funding"], market.highest_mark,
+        -np.inf if plan["stop_kind"] == NONE else side * on_tick(terms, side, stop),
+        np.inf if plan["target_kind"] == NONE else side * on_tick(terms, side, target),
+        0.0 if np.isnan(trail) else moved(terms, 1.0, -(side * trail)),
+    )  # fmt: skip
+
+
+@part
+def write_levels(position: Position, extreme: float, levels: Floats, j: int) -> None:
+    """The levels of member j."""
     stop, target = position.stop, position.target
     if position.trail != 0.0:
         stop, target = max(stop, extreme * position.trail), min(target, extreme)
@@ -62,6 +95,15 @@ def write_levels(market: Market, rates: Rates, one: Plan, extreme: float, levels
     else:
         levels[j, FLOOR], levels[j, CEILING] = -target, -stop
     levels[j, FACTOR], levels[j, GUARD] = position.guard_factor, position.guard_level
+
+
+@aside
+def renew_levels(
+    market: Market, rates: Rates, plan: Plan, signals: Signals, lane: Lane, one: Plan, row: Row, side: float, extreme: float, levels: Floats,
+    j: int,
+) -> None:  # fmt: skip
+    """The levels of member j under these rates."""
+    write_levels(position_in(market, rates, plan, signals, lane, one, row, side), extreme, levels, j)
 
 
 @part
@@ -88,14 +130,13 @@ def crosses_in(market: Market, levels: Floats, j: int, side: float, bar: int) ->
 
 
 @part
-def screen(
-    market: Market, levels: Floats, side: Floats, open_: Integers, count: int, candidates: Integers, chosen: Codes, first: int, last: int
-) -> int:  # fmt: skip
-    """Write to `candidates` which of the open members may cross a level in the bars [first, last); returns how many."""
+def look_over(market: Market, first: int, last: int, rest: Floats) -> None:
+    """Write to `rest` the extremes of the bars from each of [first, last) on to `last`."""
     series = market.series
     lowest, highest, adverse_low, adverse_high = np.inf, -np.inf, np.inf, -np.inf
     least, most = np.inf, -np.inf
-    for i in range(first, last):
+    for back in range(last - first):
+        i = last - 1 - back
         lowest = min(lowest, min(series[LOW, i], series[MARK_LOW, i]))
         highest = max(highest, max(series[HIGH, i], series[MARK_HIGH, i]))
         adverse_low, adverse_high = (
@@ -103,21 +144,46 @@ def screen(
             max(adverse_high, series[MARK_HIGH, i]),
         )
         least, most = min(least, series[FUNDING, i]), max(most, series[FUNDING, i])
+        rest[i - first, LOWEST], rest[i - first, HIGHEST] = lowest, highest
+        rest[i - first, ADVERSE_LOW], rest[i - first, ADVERSE_HIGH] = adverse_low, adverse_high
+        rest[i - first, LEAST_PAID], rest[i - first, MOST_PAID] = least, most
+
+
+@part
+def near(levels: Floats, side: Floats, j: int, rest: Floats, k: int) -> bool:
+    """Whether member j may cross a level in what is left of a window from its bar k on."""
+    if side[j] > 0.0:
+        return crosses(
+            levels, j, rest[k, LOWEST], rest[k, HIGHEST], rest[k, ADVERSE_LOW], rest[k, MOST_PAID], 1.0
+        )
+    return crosses(
+        levels, j, rest[k, LOWEST], rest[k, HIGHEST], rest[k, ADVERSE_HIGH], rest[k, LEAST_PAID], -1.0
+    )
+
+
+@part
+def screen(
+    levels: Floats,
+    side: Floats,
+    open_: Integers,
+    count: int,
+    candidates: Integers,
+    chosen: Codes,
+    rest: Floats,
+) -> int:
+    """Write to `candidates` which of the open members may cross a level in a window; returns how many."""
     found = 0
     for k in range(count):
         j = open_[k]
-        if side[j] > 0.0:
-            near = crosses(levels, j, lowest, highest, adverse_low, most, 1.0)
-        else:
-            near = crosses(levels, j, lowest, highest, adverse_high, least, -1.0)
-        chosen[j] = 1 if near else 0
-        if near:
+        chosen[j] = 0
+        if near(levels, side, j, rest, 0):
+            chosen[j] = 1
             candidates[found] = j
             found += 1
     return found
 
 
-@part
+@aside
 def why(market: Market, rates: Rates, plan: Plan, one: Plan, extreme: float, bar: int, phase: int) -> int:
     """The reason to leave in this phase of a bar, -1 to stay."""
     position, path = renewed(market, rates, position_of(one)), path_of(one)
@@ -136,7 +202,7 @@ def why(market: Market, rates: Rates, plan: Plan, one: Plan, extreme: float, bar
     return reason
 
 
-@part
+@aside
 def open_again(market: Market, rates: Rates, plan: Plan, signals: Signals, lane: Plan, kept: Plan) -> None:
     """The position of a lane as it is opened; its row is written already."""
     side, bar = float(lane["fixed_side"]), lane["bar"]
@@ -164,8 +230,8 @@ def take_out(open_: Integers, slot: Integers, count: int, j: int) -> int:
 
 @part
 def look_ahead(
-    market: Market, rates: Rates, kept: Table, extreme: Floats, levels: Floats, side: Floats, open_: Integers, candidates: Integers,
-    chosen: Codes, state: Integers,
+    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, at: Integers, extreme: Floats,
+    levels: Floats, side: Floats, open_: Integers, candidates: Integers, chosen: Codes, rest: Floats, state: Integers,
 ) -> None:  # fmt: skip
     """Meet the tiers of a new epoch, and find who may cross a level in the next window."""
     bar, count, epochs = state[BAR], state[COUNT], rates.since
@@ -174,20 +240,24 @@ def look_ahead(
     if renewing:
         now = rates_in(rates, epoch)
         for k in range(count):
-            write_levels(market, now, kept[open_[k]], extreme[open_[k]], levels, open_[k])
+            j = open_[k]
+            renew_levels(
+                market, now, plans[j], signals, lanes[j], kept[j], rows[at[j]], side[j], extreme[j], levels, j
+            )  # fmt: skip
     if renewing or bar >= state[SCREENED]:
         until = min(bar + WINDOW, market.time.size)
         if epoch + 1 < epochs.size:
             until = min(until, epochs[epoch + 1])
-        state[CANDIDATES] = screen(market, levels, side, open_, count, candidates, chosen, bar, until)
-        state[SCREENED] = until
+        look_over(market, bar, until, rest)
+        state[CANDIDATES] = screen(levels, side, open_, count, candidates, chosen, rest)
+        state[SCREENED], state[FIRST] = until, bar
 
 
 @part
 def let_in(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, at: Integers, entering: Integers,
-    entry_bars: Integers, moments: Integers, money: Floats, extreme: Floats, levels: Floats, open_: Integers, slot: Integers,
-    candidates: Integers, chosen: Codes, state: Integers,
+    entry_bars: Integers, moments: Integers, money: Floats, side: Floats, extreme: Floats, levels: Floats, open_: Integers, slot: Integers,
+    candidates: Integers, chosen: Codes, rest: Floats, state: Integers,
 ) -> None:  # fmt: skip
     """Open whose bar has come."""
     bar, count, found = state[BAR], state[COUNT], state[CANDIDATES]
@@ -197,57 +267,68 @@ def let_in(
         row = rows[at[j]]
         if row["rejection"] != ACCEPTED:
             continue
-        open_again(market, rates, plans[j], signals, lanes[j], kept[j])
-        extreme[j] = kept[j]["extreme"]
+        extreme[j] = side[j] * row["entry"]
         moments[0, j], moments[1, j] = 3 * bar + 1, NOWHERE
         money[0, j], money[1, j] = row["entry"], row["entry_funding"]
         money[2, j], money[3, j] = row["quantity"], row["margin"]
-        write_levels(market, rates, kept[j], extreme[j], levels, j)
+        position = position_in(market, rates, plans[j], signals, lanes[j], kept[j], row, side[j])
+        write_levels(position, extreme[j], levels, j)
         count = put_in(open_, slot, count, j)
-        candidates[found], chosen[j] = j, 1
-        found += 1
+        chosen[j] = 0
+        if near(levels, side, j, rest, bar - state[FIRST]):
+            candidates[found], chosen[j] = j, 1
+            found += 1
     state[COUNT], state[CANDIDATES] = count, found
 
 
 @part
 def call_due(
-    dues: Integers, due_bars: Integers, moments: Integers, candidates: Integers, chosen: Codes, state: Integers
+    dues: Integers, due_bars: Integers, moments: Integers, candidates: Integers, chosen: Codes, over: Codes, state: Integers
 ) -> None:  # fmt: skip
     """Look at whose time is up in this bar, whatever the prices are."""
     while state[DUE] < dues.size and due_bars[state[DUE]] <= state[BAR]:
         j = dues[state[DUE]]
         state[DUE] += 1
-        if moments[1, j] == NOWHERE and chosen[j] == 0:
+        if moments[1, j] != NOWHERE:
+            continue
+        over[j] = 1
+        if chosen[j] == 0:
             candidates[state[CANDIDATES]], chosen[j] = j, 1
             state[CANDIDATES] += 1
 
 
 @part
 def ask(
-    market: Market, rates: Rates, plans: Table, kept: Table, moments: Integers, side: Floats, extreme: Floats, levels: Floats,
-    candidates: Integers, changed: Codes, leaving: Integers, state: Integers,
+    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, at: Integers, moments: Integers,
+    side: Floats, extreme: Floats, levels: Floats, candidates: Integers, changed: Codes, over: Codes, leaving: Integers, state: Integers,
 ) -> int:  # fmt: skip
     """Ask all who may do something in this phase; writes to `leaving` who leaves and returns how many. After the close trailing stops move."""
     bar, phase, out = state[BAR], state[PHASE], 0
+    now = rates_in(rates, epoch_at(rates, bar))
     for k in range(state[CANDIDATES]):
         j = candidates[k]
         if moments[1, j] != NOWHERE:
             continue
+        asked = changed[j] != 0 or crosses_in(market, levels, j, side[j], bar)
+        if asked and kept[j]["state"] == AHEAD:
+            entry = rates_in(rates, epoch_at(rates, lanes[j]["bar"]))
+            open_again(market, entry, plans[j], signals, lanes[j], kept[j])
         one, plan = kept[j], plans[j]
-        asked = one["entry_bar"] == bar or changed[j] != 0 or crosses_in(market, levels, j, side[j], bar)
         if phase == CLOSE:
             if asked and one["trail"] != 0.0:
                 watch = watch_for(
                     side[j], plan["stop_on_mark"], plan["target_on_mark"], plan["trail_on_mark"]
                 )
                 extreme[j] = max(extreme[j], side[j] * market.series[watch.best, bar])
-                write_levels(market, rates, one, extreme[j], levels, j)
+                renew_levels(
+                    market, now, plan, signals, lanes[j], one, rows[at[j]], side[j], extreme[j], levels, j
+                )  # fmt: skip
             changed[j] = 0
-        else:
-            asked = asked or (phase == OPEN and one["time_bar"] <= bar)
-            if asked and why(market, rates, plan, one, extreme[j], bar, phase) >= 0:
-                leaving[out] = j
-                out += 1
+        elif (asked and why(market, now, plan, one, extreme[j], bar, phase) >= 0) or (
+            phase == OPEN and over[j] != 0
+        ):  # who is due leaves at the open, at the latest because it is
+            leaving[out] = j
+            out += 1
     return out
 
 
@@ -283,7 +364,7 @@ def advance_each(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, at: Integers, entering: Integers,
     entry_bars: Integers, dues: Integers, due_bars: Integers, moments: Integers, money: Floats, side: Floats, extreme: Floats, levels: Floats,
     open_: Integers, slot: Integers, candidates: Integers, chosen: Codes, changed: Codes, touched: Codes, left: Integers, leaving: Integers,
-    calls: Table, trace: Table, state: Integers, crowding: bool,
+    over: Codes, rest: Floats, calls: Table, trace: Table, state: Integers, crowding: bool,
 ) -> int:  # fmt: skip
     """`advance`, with bare arrays."""
     bars = market.time.size
@@ -291,15 +372,17 @@ def advance_each(
         bar, phase = state[BAR], state[PHASE]
         now = rates_in(rates, epoch_at(rates, bar))
         if phase == OPEN:
-            look_ahead(market, rates, kept, extreme, levels, side, open_, candidates, chosen, state)
-            let_in(
-                market, now, plans, signals, lanes, kept, rows, at, entering, entry_bars, moments, money, extreme, levels, open_, slot,
-                candidates, chosen, state,
+            look_ahead(
+                market, rates, plans, signals, lanes, kept, rows, at, extreme, levels, side, open_, candidates, chosen, rest, state
             )  # fmt: skip
-            call_due(dues, due_bars, moments, candidates, chosen, state)
+            let_in(
+                market, now, plans, signals, lanes, kept, rows, at, entering, entry_bars, moments, money, side, extreme, levels, open_, slot,
+                candidates, chosen, rest, state,
+            )  # fmt: skip
+            call_due(dues, due_bars, moments, candidates, chosen, over, state)
         out = ask(
-            market, now, plans, kept, moments, side, extreme, levels, candidates, changed, leaving, state
-        )
+            market, rates, plans, signals, lanes, kept, rows, at, moments, side, extreme, levels, candidates, changed, over, leaving, state
+        )  # fmt: skip
         if phase == CLOSE and bar == bars - 1:
             out = state[COUNT]
             leaving[:out] = open_[:out]
@@ -321,57 +404,65 @@ def advance_each(
 def advance(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, at: Integers, entering: Integers,
     entry_bars: Integers, dues: Integers, due_bars: Integers, moments: Integers, money: Floats, side: Floats, extreme: Floats, levels: Floats,
-    open_: Integers, slot: Integers, candidates: Integers, chosen: Codes, changed: Codes, touched: Codes, left: Integers, leaving: Integers, calls: Table,
-    state: Integers, crowding: bool,
+    open_: Integers, slot: Integers, candidates: Integers, chosen: Codes, changed: Codes, touched: Codes, left: Integers, leaving: Integers,
+    over: Codes, rest: Floats, calls: Table, state: Integers, crowding: bool,
 ) -> int:  # fmt: skip
     """Take all members from where `state` says on to the first phase of a bar after which somebody owes something, or, `crowding`, is
     liquidated; returns that moment (three times the bar plus the phase), DONE or WRONG.
 
     Member j is row at[j], by plans[j] and lanes[j]. `entering` are members by entry bar, `dues` those with a time exit by its bar. `moments` has
     two rows, since when a member may be met and when it has left; `money` four: entry, funding index, quantity, margin. `levels` has a
-    row a member. `touched` are those who were changed: they are walked again from there, all others' rows are what they are alone. `left` lists who has left, in the order of time.
+    row a member. `touched` are those who were changed: they are walked again from there, all others' rows are what they are alone. `over` are those whose time is up; `rest` has WINDOW rows. `left` lists who has left, in the order of time.
     """
     held = np.empty(BLOCKS, dtype=BLOCK)
     found = advance_each(
         bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)), bare(lanes), bare(kept),
         bare(rows), bare(at), bare(entering), bare(entry_bars), bare(dues), bare(due_bars), bare(moments), bare(money), bare(side),
         bare(extreme), bare(levels), bare(open_), bare(slot), bare(candidates), bare(chosen), bare(changed), bare(touched), bare(left), bare(leaving),
-        bare(calls), bare(held), bare(state), crowding,
+        bare(over), bare(rest), bare(calls), bare(held), bare(state), crowding,
     )  # fmt: skip
     hold(held)
     return found
 
 
 @kernel
-def winners_among(
-    open_: Integers, count: int, since: Integers, until: Integers, side: Floats, entry: Floats, moment: int, wanted: float,
-    price: float, found: Integers,
-) -> int:  # fmt: skip
-    """As `deleveraging.find_winners`, of the first `count` members in `open_` only, in no order."""
+def among_open(
+    open_: Integers, count: int, since: Integers, until: Integers, moment: int, found: Integers
+) -> int:
+    """Write to `found` who of the first `count` members in `open_` may be met at a moment, in no order; returns how many."""
     written = 0
     for k in range(count):
         j = open_[k]
-        if since[j] <= moment < until[j] and (
-            wanted == 0.0 or (side[j] == wanted and wanted * (price - entry[j]) > 0.0)
-        ):
+        if since[j] <= moment < until[j]:
             found[written] = j
             written += 1
     return written
 
 
 @kernel
-def take_all_out(open_: Integers, slot: Integers, count: int, members: Integers) -> int:
-    """These members are open no longer; returns how many are."""
-    for k in range(members.size):
-        count = take_out(open_, slot, count, members[k])
-    return count
-
-
-@kernel
-def renew_levels(
-    market: Market, rates: Rates, kept: Table, members: Integers, extreme: Floats, bar: int, levels: Floats
-) -> None:
-    """Write the levels of some members, changed in a bar, to their rows of `levels`."""
+def live_on(
+    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, at: Integers, members: Integers,
+    shares: Floats, extreme: Floats, levels: Floats, open_: Integers, slot: Integers, candidates: Integers, chosen: Codes, changed: Codes, touched: Codes, bar: int, phase: int, state: Integers,
+) -> None:  # fmt: skip
+    """After a change in a phase of a bar: who was closed as a whole is open no longer; all others are asked once more in it, and have
+    the levels of what is left of them.
+    """
     now = rates_in(rates, epoch_at(rates, bar))
     for k in range(members.size):
-        write_levels(market, now, kept[members[k]], extreme[members[k]], levels, members[k])
+        j = members[k]
+        if shares[k] == 1.0:
+            state[COUNT] = take_out(open_, slot, state[COUNT], j)
+            continue
+        one, plan = kept[j], plans[j]
+        changed[j], touched[j] = 1, 1
+        if phase == RANGE and one["trail"] != 0.0:
+            watch = watch_for(
+                one["side"], plan["stop_on_mark"], plan["target_on_mark"], plan["trail_on_mark"]
+            )
+            extreme[j] = max(extreme[j], one["side"] * market.series[watch.best, bar])
+        renew_levels(
+            market, now, plan, signals, lanes[j], one, rows[at[j]], one["side"], extreme[j], levels, j
+        )  # fmt: skip
+        if chosen[j] == 0:
+            candidates[state[CANDIDATES]], chosen[j] = j, 1
+            state[CANDIDATES] += 1

@@ -13,7 +13,7 @@ import numpy as np
 from perpbt.kernels.accounts import bare_market, bare_rates, care_of, write_closing, write_exit
 from perpbt.kernels.blocks import BLOCK, BLOCKS
 from perpbt.kernels.closing import Closing, lost
-from perpbt.kernels.compile import bare, hold, kernel, part
+from perpbt.kernels.compile import aside, bare, hold, kernel, part
 from perpbt.kernels.epochs import epoch_at, rates_in, renewed, walk_epochs
 from perpbt.kernels.margin import Position, make_position, requirement
 from perpbt.kernels.tables import (
@@ -128,7 +128,7 @@ def alter(
     return True
 
 
-@part
+@aside
 def change(
     market: Market, rates: Rates, plan: Plan, signals: Signals, lane: Lane, kept: Plan, rows: Table, at: int, call: Row,
     calls: Table, trace: Table, bar: int, phase: int, share: float, taken: float, price: float, fee_rate: float, to_the_end: bool,
@@ -162,24 +162,25 @@ def change(
 
 @part
 def change_each(
-    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, places: Integers,
+    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, members: Integers, places: Integers,
     calls: Table, trace: Table, bar: int, phase: int, shares: Floats, taken: Floats, prices: Floats, fee_rate: float, to_the_end: bool,
 ) -> None:  # fmt: skip
     """`change_positions`, with bare arrays."""
     for k in range(places.size):
+        j = members[k]
         change(
-            market, rates, plans[k], signals, lanes[k], kept[k], rows, places[k], calls[k], calls, trace, bar, phase,
+            market, rates, plans[j], signals, lanes[j], kept[j], rows, places[k], calls[k], calls, trace, bar, phase,
             shares[k], taken[k], prices[k], fee_rate, to_the_end,
         )  # fmt: skip
 
 
 @kernel
 def change_positions(
-    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, places: Integers,
+    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, members: Integers, places: Integers,
     calls: Table, bar: int, phase: int, shares: Floats, taken: Floats, prices: Floats, fee_rate: float, to_the_end: bool,
 ) -> None:  # fmt: skip
-    """Change the position of each row places[k], which is that of lane k by plan k, in a bar (below 0: not at all), and let it live on:
-    `to_the_end`, or as kept.
+    """Change the position of each row places[k], which is that of member members[k]: of that lane, by that plan; in a bar (below 0: not at
+    all), and let it live on: `to_the_end`, or as kept.
 
     `shares` is the fraction closed at prices[k], 1 the whole; `taken` money taken from the margin of the rest. `kept` is how each was kept at its last change, state AHEAD for one that was never changed; it is brought up to date. calls[k], with
     row -1, becomes the part closed; money taken is a negative deficit in it.
@@ -187,7 +188,7 @@ def change_positions(
     held = np.empty(BLOCKS, dtype=BLOCK)
     change_each(
         bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
-        bare(lanes), bare(kept), bare(rows), bare(places), bare(calls), bare(held), bar, phase, bare(shares), bare(taken),
+        bare(lanes), bare(kept), bare(rows), bare(members), bare(places), bare(calls), bare(held), bar, phase, bare(shares), bare(taken),
         bare(prices), fee_rate, to_the_end,
     )  # fmt: skip
     hold(held)
