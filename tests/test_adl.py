@@ -622,3 +622,14 @@ def test_rankings_are_the_printed_formulas(candidates: adl.Candidates) -> None:
             continue
         for name, expected in scores_by_formula(one).items():
             assert told[name][row] == pytest.approx(expected, rel=1e-6, abs=1e-12), name
+
+
+def test_ties_caps_and_a_last_lot_by_hand() -> None:
+    """Of equal scores the lowest identifier first; 6 of two tens with profits 9 to 1 under caps of 4 each, then 9, beyond the caps; 3 in lots of 1."""
+    assert adl.in_order([1, 1, 2], [7, 3, 9]).tolist() == [2, 1, 0]
+    two = book(np.array([10.0, 10.0]), entry=np.array([10.0, 90.0]), mark=100.0)  # profits of 900 and 100
+    assert close(adl.allocate("capped_pro_rata", two, 6.0, cap=0.4), [4.0, 2.0])
+    assert close(adl.allocate("capped_pro_rata", two, 9.0, cap=0.4), [4.9, 4.1])
+    assert close(adl.allocate("pro_rata", two, 6.0), [5.4, 0.6])
+    assert adl.in_lots([1.5, 1.5], [3, 3], 3, 1.0, [1, 2]).tolist() == [2, 1]
+    assert adl.in_lots([1.5, 1.5], [3, 3], 3, 1.0, [2, 1]).tolist() == [1, 2]
