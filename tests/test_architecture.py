@@ -207,10 +207,8 @@ def test_kernels_see_nothing_but_numpy_numba_and_each_other() -> None:
         }
         assert {name.split(".")[0] for name in names} - {"perpbt"} <= allowed
         if "numba" in {name.split(".")[0] for name in names}:
-            places = ("perpbt.kernels.ahead", "perpbt.kernels.compile", "perpbt.kernels.eights")
-            assert module in places, (
-                "one place states how kernels are compiled; two make processor instructions"
-            )
+            places = {f"perpbt.kernels.{name}" for name in ("ahead", "compile", "eights", "sixteens")}
+            assert module in places, "one place states how kernels are compiled; three make instructions"
 
 
 def test_the_oracle_computes_with_nothing_but_math() -> None:

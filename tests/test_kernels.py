@@ -234,6 +234,7 @@ def test_both_doors_share_one_compiled_kernel(here: list[perpbt.Result]) -> None
         "run_given",
         "run_following",
         "run_in_tiles",
+        "run_trading",
         "refill",
         "settle_rows",
         "fund_events",

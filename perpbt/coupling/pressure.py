@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from perpbt.config import PressureSpec
+from perpbt.kernels.coarse import no_coarse
 from perpbt.kernels.coupled.looping import ADVERSE, HIGHEST, LOWEST, PAID, SEEN
 from perpbt.kernels.pyramid import no_pyramid
 from perpbt.kernels.tables import (
@@ -74,6 +75,7 @@ class Views:
                     highest_mark=bound,
                     greatest=4.0 * market.greatest,
                     pyramid=no_pyramid(),
+                    coarse=no_coarse(),
                 )
         self.seen = {side: self._seen(side) for side in SIDES}
 

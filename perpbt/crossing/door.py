@@ -25,6 +25,7 @@ from perpbt.engines.book import Book, SymbolPart
 from perpbt.engines.chunks import Counted, Outcome, choose_threads, in_threads
 from perpbt.engines.given import GivenOrder, Wishes
 from perpbt.errors import InputError
+from perpbt.kernels.coarse import no_coarse
 from perpbt.kernels.crossing.blocks import grid_over
 from perpbt.kernels.crossing.tables import (
     FUNDING_,
@@ -155,7 +156,7 @@ def load_symbols(
         collected = loaded.collect(symbol)
         describe_symbol(setting, collected, loaded.provenance.get(symbol))
         since = setting.timed("load", since)
-        markets.append(market_arrays(collected, setting.rules, "dense", contract))
+        markets.append(market_arrays(collected, setting.rules, "oracle", contract))  # with nothing but bars
         close = floats(collected.frame["close"])
         closes.append(1.0 / close if contract.kind == "inverse" else close)
         rates.append(scheduled_rates(setting, collected, markets[-1], contract))
@@ -171,7 +172,7 @@ def grid_markets(prepared: Prepared, symbols: int) -> dict[int, Market]:
     for k in range(symbols):
         series = np.zeros((SERIES, prepared.line.time.size))
         series[MARK_CLOSE], series[FUNDING] = prepared.grid.series[k, [MARK_CLOSE_, FUNDING_]]
-        made[k] = Market(prepared.line.time, series, 0.0, 0.0, 0.0, no_pyramid())
+        made[k] = Market(prepared.line.time, series, 0.0, 0.0, 0.0, no_pyramid(), no_coarse())
     return made
 
 

@@ -32,6 +32,7 @@ from perpbt.kernels.tables import (
     Table,
 )
 from perpbt.kernels.tiles import run_in_tiles
+from perpbt.kernels.trading import run_trading
 
 Progress = Callable[[str, int, int], None]
 ENGINES = ("auto", "skip", "dense", "oracle")
@@ -173,7 +174,7 @@ def given_rows(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, places: Integers, rows: Table
 ) -> None:
     """Lanes of one given position each: that of lane k, by plan k, goes to row places[k]. `rows` begin as zeros."""
-    run = run_given if market.pyramid.levels else run_in_tiles  # leaps, or a look at every bar
+    run = run_in_tiles if market.coarse.size else run_given  # a look at every bar, or leaps
     run(market, rates, plans, signals, lanes, places, rows, np.zeros(1, dtype=CALL))
 
 
@@ -206,9 +207,12 @@ def following_pages(
     while first < lanes.size:
         rows = ground.page(size)
         calls = np.zeros(max(1, size * min(slots, 1) + slots), dtype=CALL)
-        first, used, called = run_following(
-            market, rates, plans, signals, lanes, first, rows, calls, slots, known, places
-        )
+        if market.coarse.size:  # a look at every bar
+            first, used, called = run_trading(market, rates, plans, signals, lanes, first, rows, calls, slots)
+        else:
+            first, used, called = run_following(
+                market, rates, plans, signals, lanes, first, rows, calls, slots, known, places
+            )
         yield Outcome(ground.cut(used), trimmed(calls, called))
 
 

@@ -228,6 +228,16 @@ def after_refusal(plan: Plan, lane: Lane, row: Row) -> int:
 
 
 @part
+def refuse_for_want_of_a_bar(row: Row, number: int, plan: Plan, lane: Lane) -> None:
+    """The row of a given position after the last bar."""
+    row["lane"] = number
+    row["side"] = lane["fixed_side"]
+    row["rejection"] = NO_BAR
+    row["reason"] = REJECTED
+    row["collateral"] = plan["sizing_value"]
+
+
+@part
 def fixed_entry(
     market: Market, rates: Rates, plan: Plan, signals: Signals, lane: Lane, rows: Table, calls: Table,
     trace: Table, number: int, at: int,
@@ -235,12 +245,7 @@ def fixed_entry(
     """A lane that holds one given position."""
     lane["done"] = 1
     if lane["bar"] >= market.time.size:
-        row = rows[at]
-        row["lane"] = number
-        row["side"] = lane["fixed_side"]
-        row["rejection"] = NO_BAR
-        row["reason"] = REJECTED
-        row["collateral"] = plan["sizing_value"]
+        refuse_for_want_of_a_bar(rows[at], number, plan, lane)
         return
     live(
         market, rates, plan, signals, rows, calls, trace,
@@ -255,6 +260,7 @@ def bare_market(market: Market) -> Market:
     return Market(
         bare(market.time), bare(market.series), market.highest_mark, market.lowest_funding, market.greatest,
         Pyramid(bare(pyramid.nodes), bare(pyramid.tops), bare(pyramid.starts), pyramid.levels, pyramid.near),
+        bare(market.coarse),
     )  # fmt: skip
 
 

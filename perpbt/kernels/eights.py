@@ -54,6 +54,14 @@ if config.DISABLE_JIT:  # type: ignore[attr-defined]
         """The larger of each two."""
         return np.where(one > other, one, other)
 
+    def smaller(one: Any, other: Any) -> Any:
+        """The smaller of each two."""
+        return np.where(one < other, one, other)
+
+    def most_of(values: Any) -> float:
+        """The largest."""
+        return float(values.max())
+
     def at_most(one: Any, other: Any) -> int:
         """The lanes in which the first is at most the second."""
         return sum(1 << k for k in range(WIDTH) if one[k] <= other[k])
@@ -112,6 +120,8 @@ else:
             def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
                 if operation == "larger":
                     return builder.select(builder.fcmp_ordered(">", *values), *values)
+                if operation == "smaller":
+                    return builder.select(builder.fcmp_ordered("<", *values), *values)
                 return getattr(builder, operation)(*values)
 
             return EIGHT(EIGHT, EIGHT), build
@@ -119,7 +129,21 @@ else:
         return intrinsic(typed)
 
     plus, minus, times, over = pairwise("fadd"), pairwise("fsub"), pairwise("fmul"), pairwise("fdiv")
-    larger = pairwise("larger")
+    larger, smaller = pairwise("larger"), pairwise("smaller")
+
+    @intrinsic
+    def most_of(context: Any, numbers: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            held, away = values[0], WIDTH // 2
+            while away:
+                lanes = [(k + away) % WIDTH for k in range(WIDTH)]
+                order = ir.Constant(ir.VectorType(I32, WIDTH), lanes)
+                other = builder.shuffle_vector(held, held, order)
+                held = builder.select(builder.fcmp_ordered(">", held, other), held, other)
+                away //= 2
+            return builder.extract_element(held, ir.Constant(I32, 0))
+
+        return types.float64(EIGHT), build
 
     @intrinsic
     def eight(context: Any, array: Any, at: Any) -> Any:

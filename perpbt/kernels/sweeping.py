@@ -1,367 +1,242 @@
-"""Going over a tile's bars for one position, block by block, where an opening, an exit or a change of rates is not due.
+"""Going over bars for one position, 64 at a time, where an opening, an exit or a change of rates is not due.
 
-Every bar is compared with the position, in loops the machine runs over many bars at once. First coarsely: is any price of the block
-beyond a level that could end the position, or that the path would remember? The coarse prices are the tile's in half the digits.
-Rounding keeps order, so a price beyond a level is not before it coarsely, and what is before it coarsely needs no second look. A block
-with news is then gone through in full: what the path remembers are largest and smallest values, which need no order, save that a
-drawdown is from the peak before it; and of those, a bound says when there can be no deeper one.
+Every bar is compared with the position. First coarsely (`screening`): is any price of the block beyond a level that could end the
+position, or that the path would remember? A block with news is then gone through in full, for the kind of news it has, eight bars at a
+time: what the path remembers are largest and smallest values, which need no order, save that a drawdown is from the peak before it; and
+of those, a bound says when there can be no deeper one.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from .compile import part
-from .margin import Position
-from .tables import (
-    DEDUCTION,
-    FUNDING,
-    HIGH,
-    LOW,
-    MARK_CLOSE,
-    MARK_HIGH,
-    MARK_LOW,
-    NO_CALL,
-    RATE,
-    Floats,
-    Market,
-    Plan,
-    Rates,
+from .coarse import BLOCK, MOST, SHIFT, STRETCH
+from .compile import aside, part
+from .eights import (
+    WIDTH,
+    at_most,
+    before,
+    chosen,
+    eight,
+    larger,
+    lowest_lane,
+    minus,
+    most_of,
+    one_of,
+    over,
+    plus,
+    smaller,
+    spread,
+    times,
 )
-from .watching import Path, Watch, seen_on
+from .margin import Position
+from .screening import FALLEN, PRICES, RISEN, THIN, bounds_for, levels_for, news, strikes, thin_at
+from .tables import DEDUCTION, FUNDING, MARK_CLOSE, NO_CALL, RATE, Market, Rates
+from .watching import Care, Path, Watch, seen, seen_on
 
-Coarse = npt.NDArray[np.float32]
-
-BLOCK = 64  # bars
-# A level is widened by this share of what it is computed from, far above rounding; what is remembered is computed as the rules say.
 SLACK = 1e-12
-# Rows of the coarse table: LOW to MARK_HIGH of Market.series, then worth = mark close - CF, mark low - CF, and CF - mark high.
-WORTH, THIN_LOW, THIN_HIGH = 4, 5, 6
-COARSE = 7
-# Numbers as whole numbers, by their bits, have their own order, of which largest and smallest are found many at once; with these bits
-# turned below 0, numbers of any sign have.
-BELOW_SIGN = 0x7FFF_FFFF_FFFF_FFFF
-
-
-class Levels(NamedTuple):
-    """What bars without news stay inside of: coarse levels and the rows they are for."""
-
-    low: int  # this row at or below its floor: stop, or take-profit of a short
-    floor: np.float32
-    high: int
-    ceiling: np.float32
-    fallen: np.float32  # worth at or below, or at or above: a new peak of equity, or a new deepest drawdown
-    risen: np.float32
-    thin: int  # this row at or below `thinnest`: the worst margin ratio so far, or 1
-    thinnest: np.float32
-    apart: bool  # the rows of a trailing stop are others
-    trail_low: int
-    trail_floor: np.float32
-    trail_high: int
-    trail_ceiling: np.float32
+ALL = (1 << WIDTH) - 1
 
 
 @part
-def sweeps(market: Market, rates: Rates, plan: Plan) -> bool:
-    """Are margin ratios told by the lines of tiers, and no margin orders given? Other positions are walked."""
-    by_lines = rates.terms.tick_per == 0.0 and not rates.whole and rates.per_unit == 0.0
-    return by_lines and plan["call_action"] == NO_CALL and market.greatest < 1e30
+def bars_of(market: Market, row: int, at: int) -> Any:
+    """A row of the series at eight bars."""
+    return eight(market.series, row * market.series.shape[1] + at)
 
 
 @part
-def coarsen(series: Floats, coarse: Coarse, first: int, last: int) -> float:
-    """Fill the coarse table with bars [first, last); returns the highest CF among them."""
-    base, size = np.uint64(first), np.uint64(last - first)
-    for row in (LOW, HIGH):
-        for j in range(size):
-            coarse[row, j] = series[row, base + j]
-    most = np.int64(np.float64(series[FUNDING, first]).view(np.int64))
-    most = most ^ ((most >> 63) & BELOW_SIGN)
-    for j in range(size):
-        funding = series[FUNDING, base + j]
-        coarse[WORTH, j] = series[MARK_CLOSE, base + j] - funding
-        bits = np.float64(funding).view(np.int64)
-        most = max(most, bits ^ ((bits >> 63) & BELOW_SIGN))
-    for j in range(size):
-        price = series[MARK_LOW, base + j]
-        coarse[MARK_LOW, j], coarse[THIN_LOW, j] = price, price - series[FUNDING, base + j]
-    for j in range(size):
-        price = series[MARK_HIGH, base + j]
-        coarse[MARK_HIGH, j], coarse[THIN_HIGH, j] = price, series[FUNDING, base + j] - price
-    return np.int64(most ^ ((most >> 63) & BELOW_SIGN)).view(np.float64)
+def lanes_in(at: int, first: int, last: int) -> int:
+    """Of eight bars from `at` on, those in [first, last)."""
+    lanes = ALL
+    if at < first:
+        lanes &= ALL << (first - at)
+    if at + WIDTH > last:
+        lanes &= (1 << (last - at)) - 1
+    return lanes
 
 
 @part
-def thin_at(
-    market: Market, rates: Rates, position: Position, unit: float, most: float, ratio: float
+def equities(market: Market, position: Position, prices: Any, at: int) -> Any:
+    """`margin.equity` at a price in each of eight bars."""
+    signed = spread(position.side * position.quantity)
+    gained = times(signed, minus(prices, spread(position.entry)))
+    paid = times(signed, minus(bars_of(market, FUNDING, at), spread(position.funding)))
+    return minus(plus(spread(position.margin), gained), paid)
+
+
+@part
+def needs(rates: Rates, position: Position, prices: Any) -> Any:
+    """What all maintenance lines together ask for at eight prices: `margin.requirement`, or more where that goes not by lines."""
+    notional, needed = times(spread(position.quantity), prices), spread(position.kept)
+    for k in range(position.tiers):
+        asked = minus(times(notional, spread(rates.tiers[k, RATE])), spread(rates.tiers[k, DEDUCTION]))
+        needed = larger(needed, asked)
+    return plus(needed, times(spread(position.extra), notional))
+
+
+@part
+def up_to_each(values: Any) -> Any:
+    """The largest of each number and those before it."""
+    reached = larger(values, before(values, -np.inf, 1))
+    reached = larger(reached, before(reached, -np.inf, 2))
+    return larger(reached, before(reached, -np.inf, 4))
+
+
+@part
+def best_over(
+    market: Market, watch: Watch, position: Position, extreme: float, first: int, last: int
 ) -> float:
-    """side * (mark - CF) down to which no maintenance line asks for `ratio` of equity; inf where that cannot be told so.
-
-    Line k asks for it where (ratio - side * rate) * side * (mark - CF) <= rate * CF - level; CF is at most `most`, `unit` is 1 / quantity.
-    """
-    side, nearest = position.side, -np.inf
-    held = ratio * (position.margin * unit - side * (position.entry - position.funding))
-    for k in range(max(position.tiers, 1)):
-        rate, deduction = position.extra, -position.kept
-        if position.tiers > 0:
-            rate, deduction = rate + rates.tiers[k, RATE], rates.tiers[k, DEDUCTION]
-        room = SLACK * (8.0 * market.greatest + (position.margin + abs(deduction)) * unit)
-        level, steepness = (deduction * unit + held) - room, ratio - side * rate
-        if not steepness > 0.0:
-            return np.inf
-        nearest = max(nearest, (rate * most - level) / steepness)
-    return nearest
-
-
-@part
-def levels_for(
-    market: Market, watch: Watch, position: Position, path: Path, unit: float, thinnest: float
-) -> Levels:
-    """The levels that hold until the path changes."""
-    start = position.side * (position.entry - position.funding)
-    money = path.released + position.margin
-    room = SLACK * (4.0 * market.greatest + (path.peak + money) * unit)
-    up = (start + (path.peak - money) * unit) - room
-    down = (start + (path.peak * (1.0 - path.drawdown) - money) * unit) + room
-    stop, target, trailing, best = position.stop, position.target, -np.inf, np.inf
-    apart = False
-    if position.trail != 0.0:  # stands still until there is a new best price
-        trailing, best = path.extreme * position.trail, path.extreme
-        apart = watch.trail != watch.stop or watch.best != watch.target
-        if not apart:
-            stop, target = max(stop, trailing), min(target, best)
-    if position.side > 0.0:
-        return Levels(
-            watch.stop, np.float32(stop), watch.target, np.float32(target), np.float32(down), np.float32(up),
-            THIN_LOW, np.float32(thinnest), apart,
-            watch.trail, np.float32(trailing), watch.best, np.float32(best),
-        )  # fmt: skip
-    return Levels(
-        watch.target, np.float32(-target), watch.stop, np.float32(-stop), np.float32(-up), np.float32(-down),
-        THIN_HIGH, np.float32(thinnest), apart,
-        watch.best, np.float32(-best), watch.trail, np.float32(-trailing),
-    )  # fmt: skip
-
-
-@part
-def still(coarse: Coarse, levels: Levels, at: int) -> bool:
-    """Does a block stay inside the levels? Compared by differences, of which the machine takes the least of many at once."""
-    base, moved, none = np.uint64(at), False, np.float32(0.0)
-    low, high, thin = np.uint64(levels.low), np.uint64(levels.high), np.uint64(levels.thin)
-    for j in range(np.uint64(BLOCK)):
-        worth = coarse[WORTH, base + j]
-        least, other = coarse[low, base + j] - levels.floor, levels.ceiling - coarse[high, base + j]
-        third, fourth = worth - levels.fallen, levels.risen - worth
-        fifth = coarse[thin, base + j] - levels.thinnest
-        least = other if other < least else least
-        third = fourth if fourth < third else third
-        least = third if third < least else least
-        least = fifth if fifth < least else least
-        moved |= least <= none
-    return not moved
-
-
-@part
-def within(coarse: Coarse, low: int, floor: np.float32, high: int, ceiling: np.float32, at: int) -> bool:
-    """Does one row of a block stay above its floor, and another below its ceiling?"""
-    base, moved = np.uint64(at), False
-    below, above = np.uint64(low), np.uint64(high)
-    for j in range(np.uint64(BLOCK)):
-        moved |= (coarse[below, base + j] <= floor) | (coarse[above, base + j] >= ceiling)
-    return not moved
-
-
-@part
-def beyond(coarse: Coarse, row: int, side: float, level: float, at: int) -> bool:
-    """Is side * the row anywhere at or below the level?"""
-    base, sign, bound, found = np.uint64(at), np.float32(side), np.float32(level), False
-    read = np.uint64(row)
-    for j in range(np.uint64(BLOCK)):
-        found |= sign * coarse[read, base + j] <= bound
-    return found
-
-
-@part
-def quiet_over(coarse: Coarse, levels: Levels, at: int) -> bool:
-    """Is there nothing to do, and nothing to remember, in the block?"""
-    if not still(coarse, levels, at):
-        return False
-    return not levels.apart or within(
-        coarse, levels.trail_low, levels.trail_floor, levels.trail_high, levels.trail_ceiling, at
-    )
-
-
-@part
-def best_over(market: Market, watch: Watch, position: Position, extreme: float, i: int, size: int) -> float:
-    """The extreme of a trailing stop after these bars. Prices are positive: as whole numbers their bits have the same order."""
-    base, row = np.uint64(i), np.uint64(watch.best)
-    highest = lowest = np.float64(market.series[row, base]).view(np.int64)
-    for j in range(np.uint64(size)):
-        bits = np.float64(market.series[row, base + j]).view(np.int64)
-        highest, lowest = max(highest, bits), min(lowest, bits)
-    chosen = highest if position.side > 0.0 else lowest
-    return max(extreme, position.side * np.int64(chosen).view(np.float64))
-
-
-@part
-def strikes(
-    coarse: Coarse,
-    watch: Watch,
-    position: Position,
-    thin: int,
-    ruin: float,
-    extreme: float,
-    at: int,
-) -> bool:
-    """Could something happen in the block, if the extreme of a trailing stop were `extreme` from the first on?"""
-    side, stop, found = position.side, position.stop, beyond(coarse, thin, 1.0, ruin, at)
-    if position.trail != 0.0:
-        if watch.trail == watch.stop:
-            stop = max(stop, extreme * position.trail)
-        else:
-            found |= beyond(coarse, watch.trail, side, extreme * position.trail, at)
-    if stop > -np.inf:
-        found |= beyond(coarse, watch.stop, side, stop, at)
-    if position.target < np.inf:
-        found |= beyond(coarse, watch.target, -side, -position.target, at)
-    return found
+    """The extreme of a trailing stop after these bars."""
+    best, side = spread(extreme), spread(position.side)
+    for at in range(first & -WIDTH, last, WIDTH):
+        best = larger(
+            chosen(lanes_in(at, first, last), times(side, bars_of(market, watch.best, at)), best), best
+        )
+    return most_of(best)
 
 
 @part
 def first_struck(
-    market: Market, watch: Watch, position: Position, extreme: float, i: int, until: int
-) -> tuple[int, float]:
-    """The first bar from `i` on in which something could happen, or `until`, and the extreme of a trailing stop before it.
-
-    The conditions are those of `looking.look`.
-    """
-    side, series = position.side, market.series
-    while i < until:
-        adverse = series[watch.adverse, i]
-        if side * ((adverse * position.guard_factor) - series[FUNDING, i]) <= position.guard_level:
-            break
-        if side * series[watch.stop, i] <= position.stop or side * series[watch.target, i] >= position.target:
-            break
+    market: Market, rates: Rates, watch: Watch, position: Position, called: float, extreme: float, first: int, last: int
+) -> tuple[int, float]:  # fmt: skip
+    """The first of these bars in which something could happen, or `last`, and the extreme of a trailing stop before it."""
+    side, factor = spread(position.side), spread(position.guard_factor)
+    for at in range(first & -WIDTH, last, WIDTH):
+        lanes = lanes_in(at, first, last)
+        guarded = minus(times(bars_of(market, watch.adverse, at), factor), bars_of(market, FUNDING, at))
+        struck = at_most(times(side, guarded), spread(position.guard_level))
+        struck |= at_most(times(side, bars_of(market, watch.stop, at)), spread(position.stop))
+        struck |= at_most(spread(position.target), times(side, bars_of(market, watch.target, at)))
+        if called < np.inf:
+            prices = bars_of(market, MARK_CLOSE, at)
+            allowed = times(equities(market, position, prices, at), spread(called * (1.0 - SLACK)))
+            struck |= at_most(allowed, needs(rates, position, prices))
         if position.trail != 0.0:
-            best = max(extreme, side * series[watch.trail_open, i])
-            if side * series[watch.trail, i] <= best * position.trail:
-                break
-            extreme = max(extreme, side * series[watch.best, i])
-        i += 1
-    return i, extreme
+            own = chosen(lanes, times(side, bars_of(market, watch.best, at)), spread(-np.inf))
+            reached = larger(up_to_each(own), spread(extreme))
+            earlier = before(reached, extreme, 1)
+            stands = times(
+                larger(earlier, times(side, bars_of(market, watch.trail_open, at))), spread(position.trail)
+            )
+            struck |= at_most(times(side, bars_of(market, watch.trail, at)), stands)
+            if struck & lanes:
+                lane = lowest_lane(struck & lanes)
+                return at + lane, one_of(earlier, lane)
+            extreme = one_of(reached, WIDTH - 1)
+        elif struck & lanes:
+            return at + lowest_lane(struck & lanes), extreme
+    return last, extreme
+
+
+@aside
+def worst_of(
+    market: Market, rates: Rates, position: Position, worst: float, row: int, at: int, lanes: int
+) -> float:
+    """The worst margin ratio after some of eight bars, where maintenance goes not by lines."""
+    while lanes:
+        i = at + lowest_lane(lanes)
+        worst = seen(rates, position, worst, market.series[row, i], market.series[FUNDING, i])
+        lanes &= lanes - 1
+    return worst
 
 
 @part
 def worst_over(
-    market: Market, rates: Rates, watch: Watch, position: Position, worst: float, i: int, size: int
+    market: Market, rates: Rates, watch: Watch, position: Position, worst: float, first: int, last: int
 ) -> float:
-    """The worst margin ratio after these bars: `margin.margin_ratio` at every adverse price.
-
-    Line by line: the largest of quotients is the quotient of the largest, also rounded. Ratios so far are positive, so that the bits
-    of any that is worse, as whole numbers, are above theirs.
-    """
-    series, base, row = market.series, np.uint64(i), np.uint64(watch.adverse)
-    entry, margin, quantity = position.entry, position.margin, position.quantity
-    signed, at_entry, extra = position.side * quantity, position.funding, position.extra
-    highest = np.float64(worst).view(np.int64)
-    for k in range(max(position.tiers, 1)):
-        rate, deduction = 0.0, -position.kept
-        if position.tiers > 0:
-            rate, deduction = rates.tiers[k, RATE], rates.tiers[k, DEDUCTION]
-        for j in range(np.uint64(size)):
-            price = series[row, base + j]
-            left = (margin + signed * (price - entry)) - signed * (series[FUNDING, base + j] - at_entry)
-            notional = quantity * price
-            ratio = ((notional * rate - deduction) + extra * notional) / left
-            ratio = ratio if left > 0.0 else np.inf
-            highest = max(highest, np.float64(ratio).view(np.int64))
-    return np.int64(highest).view(np.float64)
+    """The worst margin ratio after these bars: `margin.margin_ratio` at every adverse price. Divided is only where it could be worse."""
+    for at in range(first & -WIDTH, last, WIDTH):
+        prices = bars_of(market, watch.adverse, at)
+        left, needed = equities(market, position, prices, at), needs(rates, position, prices)
+        worse = at_most(times(left, spread(worst * (1.0 - SLACK))), needed) & lanes_in(at, first, last)
+        if worse:
+            if rates.whole or rates.per_unit > 0.0:
+                worst = worst_of(market, rates, position, worst, watch.adverse, at, worse)
+            else:
+                ratios = chosen(at_most(left, spread(0.0)), spread(np.inf), over(needed, left))
+                worst = max(worst, most_of(chosen(worse, ratios, spread(0.0))))
+    return worst
 
 
 @part
 def marked_in_turn(
-    market: Market, position: Position, path: Path, peak: float, drawdown: float, i: int, until: int
+    market: Market, position: Position, path: Path, first: int, last: int
 ) -> tuple[float, float]:
-    """Peak and drawdown after bars [i, until), close by close: `watching.marked` without its branch, for a new peak is 0 below itself."""
-    series, signed = market.series, position.side * position.quantity
-    deepest = np.float64(drawdown).view(np.int64)
-    while i < until:
-        paid = signed * (series[FUNDING, i] - position.funding)
-        value = ((position.margin + signed * (series[MARK_CLOSE, i] - position.entry)) - paid) + path.released
-        peak = value if value > peak else peak
-        deepest = max(deepest, np.float64((peak - value) / peak).view(np.int64))
-        i += 1
-    return peak, np.int64(deepest).view(np.float64)
+    """Peak and drawdown after these bars, close by close as `watching.marked` has it, for a new peak is 0 below itself."""
+    peak, drawdown = path.peak, path.drawdown
+    for at in range(first & -WIDTH, last, WIDTH):
+        lanes = lanes_in(at, first, last)
+        prices = bars_of(market, MARK_CLOSE, at)
+        values = plus(equities(market, position, prices, at), spread(path.released))
+        reached = larger(up_to_each(chosen(lanes, values, spread(-np.inf))), spread(peak))
+        fall = minus(reached, values)
+        deeper = at_most(times(reached, spread(drawdown * (1.0 - SLACK))), fall) & lanes
+        if deeper:
+            drawdown = max(drawdown, most_of(chosen(deeper, over(fall, reached), spread(0.0))))
+        peak = one_of(reached, WIDTH - 1)
+    return peak, drawdown
 
 
 @part
-def marked_over(market: Market, position: Position, path: Path, i: int, size: int) -> tuple[float, float]:
+def marked_over(market: Market, position: Position, path: Path, first: int, last: int) -> tuple[float, float]:
     """Peak and drawdown of the equity path after these bars.
 
     No drawdown in them is deeper than the fall from their highest value, or the peak before, to their lowest, against that peak.
     """
-    series, base = market.series, np.uint64(i)
-    entry, margin, released = position.entry, position.margin, path.released
-    signed, at_entry = position.side * position.quantity, position.funding
-    highest, lowest = np.float64(path.peak).view(np.int64), np.float64(np.inf).view(np.int64)
-    for j in range(np.uint64(size)):
-        paid = signed * (series[FUNDING, base + j] - at_entry)
-        value = ((margin + signed * (series[MARK_CLOSE, base + j] - entry)) - paid) + released
-        bits = np.float64(value).view(np.int64)
-        highest, lowest = max(highest, bits), min(lowest, bits)
-    if lowest > 0:  # values are positive: their bits have their order
-        top, bottom = np.int64(highest).view(np.float64), np.int64(lowest).view(np.float64)
+    highest, lowest = spread(path.peak), spread(np.inf)
+    if path.drawdown > 0.0:
+        for at in range(first & -WIDTH, last, WIDTH):
+            lanes = lanes_in(at, first, last)
+            prices = bars_of(market, MARK_CLOSE, at)
+            values = plus(equities(market, position, prices, at), spread(path.released))
+            highest = larger(chosen(lanes, values, highest), highest)
+            lowest = smaller(chosen(lanes, values, lowest), lowest)
+        top, bottom = most_of(highest), -most_of(minus(spread(0.0), lowest))
         if top == path.peak:
             return top, max(path.drawdown, (top - bottom) / top)
         if (top - bottom) / path.peak <= path.drawdown:
             return top, path.drawdown
-    return marked_in_turn(market, position, path, path.peak, path.drawdown, i, i + size)
+    return marked_in_turn(market, position, path, first, last)
 
 
 @part
 def sweep(
-    market: Market,
-    rates: Rates,
-    watch: Watch,
-    position: Position,
-    path: Path,
-    coarse: Coarse,
-    origin: int,
-    most: float,
-    i: int,
-    until: int,
-) -> tuple[int, Path]:
-    """Mark bars from `i` on; stop at the first in which something could happen, or at `until`.
-
-    `coarse` has the bars from `origin` on, none with a higher CF than `most`.
-    """
-    unit, known = 1.0 / position.quantity, False
-    ruin = thin_at(market, rates, position, unit, most, 1.0)
-    none = np.float32(0.0)
-    thinnest, levels = ruin, Levels(0, none, 0, none, none, none, 0, none, False, 0, none, 0, none)
+    market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, i: int, until: int
+) -> tuple[int, Path]:  # fmt: skip
+    """Mark bars from `i` on; stop at the first in which something could happen, or at `until`."""
+    coarse, unit, called = market.coarse, 1.0 / position.quantity, np.inf
+    if care.action != NO_CALL and path.calls < care.limit:
+        called = care.threshold
     while i < until:
-        if not known:
-            thinnest = thin_at(market, rates, position, unit, most, min(path.worst_ratio, 1.0))
-            levels = levels_for(market, watch, position, path, unit, thinnest)
-            known = True
-        at = i - origin
-        if quiet_over(coarse, levels, at):
-            i += BLOCK
-            continue
-        end, extreme, worst = min(i + BLOCK, until), path.extreme, path.worst_ratio
-        stop = end
-        if position.trail != 0.0:
-            extreme = best_over(market, watch, position, path.extreme, i, end - i)
-        if strikes(coarse, watch, position, levels.thin, ruin, extreme, at):
-            stop, extreme = first_struck(market, watch, position, path.extreme, i, end)
-        if beyond(coarse, levels.thin, 1.0, thinnest, at):
-            worst = worst_over(market, rates, watch, position, worst, i, stop - i)
-        peak, drawdown = marked_over(market, position, path, i, stop - i)
-        path, known = seen_on(path, extreme, peak, drawdown, worst), False
-        if stop < end:
-            return stop, path
-        i = end
-    return min(i, until), path
+        stretch = i >> SHIFT & -STRETCH
+        edge = min(until, (stretch + STRETCH) << SHIFT)
+        bounds = bounds_for(market, rates, position, unit, np.float64(coarse[stretch, MOST]), called)
+        thinnest = thin_at(market, rates, position, unit, bounds.most, min(path.worst_ratio, 1.0))
+        levels = levels_for(market, watch, position, path, bounds, thinnest)
+        for block in range(i >> SHIFT, (edge + BLOCK - 1) >> SHIFT):
+            found = news(coarse, levels, block)
+            if found == 0:
+                continue
+            first, end = max(i, block << SHIFT), min((block + 1) << SHIFT, edge)
+            stop, extreme, worst = end, path.extreme, path.worst_ratio
+            peak, drawdown = path.peak, path.drawdown
+            if position.trail != 0.0 and found & PRICES:
+                extreme = best_over(market, watch, position, path.extreme, first, end)
+            if (found & (PRICES | THIN) or called < np.inf) and strikes(
+                coarse, watch, position, bounds, levels.thin, extreme, block
+            ):
+                stop, extreme = first_struck(market, rates, watch, position, called, path.extreme, first, end)
+            if found & THIN:
+                worst = worst_over(market, rates, watch, position, worst, first, stop)
+                if worst != path.worst_ratio:
+                    thinnest = thin_at(market, rates, position, unit, bounds.most, min(worst, 1.0))
+            if found & (FALLEN | RISEN):
+                peak, drawdown = marked_over(market, position, path, first, stop)
+            path = seen_on(path, extreme, peak, drawdown, worst)
+            if stop < end:
+                return stop, path
+            levels = levels_for(market, watch, position, path, bounds, thinnest)
+        i = edge
+    return i, path

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Coarse = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int8]
 Places = npt.NDArray[np.int32]  # of records in a table that is not large
@@ -110,6 +111,7 @@ class Market(NamedTuple):
     lowest_funding: float  # CF, over all bars
     greatest: float  # of all prices and |CF|: what rounding errors are relative to
     pyramid: Pyramid
+    coarse: Coarse  # of `coarse.py`, empty where no position looks at every bar
 
 
 class Terms(NamedTuple):

@@ -1,13 +1,10 @@
 """Given positions over the same bars at a time: what keeps the engine that looks at every bar from waiting for memory.
 
 Bars are taken a tile at a time, few enough to stay in the processor's cache; every open position is carried over the tile before the
-next tile is begun. In between, a position is kept as one record. `sweep` goes over the bars in which nothing happens, `walk` over the
-others.
+next tile is begun. In between, a position is kept as one record.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,23 +12,21 @@ from .accounts import (
     bare_market,
     bare_rates,
     care_of,
-    fixed_entry,
+    refuse_for_want_of_a_bar,
     term_of,
     write_exit,
     write_opening,
 )
-from .blocks import BLOCK, BLOCKS
 from .compile import bare, hold, kernel, part
-from .epochs import epoch_at, rates_in, walk_epochs
+from .epochs import epoch_at, rates_in
 from .margin import Position
 from .opening import open_position
-from .sweeping import BLOCK as SWEPT
-from .sweeping import COARSE, Coarse, coarsen, sweep, sweeps
-from .tables import ACCEPTED, Integers, Lane, Market, Plan, Pyramid, Rates, Signals, Table
+from .riding import ride
+from .tables import ACCEPTED, Integers, Lane, Market, Plan, Rates, Signals, Table
 from .walking import PAUSED, Term
 from .watching import Path, start, watch_for
 
-TILE = 2048  # bars: the four coarse rows a position is compared with take 32 KiB
+TILE = 2048  # bars: the four coarse numbers of each that a position is compared with take 32 KiB
 AHEAD, HELD, OVER = 0, 1, 2  # state of a kept position
 
 # A position between two tiles: margin.Position, watching.Path and walking.Term, and the bar to go on from.
@@ -44,15 +39,6 @@ KEPT = np.dtype(
     ],
     align=True,
 )
-
-
-class Tile(NamedTuple):
-    """Bars [first, last), `most` the highest CF among them, and what `sweep` compares positions with."""
-
-    first: int
-    last: int
-    most: float
-    coarse: Coarse
 
 
 @part
@@ -118,50 +104,6 @@ def begin(
 
 
 @part
-def next_change(rates: Rates, bar: int, pause: int) -> int:
-    """The first bar after `bar` that meets other rates, or `pause`."""
-    epoch = epoch_at(rates, bar)
-    return min(pause, rates.since[epoch + 1]) if epoch + 1 < rates.since.size else pause
-
-
-@part
-def carry(
-    market: Market,
-    rates: Rates,
-    plan: Plan,
-    kept: Plan,
-    rows: Table,
-    calls: Table,
-    trace: Table,
-    at: int,
-    tile: Tile,
-) -> None:
-    """Carry an open position over the rest of the tile, or to its exit."""
-    position, path, i = position_of(kept), path_of(kept), kept["bar"]
-    watch = watch_for(position.side, plan["stop_on_mark"], plan["target_on_mark"], plan["trail_on_mark"])
-    term = Term(kept["entry_bar"], kept["time_bar"], kept["signal_bar"])
-    swift = sweeps(market, rates, plan) and path.worst_ratio > 0.0
-    due, bars, pause = min(term.time_bar, term.signal_bar), market.time.size, tile.last
-    while True:
-        epoch = epoch_at(rates, i) if i < bars else 0
-        if swift and not (epoch > 0 and rates.since[epoch] == i):  # there a position meets other rates
-            until, now = min(due, next_change(rates, i, pause)), rates_in(rates, epoch)
-            i, path = sweep(market, now, watch, position, path, tile.coarse, tile.first, tile.most, i, until)
-        if i == pause and i < bars:
-            keep(kept, position, path, term, i)
-            return
-        to = min(i + 1, bars) if swift else pause
-        end = walk_epochs(
-            market, rates, watch, care_of(plan, at, 0), calls, position, path, term, i, to, trace
-        )
-        if end.reason != PAUSED:
-            write_exit(market, rates, rows[at], watch.target_limit, end)
-            kept["state"] = OVER
-            return
-        position, path, i = end.position, end.path, end.bar
-
-
-@part
 def sort_by_tile(lanes: Table, bars: int, starts: Integers, order: Integers) -> None:
     """Put the lanes whose entry is in tile t into order[starts[t]:starts[t + 1]]; those without a bar are left out."""
     starts[:] = 0
@@ -178,40 +120,46 @@ def sort_by_tile(lanes: Table, bars: int, starts: Integers, order: Integers) -> 
 
 
 @part
-def flat(market: Market) -> Market:
-    """The market, known when this is compiled to have no pyramid: of leaps nothing is compiled into the kernel."""
-    pyramid = market.pyramid
-    return Market(
-        market.time, market.series, market.highest_mark, market.lowest_funding, market.greatest,
-        Pyramid(pyramid.nodes, pyramid.tops, pyramid.starts, 0, 0),
-    )  # fmt: skip
-
-
-@part
 def each_in_tiles(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, places: Integers, rows: Table, calls: Table,
-    trace: Table, kept: Table, starts: Integers, order: Integers, coarse: Coarse,
+    kept: Table, starts: Integers, order: Integers,
 ) -> None:  # fmt: skip
     """Every lane's position, by the plan of the same number, tile after tile; lane k writes row places[k]."""
     bars, held = market.time.size, 0
     for k in range(lanes.size):
-        if lanes[k]["bar"] >= bars:  # refused for want of a bar
-            fixed_entry(market, rates, plans[k], signals, lanes[k], rows, calls, trace, places[k], places[k])
+        lanes[k]["done"] = 1
+        if lanes[k]["bar"] >= bars:
+            refuse_for_want_of_a_bar(rows[places[k]], places[k], plans[k], lanes[k])
     sort_by_tile(lanes, bars, starts, order)
     for number in range(starts.size - 2):
-        first, last = number * TILE, min((number + 1) * TILE, bars)
+        last = min((number + 1) * TILE, bars)
         opened, count = starts[number], starts[number + 1] - starts[number]
-        if held + count == 0:
-            continue
-        tile = Tile(first, last, coarsen(market.series, coarse, first, last), coarse)
         for j in range(held + count):
             # positions still open come first: they are put where those stood that have been begun
             k = order[opened - held + j]
-            if j >= held:
-                begin(market, rates, plans[k], signals, lanes[k], kept[k], rows, places[k], places[k])
-                lanes[k]["done"] = 1
-            if kept[k]["state"] == HELD:
-                carry(market, rates, plans[k], kept[k], rows, calls, trace, places[k], tile)
+            plan, row, side = plans[k], rows[places[k]], float(lanes[k]["fixed_side"])
+            if j < held:
+                position, path, i = position_of(kept[k]), path_of(kept[k]), kept[k]["bar"]
+                term = Term(kept[k]["entry_bar"], kept[k]["time_bar"], kept[k]["signal_bar"])
+            else:
+                i = lanes[k]["bar"]
+                now = rates_in(rates, epoch_at(rates, i))
+                opening = open_position(market, now, plan, signals, side, i, plan["capital"])
+                write_opening(now, row, places[k], i, side, opening)
+                kept[k]["state"] = OVER
+                if opening.rejection != ACCEPTED:
+                    continue
+                position, rest = opening.position, plan["capital"] - opening.collateral
+                path = start(market, now, position, i, opening.collateral, rest)
+                term = term_of(market, plan, signals, side, i, lanes[k]["exit_due"])
+            watch = watch_for(side, plan["stop_on_mark"], plan["target_on_mark"], plan["trail_on_mark"])
+            care = care_of(plan, places[k], 0)
+            end = ride(market, rates, watch, care, calls, position, path, term, i, last)
+            if end.reason == PAUSED:
+                keep(kept[k], end.position, end.path, term, end.bar)
+            else:
+                write_exit(market, rates, row, watch.target_limit, end)
+                kept[k]["state"] = OVER
         held = keep_held(kept, order, opened - held, opened + count)
 
 
@@ -238,16 +186,12 @@ def run_in_tiles(
     calls: Table,
 ) -> None:
     """As `run_given`: lane k holds one position, by plan k, and writes row places[k]."""
-    held, kept = np.empty(BLOCKS, dtype=BLOCK), np.empty(lanes.size, dtype=KEPT)
+    kept, order = np.empty(lanes.size, dtype=KEPT), np.empty(lanes.size, dtype=np.int64)
     starts = np.empty((market.time.size + TILE - 1) // TILE + 2, dtype=np.int64)
-    order, coarse = np.empty(lanes.size, dtype=np.int64), np.zeros((COARSE, TILE + SWEPT), dtype=np.float32)
     each_in_tiles(
-        flat(bare_market(market)), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
-        bare(lanes), bare(places), bare(rows), bare(calls), bare(held), bare(kept),
-        bare(starts), bare(order), bare(coarse),
+        bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
+        bare(lanes), bare(places), bare(rows), bare(calls), bare(kept), bare(starts), bare(order),
     )  # fmt: skip
-    hold(held)
     hold(kept)
     hold(starts)
     hold(order)
-    hold(coarse)

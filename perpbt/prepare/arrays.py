@@ -17,6 +17,7 @@ import polars as pl
 from perpbt.config import Rules
 from perpbt.contracts import Contract, ratio
 from perpbt.errors import InputError
+from perpbt.kernels.coarse import coarse_over, no_coarse
 from perpbt.kernels.pyramid import no_pyramid, pyramid_over
 from perpbt.kernels.tables import (
     ENTRY_SIDE,
@@ -100,7 +101,7 @@ def turnover_of(column: Mapping[str, Floats], contract: Contract) -> Floats:
 def market_arrays(
     bars: SymbolBars, rules: Rules, engine: str, contract: Contract = PLAIN, shelf: Shelf = MEMORY
 ) -> Market:
-    """Everything of one symbol a kernel may read; with a pyramid for the engine that skips.
+    """Everything of one symbol a kernel may read; with a pyramid for the engine that skips, and coarse bars for the other.
 
     Of an inverse contract all prices are in the mirror (`perpbt.prepare.mirror`). Money is in settlement currency. The arrays are the shelf's.
     """
@@ -131,6 +132,7 @@ def market_arrays(
         lowest_funding=lowest_funding,
         greatest=max(highest_mark, highest, highest_funding, -lowest_funding),
         pyramid=pyramid_over(series, NEAR, shelf.array) if engine == "skip" else no_pyramid(),
+        coarse=coarse_over(series, shelf.array) if engine == "dense" else no_coarse(),
     )
 
 
