@@ -48,8 +48,10 @@ def coarsen(series: Floats, coarse: Coarse) -> None:
         for bar in range(first * BLOCK, min(last * BLOCK, bars)):
             most = max(most, series[FUNDING, bar])
         rounded = np.float32(most)
-        if rounded < most:
-            rounded = np.nextafter(rounded, np.float32(np.inf))
+        if (
+            rounded < most
+        ):  # a share of it that is more than half a step of such numbers, of the small ones too
+            rounded = np.float32(most + (abs(most) * 2e-7 + 1e-37))
         for number in range(first, last):
             coarse[number, MOST] = rounded
 

@@ -54,10 +54,6 @@ if config.DISABLE_JIT:  # type: ignore[attr-defined]
         """The larger of each two."""
         return np.where(one > other, one, other)
 
-    def smaller(one: Any, other: Any) -> Any:
-        """The smaller of each two."""
-        return np.where(one < other, one, other)
-
     def most_of(values: Any) -> float:
         """The largest."""
         return float(values.max())
@@ -120,8 +116,6 @@ else:
             def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
                 if operation == "larger":
                     return builder.select(builder.fcmp_ordered(">", *values), *values)
-                if operation == "smaller":
-                    return builder.select(builder.fcmp_ordered("<", *values), *values)
                 return getattr(builder, operation)(*values)
 
             return EIGHT(EIGHT, EIGHT), build
@@ -129,7 +123,7 @@ else:
         return intrinsic(typed)
 
     plus, minus, times, over = pairwise("fadd"), pairwise("fsub"), pairwise("fmul"), pairwise("fdiv")
-    larger, smaller = pairwise("larger"), pairwise("smaller")
+    larger = pairwise("larger")
 
     @intrinsic
     def most_of(context: Any, numbers: Any) -> Any:

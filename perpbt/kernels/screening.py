@@ -13,7 +13,7 @@ from .coarse import HIGH_AT, LOW_AT, MARK_HIGH_AT, MARK_LOW_AT, ROW, THIN_HIGH, 
 from .compile import part
 from .contracts import tick_room
 from .margin import Position, growing
-from .sixteens import WIDE, lower, rises, sinks, sixteen, upper
+from .sixteens import WIDE, lower, risen, rises, sinks, sixteen, sunk, upper
 from .tables import DEDUCTION, HIGH, LOW, MARK_LOW, RATE, Coarse, Market, Rates
 from .watching import Path, Watch
 
@@ -110,6 +110,15 @@ def bounds_for(
 
 
 @part
+def fall_at(market: Market, position: Position, path: Path, unit: float, peak: float) -> float:
+    """side * (mark close - CF) down to which no drawdown from this peak is deeper than the deepest so far."""
+    start = position.side * (position.entry - position.funding)
+    money = path.released + position.margin
+    room = SLACK * (4.0 * market.greatest + (peak + money) * unit)
+    return (start + (peak * (1.0 - path.drawdown) - money) * unit) + room
+
+
+@part
 def levels_for(
     market: Market, watch: Watch, position: Position, path: Path, bounds: Bounds, thinnest: float
 ) -> Levels:
@@ -119,7 +128,7 @@ def levels_for(
     money = path.released + position.margin
     room = SLACK * (4.0 * market.greatest + (path.peak + money) * unit)
     up = (start + (path.peak - money) * unit) - room
-    down = max((start + (path.peak * (1.0 - path.drawdown) - money) * unit) + room, bounds.call)
+    down = max(fall_at(market, position, path, unit, path.peak), bounds.call)
     stop, target, trailing, best = position.stop, position.target, -np.inf, np.inf
     apart = False
     if position.trail != 0.0:  # stands still until there is a new best price
@@ -170,6 +179,28 @@ def news(coarse: Coarse, levels: Levels, block: int) -> int:
         found |= sinks(least(coarse, at + levels.trail_low), levels.trail_floor) * TRAIL_DOWN
         found |= rises(most(coarse, at + levels.trail_high), levels.trail_ceiling) * TRAIL_UP
     return found
+
+
+@part
+def down_to(coarse: Coarse, at: int, level: np.float32) -> int:
+    """Which of 64 numbers from the `at`-th on are at or below the level: bit k for the k-th."""
+    return (
+        sunk(sixteen(coarse, at), level)
+        | sunk(sixteen(coarse, at + WIDE), level) << WIDE
+        | sunk(sixteen(coarse, at + 2 * WIDE), level) << (2 * WIDE)
+        | sunk(sixteen(coarse, at + 3 * WIDE), level) << (3 * WIDE)
+    )
+
+
+@part
+def up_to(coarse: Coarse, at: int, level: np.float32) -> int:
+    """Which of 64 numbers from the `at`-th on are at or above the level."""
+    return (
+        risen(sixteen(coarse, at), level)
+        | risen(sixteen(coarse, at + WIDE), level) << WIDE
+        | risen(sixteen(coarse, at + 2 * WIDE), level) << (2 * WIDE)
+        | risen(sixteen(coarse, at + 3 * WIDE), level) << (3 * WIDE)
+    )
 
 
 @part

@@ -34,6 +34,14 @@ if config.DISABLE_JIT:  # type: ignore[attr-defined]
         """1 if any is at or above the level, else 0."""
         return int((values >= level).any())
 
+    def sunk(values: Any, level: Any) -> int:
+        """The lanes at or below the level: bit k for lane k."""
+        return sum(1 << k for k in range(WIDE) if values[k] <= level)
+
+    def risen(values: Any, level: Any) -> int:
+        """The lanes at or above the level."""
+        return sum(1 << k for k in range(WIDE) if values[k] >= level)
+
 else:
     VECTOR, BITS, I32 = ir.VectorType(ir.FloatType(), WIDE), ir.IntType(WIDE), ir.IntType(32)
 
@@ -72,8 +80,8 @@ else:
 
         return intrinsic(typed)
 
-    def compared(sign: str) -> Any:
-        """Does any compare so with a level?"""
+    def compared(sign: str, lanes_of: bool) -> Any:
+        """Which lanes compare so with a level; or does any?"""
 
         def typed(context: Any, numbers: Any, level: Any) -> Any:
             def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -81,7 +89,9 @@ else:
                 held = builder.insert_element(empty, values[1], ir.Constant(I32, 0))
                 order = ir.Constant(ir.VectorType(I32, WIDE), [0] * WIDE)
                 lanes = builder.fcmp_ordered(sign, values[0], builder.shuffle_vector(held, empty, order))
-                found = builder.icmp_unsigned("!=", builder.bitcast(lanes, BITS), ir.Constant(BITS, 0))
+                found = builder.bitcast(lanes, BITS)
+                if not lanes_of:
+                    found = builder.icmp_unsigned("!=", found, ir.Constant(BITS, 0))
                 return builder.zext(found, ir.IntType(64))
 
             return types.int64(SIXTEEN, types.float32), build
@@ -89,4 +99,5 @@ else:
         return intrinsic(typed)
 
     lower, upper = pairwise("<"), pairwise(">")
-    sinks, rises = compared("<="), compared(">=")
+    sinks, rises = compared("<=", False), compared(">=", False)
+    sunk, risen = compared("<=", True), compared(">=", True)

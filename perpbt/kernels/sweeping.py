@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .coarse import BLOCK, MOST, SHIFT, STRETCH
+from .coarse import BLOCK, MOST, ROW, SHIFT, STRETCH, WORTH
 from .compile import aside, part
 from .eights import (
     WIDTH,
@@ -27,12 +27,26 @@ from .eights import (
     one_of,
     over,
     plus,
-    smaller,
     spread,
     times,
 )
 from .margin import Position
-from .screening import FALLEN, PRICES, RISEN, THIN, bounds_for, levels_for, news, strikes, thin_at
+from .screening import (
+    FALLEN,
+    PRICES,
+    RISEN,
+    THIN,
+    Levels,
+    bounds_for,
+    down_to,
+    fall_at,
+    levels_for,
+    meets,
+    news,
+    strikes,
+    thin_at,
+    up_to,
+)
 from .tables import DEDUCTION, FUNDING, MARK_CLOSE, NO_CALL, RATE, Market, Rates
 from .watching import Care, Path, Watch, seen, seen_on
 
@@ -130,6 +144,14 @@ def first_struck(
     return last, extreme
 
 
+@part
+def bars_in(block: int, first: int, last: int) -> int:
+    """Of the bars of a block, those in [first, last): bit k for the k-th."""
+    bars = -1 << int(first - (block << SHIFT))
+    ahead = int(last - (block << SHIFT))
+    return bars & ((1 << ahead) - 1) if ahead < BLOCK else bars
+
+
 @aside
 def worst_of(
     market: Market, rates: Rates, position: Position, worst: float, row: int, at: int, lanes: int
@@ -144,20 +166,32 @@ def worst_of(
 
 @part
 def worst_over(
-    market: Market, rates: Rates, watch: Watch, position: Position, worst: float, first: int, last: int
+    market: Market, rates: Rates, watch: Watch, position: Position, worst: float, block: int, bars: int
 ) -> float:
-    """The worst margin ratio after these bars: `margin.margin_ratio` at every adverse price. Divided is only where it could be worse."""
-    for at in range(first & -WIDTH, last, WIDTH):
+    """The worst margin ratio after these bars of a block: `margin.margin_ratio` at every adverse price."""
+    none, ratios = spread(0.0), spread(worst)
+    while bars:
+        away = lowest_lane(bars) & -WIDTH
+        at, lanes = (block << SHIFT) + away, bars >> away & ALL
+        bars &= ~(ALL << away)
         prices = bars_of(market, watch.adverse, at)
         left, needed = equities(market, position, prices, at), needs(rates, position, prices)
-        worse = at_most(times(left, spread(worst * (1.0 - SLACK))), needed) & lanes_in(at, first, last)
-        if worse:
-            if rates.whole or rates.per_unit > 0.0:
+        if rates.whole or rates.per_unit > 0.0:
+            worse = at_most(times(left, spread(worst * (1.0 - SLACK))), needed) & lanes
+            if worse:
                 worst = worst_of(market, rates, position, worst, watch.adverse, at, worse)
-            else:
-                ratios = chosen(at_most(left, spread(0.0)), spread(np.inf), over(needed, left))
-                worst = max(worst, most_of(chosen(worse, ratios, spread(0.0))))
-    return worst
+                ratios = spread(worst)
+        else:
+            here = chosen(at_most(left, none), spread(np.inf), over(needed, left))
+            ratios = larger(chosen(lanes, here, ratios), ratios)
+    return most_of(ratios)
+
+
+@part
+def values_at(market: Market, position: Position, path: Path, at: int) -> Any:
+    """The equity path at the closes of eight bars."""
+    held = equities(market, position, bars_of(market, MARK_CLOSE, at), at)
+    return plus(held, spread(path.released))
 
 
 @part
@@ -165,40 +199,58 @@ def marked_in_turn(
     market: Market, position: Position, path: Path, first: int, last: int
 ) -> tuple[float, float]:
     """Peak and drawdown after these bars, close by close as `watching.marked` has it, for a new peak is 0 below itself."""
-    peak, drawdown = path.peak, path.drawdown
+    peak, drawdowns = path.peak, spread(path.drawdown)
     for at in range(first & -WIDTH, last, WIDTH):
-        lanes = lanes_in(at, first, last)
-        prices = bars_of(market, MARK_CLOSE, at)
-        values = plus(equities(market, position, prices, at), spread(path.released))
+        lanes, values = lanes_in(at, first, last), values_at(market, position, path, at)
         reached = larger(up_to_each(chosen(lanes, values, spread(-np.inf))), spread(peak))
-        fall = minus(reached, values)
-        deeper = at_most(times(reached, spread(drawdown * (1.0 - SLACK))), fall) & lanes
-        if deeper:
-            drawdown = max(drawdown, most_of(chosen(deeper, over(fall, reached), spread(0.0))))
+        here = over(minus(reached, values), reached)
+        drawdowns = larger(chosen(lanes, here, drawdowns), drawdowns)
         peak = one_of(reached, WIDTH - 1)
-    return peak, drawdown
+    return peak, most_of(drawdowns)
 
 
 @part
-def marked_over(market: Market, position: Position, path: Path, first: int, last: int) -> tuple[float, float]:
-    """Peak and drawdown of the equity path after these bars.
+def extreme_value(
+    market: Market, position: Position, path: Path, value: float, sign: float, block: int, bars: int
+) -> float:
+    """The largest (sign 1) or smallest (-1) of a value and the equity path at the closes of these bars."""
+    values, way = spread(sign * value), spread(sign)
+    while bars:
+        away = lowest_lane(bars) & -WIDTH
+        at, lanes = (block << SHIFT) + away, bars >> away & ALL
+        bars &= ~(ALL << away)
+        here = times(way, values_at(market, position, path, at))
+        values = larger(chosen(lanes, here, values), values)
+    return sign * most_of(values)
 
-    No drawdown in them is deeper than the fall from their highest value, or the peak before, to their lowest, against that peak.
+
+@part
+def marked_over(
+    market: Market, position: Position, path: Path, levels: Levels, unit: float, block: int, first: int, last: int
+) -> tuple[float, float]:  # fmt: skip
+    """Peak and drawdown of the equity path after bars [first, last) of a block.
+
+    Closes inside the levels are no news. Where there is no new peak the deepest drawdown is at the lowest value; where there is one, a
+    bound says when no fall from it can be deeper.
     """
-    highest, lowest = spread(path.peak), spread(np.inf)
-    if path.drawdown > 0.0:
-        for at in range(first & -WIDTH, last, WIDTH):
-            lanes = lanes_in(at, first, last)
-            prices = bars_of(market, MARK_CLOSE, at)
-            values = plus(equities(market, position, prices, at), spread(path.released))
-            highest = larger(chosen(lanes, values, highest), highest)
-            lowest = smaller(chosen(lanes, values, lowest), lowest)
-        top, bottom = most_of(highest), -most_of(minus(spread(0.0), lowest))
-        if top == path.peak:
-            return top, max(path.drawdown, (top - bottom) / top)
-        if (top - bottom) / path.peak <= path.drawdown:
-            return top, path.drawdown
-    return marked_in_turn(market, position, path, first, last)
+    low, high = (
+        down_to(market.coarse, block * ROW + WORTH, levels.fallen),
+        up_to(market.coarse, block * ROW + WORTH, levels.risen),
+    )
+    if position.side < 0.0:
+        low, high = high, low
+    bars, peak = bars_in(block, first, last), path.peak
+    low, high = low & bars, high & bars
+    if high:
+        if low:
+            return marked_in_turn(market, position, path, first, last)
+        peak = extreme_value(market, position, path, peak, 1.0, block, high)
+        if meets(market.coarse, block, WORTH, position.side, fall_at(market, position, path, unit, peak)):
+            return marked_in_turn(market, position, path, first, last)
+    if low:
+        bottom = extreme_value(market, position, path, np.inf, -1.0, block, low)
+        return peak, max(path.drawdown, (peak - bottom) / peak)
+    return peak, path.drawdown
 
 
 @part
@@ -229,11 +281,14 @@ def sweep(
             ):
                 stop, extreme = first_struck(market, rates, watch, position, called, path.extreme, first, end)
             if found & THIN:
-                worst = worst_over(market, rates, watch, position, worst, first, stop)
+                thin = down_to(coarse, block * ROW + levels.thin, levels.thinnest) & bars_in(
+                    block, first, stop
+                )
+                worst = worst_over(market, rates, watch, position, worst, block, thin)
                 if worst != path.worst_ratio:
                     thinnest = thin_at(market, rates, position, unit, bounds.most, min(worst, 1.0))
             if found & (FALLEN | RISEN):
-                peak, drawdown = marked_over(market, position, path, first, stop)
+                peak, drawdown = marked_over(market, position, path, levels, unit, block, first, stop)
             path = seen_on(path, extreme, peak, drawdown, worst)
             if stop < end:
                 return stop, path
