@@ -116,7 +116,10 @@ def given_block(
     rows = np.zeros(picked.size, dtype=ROW)
     order = by_time(wishes.entry[picked])
 
+    threads = choose_threads(setting.threads, picked.size, market.time.size)
     step = engine.CHUNK if setting.shelf is MEMORY else min(engine.CHUNK, FEW)
+    if setting.engine == "dense":  # some positions are much work already: few enough that threads end together
+        step = min(step, max(256, -(-picked.size // (2 * threads))))
 
     def work(first: int) -> tuple[int, Table]:
         setting.shelf.relieve()
@@ -129,7 +132,6 @@ def given_block(
         given_rows(market, rates, *given)
         return places.size, np.empty(0, dtype=CALL)
 
-    threads = choose_threads(setting.threads, picked.size, market.time.size)
     calls = [np.empty(0, dtype=CALL)]
     for size, made in in_threads(work, range(0, picked.size, step), threads):
         counted.add(size)
