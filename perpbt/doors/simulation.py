@@ -118,7 +118,9 @@ def given_block(
 
     threads = choose_threads(setting.threads, picked.size, market.time.size)
     step = engine.CHUNK if setting.shelf is MEMORY else min(engine.CHUNK, FEW)
-    if setting.engine == "dense":  # some positions are much work already: few enough that threads end together
+    if (
+        setting.engine == "dense"
+    ):  # some positions are much work already: few enough that threads end together
         step = min(step, max(256, -(-picked.size // (2 * threads))))
 
     def work(first: int) -> tuple[int, Table]:
