@@ -21,6 +21,7 @@ from perpbt.coupling.refilling import Crowding
 from perpbt.coupling.settlement import Fund, Settlement
 from perpbt.coupling.telling import cascades, deleveraged, spreads, told, told_of_feedback, unpaid
 from perpbt.coupling.trading import Trading
+from perpbt.coupling.witness import Pushed, Told, run_naively_together
 from perpbt.engines.book import Book, Fills
 from perpbt.kernels.tables import Floats, Integers, Market
 from perpbt.prepare.mirror import restored_closings
@@ -68,22 +69,25 @@ def couple(setting: Setting, book: Book, door: Door, terms: Terms, markets: Mapp
     _, whose = setting.terms.funds(book.symbols)
     shared = funds(groups, whose)
     seed, share = setting.terms.seed, setting.terms.fee_share
-    settlements: list[Fund]
-    pushed: list[Looped] = []
-    before = 0.0
-    if terms.spec.kind == "cascade":
-        before = liquidated_weight(groups)
+    settlements: Sequence[Fund | Told]
+    pushed: Sequence[Looped | Pushed] = []
+    cascade = terms.spec.kind == "cascade"
+    before = liquidated_weight(groups) if cascade else 0.0
+    if setting.engine == "oracle":
+        settlements, pushed = run_naively_together(setting, book, terms, shared, times)
+    elif cascade:
         pushed, settlements = looped(setting, book, terms, symbols, groups, times, whose)
     elif setting.engine == "dense" and door.loops:
         settlements = advanced(setting, book, terms, symbols, groups, times, whose)
     else:
         crowding = Crowding() if setting.crowding else None
-        settlements = [Settlement(mine, terms, seed, share, times, crowding) for mine in shared]
-        watched(setting, settlements, times)
-        pay(setting, book, settlements, times, whose)
-        for settlement in settlements:
-            settlement.run()  # type: ignore[attr-defined]
-    groups = [group for settlement in settlements for group in settlement.groups]
+        leaping = [Settlement(mine, terms, seed, share, times, crowding) for mine in shared]
+        watched(setting, leaping, times)
+        pay(setting, book, leaping, times, whose)
+        for settlement in leaping:
+            settlement.run()
+        settlements = leaping
+    groups = [group for one in settlements for group in one.groups]
     door.put_back(book, symbols, groups)
     note_again(book, symbols)
     adl = deleveraged(door.labels, door.lanes(), book.size, settlements, times)
@@ -103,6 +107,8 @@ def couple(setting: Setting, book: Book, door: Door, terms: Terms, markets: Mapp
     )
     setting.notes += unpaid(made.fund)
     if terms.spec.kind == "cascade":
+        if setting.equity_every is not None:
+            setting.pushed = {(one.world, one.of.index): one.market_as_pushed() for one in pushed}
         made.extra["cascades"] = cascades(book, pushed)
         made.metadata["coupling"] |= told_of_feedback(
             made.extra["cascades"], before, liquidated_weight(groups)

@@ -10,6 +10,7 @@ import polars as pl
 
 from perpbt.coupling.groups import Group, SymbolRows
 from perpbt.coupling.settlement import Fund
+from perpbt.coupling.witness import Told
 from perpbt.engines.book import Book
 from perpbt.kernels.adding import EVENT, fund_events
 from perpbt.kernels.tables import Floats, Integers, Table
@@ -18,7 +19,7 @@ from perpbt.settling.topping import payments
 
 
 def coupled_ledger(
-    book: Book, terms: FundTerms, symbols: Sequence[SymbolRows], groups: Sequence[Group], settlements: Sequence[Fund],
+    book: Book, terms: FundTerms, symbols: Sequence[SymbolRows], groups: Sequence[Group], settlements: Sequence[Fund | Told],
     times: Integers,
 ) -> pl.DataFrame:  # fmt: skip
     """As `perpbt.settling.settle.ledger`, with the columns adl, outside and socialised: money that covered deficits beside the fund's.
@@ -72,7 +73,9 @@ def events_of(book: Book, of: SymbolRows, world: Integers, weight: Floats, terms
     return events[:written]
 
 
-def balances_after(events: Table, whose: Integers, settlements: Sequence[Fund], times: Integers) -> Floats:
+def balances_after(
+    events: Table, whose: Integers, settlements: Sequence[Fund | Told], times: Integers
+) -> Floats:
     """The balance of each event's fund after the event's bar."""
     after = np.zeros(events.size)
     when = np.searchsorted(times, events["time"])
@@ -85,7 +88,7 @@ def balances_after(events: Table, whose: Integers, settlements: Sequence[Fund], 
 
 
 def fill_in_unused(
-    book: Book, terms: FundTerms, events: Table, paid_in: Floats, whose: Integers, settlements: Sequence[Fund], after: Floats
+    book: Book, terms: FundTerms, events: Table, paid_in: Floats, whose: Integers, settlements: Sequence[Fund | Told], after: Floats
 ) -> None:  # fmt: skip
     """Balances of funds that nobody has ever brought or asked anything: their seeds, and what was put in."""
     used = {(one.groups[0].world, int(whose[one.groups[0].of.index])) for one in settlements}
@@ -98,7 +101,7 @@ def fill_in_unused(
 
 
 def covers_by_moment(
-    settlements: Sequence[Fund], times: Integers
+    settlements: Sequence[Fund | Told], times: Integers
 ) -> dict[tuple[int, int, int], dict[str, float]]:
     """Who covered what, by time, world and symbol; the phases of a bar together."""
     found: dict[tuple[int, int, int], dict[str, list[float]]] = {}

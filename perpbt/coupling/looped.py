@@ -142,6 +142,10 @@ class Looped(Group):
         """See `Group.among`: who comes is not known beforehand."""
         return self._room, -1
 
+    def market_as_pushed(self) -> Market:
+        """The bars, closing as they were pushed; at a close both sides see the same."""
+        return self.views.of[1]
+
     # --------------------------------------------------------------------------------------------- in time
     def next_bar(self, bar: int) -> int:
         """The first bar from `bar` on in which anything can happen; the number of bars if there is none."""

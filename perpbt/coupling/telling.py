@@ -12,6 +12,7 @@ import polars as pl
 from perpbt.columns import times as moments_of
 from perpbt.coupling.looped import Looped, Push
 from perpbt.coupling.settlement import Fund
+from perpbt.coupling.witness import Pushed, Told
 from perpbt.engines.book import Book
 from perpbt.kernels.tables import HIGH, LAST_OPEN, LOW, MARK_CLOSE, MARK_OPEN, Floats, Integers
 from perpbt.running.conclude import Labels
@@ -24,7 +25,7 @@ NUMBERS = ("quantity", "fraction", "price", "given_up")
 
 
 def deleveraged(
-    labelled: Labels, lanes: Integers, size: int, settlements: Sequence[Fund], times: Integers
+    labelled: Labels, lanes: Integers, size: int, settlements: Sequence[Fund | Told], times: Integers
 ) -> pl.DataFrame:
     """A row for each position that was closed in part or whole for others, or paid for them, and moment.
 
@@ -85,7 +86,7 @@ def deleveraged(
     return frame[by_name.with_row_index("row").sort("key", "world", "symbol", "kind", "named")["row"]]
 
 
-def spreads(book: Book, settlements: Sequence[Fund], times: Integers) -> pl.DataFrame:
+def spreads(book: Book, settlements: Sequence[Fund | Told], times: Integers) -> pl.DataFrame:
     """A row for each round of deleveraging: all that was closed at one moment of one symbol against one side.
 
     Columns: time, world, symbol, phase, bankrupt_side, winners (who could be closed), and what `perpbt.adl.spread` measures: needed (the
@@ -147,7 +148,7 @@ def unpaid(fund: pl.DataFrame) -> list[str]:
     ]
 
 
-def cascades(book: Book, groups: Sequence[Looped]) -> pl.DataFrame:
+def cascades(book: Book, groups: Sequence[Looped | Pushed]) -> pl.DataFrame:
     """A row for each push of a price: a moment, world, symbol and side liquidated.
 
     Columns: time, world, symbol, phase ("open" or "range" of the bar), side (that fell), rounds (times everybody was looked at again),
@@ -167,7 +168,7 @@ def cascades(book: Book, groups: Sequence[Looped]) -> pl.DataFrame:
     return made.with_columns(pl.col("time").cast(pl.Datetime("ms")).dt.replace_time_zone("UTC"))
 
 
-def push_told(book: Book, group: Looped, push: Push) -> dict[str, Any]:
+def push_told(book: Book, group: Looped | Pushed, push: Push) -> dict[str, Any]:
     """One push by name."""
     bar, phase = divmod(push.moment, 3)
     series, shock = group.of.market.series, 0.0

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from .fund import fund_name, paid_in
 from .leaving import AFTER, bankruptcy, credit, leave, there
 from .margin import in_force
+from .position import NOTHING
 from .shapes import Record
 
 DUST = 1e-12  # of a quantity: what is less than that short is placed; of a notional: a deficit below is rounding and closes nobody
@@ -61,6 +62,10 @@ def settle_funds(
             cover(m, world, time, step, now, views, draws, drawn, drawn - paid, covers)
             fund["balance"] = lend_of_last_resort(fund["balance"], covers)
         fund["past"].append((time, fund["balance"]))
+        m["steps"].append({
+            "time": time, "world": world, "fund": name, "phase": step, "balance": fund["balance"],
+            "covers": covers if drawn > paid else {},
+        })  # fmt: skip
         note(fund, time, world, name, credits, draws, covers)
 
 
@@ -146,7 +151,7 @@ def deleverage(
 ) -> tuple[float, float]:  # fmt: skip
     """Close the uncovered part of the bankrupt quantity of one side; returns what winners and outsiders gave up."""
     world, symbol, i, step, time, view = where
-    counting = m["counting"]
+    counting = m["of"][symbol]["counting"]
     bankrupt_side, side = side, counting.gains * side
     quantity = math.fsum(flow["quantity"] for flow in here)
     bankrupt_at = math.fsum(flow["quantity"] * flow["price"] for flow in here) / quantity
@@ -159,7 +164,7 @@ def deleverage(
         price = side * min(max(side * price, side * filled), side * bankrupt_at)
         each = side * (price - filled)
     wanted = fraction * quantity
-    cf, venue = m["cf"][symbol][i], in_force(m["venue"], i)
+    cf, venue = m["cf"][symbol][i], in_force(m["of"][symbol]["venue"], i)
     winners = [
         one
         for one in candidates(m, world, symbol, i, step)
@@ -169,6 +174,11 @@ def deleverage(
     ]
     told = [candidate(m, one, mark, cf, venue) for one in winners]
     closed = m["allocate"](told, wanted) if told else []
+    if told:
+        m["rounds"].append({
+            "time": time, "world": world, "symbol": symbol, "phase": step, "side": side, "candidates": told, "closed": closed,
+            "wanted": wanted, "price": price,
+        })  # fmt: skip
     given = []
     for one, was, x in zip(winners, told, closed, strict=True):
         if x > 0:
@@ -178,7 +188,7 @@ def deleverage(
             m["adl"].append({
                 "time": time, "world": world, "symbol": symbol, "phase": step, "bankrupt_side": bankrupt_side,
                 "account": one["account"], "quantity": x / one["weight"], "fraction": share, "price": counting.read(price),
-                "given_up": mine, "weight": one["weight"],
+                "given_up": mine, "weight": one["weight"], "reading": price, **place(one),
             })  # fmt: skip
             one["given_up"] = one["given_up"] + mine
             shrink(m, one, i, step, share, price, view["sides"][one["p"]["side"]])
@@ -195,22 +205,28 @@ def outsider(
     """What a counterparty outside the simulation takes of what winners were too few for, up to its size (money)."""
     if not quantity > wanted * DUST:
         return 0.0
-    size = m["outside"].get((world, symbol), m["options"].get("outside", 0.0))
-    taken = min(quantity, size / price)
-    m["outside"][world, symbol] = max(size - taken * price, 0.0)
+    before = m["outside"].get((world, symbol), 0.0)
+    taken = min(quantity, max(m["options"].get("outside", 0.0) - before, 0.0) / price)
+    m["outside"][world, symbol] = before + taken * price
     return min(taken * each, left)
 
 
 def candidate(m: Record, one: Record, mark: float, cf: float, venue: Record) -> Record:
     """What a ranking may know, of all the accounts the row stands for together: who is long of an inverse contract is short of its reading."""
-    p, w, counting = one["p"], one["weight"], m["counting"]
+    p, w, own = one["p"], one["weight"], m["of"][one["symbol"]]
+    counting = own["counting"]
     moved = cf - p["cf_entry"]
     return {
         "side": float(counting.gains * p["side"]), "quantity": w * p["quantity"], "entry": p["entry"], "margin": w * p["margin"],
         "funding_paid": w * ((p["side"] * p["quantity"]) * moved), "mark": mark,
-        "maintenance": w * counting.required(p, mark, venue), "bankruptcy": bankruptcy(m, p, moved),
+        "maintenance": w * counting.required(p, mark, venue), "bankruptcy": bankruptcy(own, p, moved),
         "identifier": one["identifier"],
     }  # fmt: skip
+
+
+def place(one: Record) -> Record:
+    """Where a row will stand: whose it is, and after how many of its own."""
+    return {"who": one["who"], "position": len(one["rows"])}
 
 
 def shrink(m: Record, one: Record, i: int, step: str, share: float, price: float, bar: Record) -> None:
@@ -222,7 +238,8 @@ def shrink(m: Record, one: Record, i: int, step: str, share: float, price: float
     see(m, one, i, step, bar)
     margin, quantity = p["margin"] * share, p["quantity"] * share
     fee = m["options"].get("fee", 0.0)
-    part = m["counting"].waterfall(p, margin, quantity, cf, price, "adl", fee, m["venue"])
+    own = m["of"][one["symbol"]]
+    part = own["counting"].waterfall(p, margin, quantity, cf, price, "adl", fee, own["venue"])
     p["released"] = p["released"] + part["back"]
     p["wallet"] = p["wallet"] + part["back"]
     p["margin"] = p["margin"] * (1 - share)
@@ -237,8 +254,9 @@ def see(m: Record, one: Record, i: int, step: str, bar: Record) -> None:
     """The margin ratio of a position before it is changed: at the open, or at the worst of the range."""
     p = one["p"]
     price = bar["mark_open"] if step == "B" else bar["mark_low" if p["side"] > 0 else "mark_high"]
-    counting = m["counting"]
-    ratio = counting.margin_ratio(p, counting.read(price), m["cf"][one["symbol"]][i], in_force(m["venue"], i))
+    own = m["of"][one["symbol"]]
+    now, counting = in_force(own["venue"], i), own["counting"]
+    ratio = counting.margin_ratio(p, counting.read(price), m["cf"][one["symbol"]][i], now)
     one["worst"] = max(one["worst"], ratio)
 
 
@@ -248,7 +266,7 @@ def socialise(m: Record, world: str, symbol: str, i: int, step: str, view: Recor
     Nobody gives more than his profit, and never more than his equity.
     """
     cf, bases, limits = m["cf"][symbol][i], [], []
-    people, counting = candidates(m, world, symbol, i, step), m["counting"]
+    people, counting = candidates(m, world, symbol, i, step), m["of"][symbol]["counting"]
     for one in people:
         p, bar = one["p"], view["sides"][one["p"]["side"]]
         mark = counting.read(bar["mark_open"] if step == "B" else bar["mark_close"])
@@ -270,6 +288,20 @@ def socialise(m: Record, world: str, symbol: str, i: int, step: str, view: Recor
             one["p"]["margin"] = one["p"]["margin"] - mine
             one["socialised"] = one["socialised"] + mine
             taken.append(one["weight"] * mine)
+            one["p"]["margin_orders"].append({
+                **NOTHING, "bar": i, "action": "socialised", "margin": one["p"]["margin"], "quantity": one["p"]["quantity"],
+                "taken": mine,
+            })  # fmt: skip
+            m["socialised"].append(
+                {
+                    "time": m["bars"][symbol][i]["ts"],
+                    "world": world,
+                    "symbol": symbol,
+                    "phase": step,
+                    "taken": mine,
+                    **place(one),
+                }
+            )
     return min(math.fsum(taken), loss)
 
 

@@ -21,13 +21,16 @@ def leave(
     m: Record, one: Record, i: int, phase: str, bar: Record, left: Leaving | None, crowd: float | None = None
 ) -> None:
     """§5, §6: the position is over; what it brings its fund or takes from it is noted."""
-    symbol, venue = one["symbol"], m["venue"]
+    symbol, own = one["symbol"], m["of"][one["symbol"]]
+    venue = own["venue"]
     bars: Any = {one["entry_bar"]: m["bars"][symbol][one["entry_bar"]], i: bar}
     if left is not None and left[0] == "adl":
         venue = {**venue, "maker_fee": m["options"].get("fee", 0.0)}
     span = one["entry_bar"], i
     kept = {name: one["p"][name] for name in ("side", "entry", "margin", "quantity", "cf_entry")}
-    row = m["book"].closed(one["p"], one["at_entry"], bars, m["cf"][symbol], venue, span, left, phase, crowd)
+    row = own["book"].closed(
+        one["p"], one["at_entry"], bars, m["cf"][symbol], venue, span, left, phase, crowd
+    )
     row["worst_margin_ratio"] = worst_at_exit(one["worst"], one["at_open"], left, phase)
     one["row"], one["p"], one["last"] = row, None, kept
     step = "end" if left is None else AFTER[phase] if left[0] == "adl" else phase
@@ -78,11 +81,11 @@ def draw(m: Record, one: Record, step: str, time: int, deficit: float) -> None:
         moved = m["cf"][one["symbol"]][one["row"]["exit_bar"]] - last["cf_entry"]
         fund_of(m, one)["draws"].append({
             "step": step, "symbol": one["symbol"], "side": last["side"], "deficit": one["weight"] * deficit,
-            "quantity": one["weight"] * last["quantity"], "price": bankruptcy(m, last, moved),
+            "quantity": one["weight"] * last["quantity"], "price": bankruptcy(m["of"][one["symbol"]], last, moved),
         })  # fmt: skip
 
 
-def bankruptcy(m: Record, p: Record, moved: float) -> float:
+def bankruptcy(own: Record, p: Record, moved: float) -> float:
     """The price (of an inverse contract its reading) at which nothing is left, CF having moved since entry."""
-    gains = m["counting"].gains
+    gains = own["counting"].gains
     return float((p["entry"] - (gains * p["side"]) * (p["margin"] / p["quantity"])) + gains * moved)

@@ -12,9 +12,11 @@ What comes in beside the room's usual shapes:
            "socialised": None | "profit" | "size", "trigger": None or {"drawdown", "least", "window", "resume"},
            "pressure": None or {"law": "square_root" | "linear" | "curve", "curve", "strength", "scale": "volatility" | "none",
            "depth": None (turnover) or money, "most", "share", "decay"}, "crowding": bool}
+  venue    may have "own", the venue of each symbol: its tiers, its contract; what is said of funds holds for all.
   allocate a function (candidates, quantity) -> the quantity closed of each: the ADL policy. A candidate is a dict of
            side, quantity, entry, margin, funding_paid, mark, maintenance, bankruptcy, identifier.
-What goes out: {"rows", one a position, persons in their order, "ledger", "adl", one a deleveraging, "cascades", one a push of the price}.
+What goes out: {"rows", one a position, persons in their order, "ledger", "adl", one a deleveraging, "socialised", one a taking, "rounds", one an asking of
+`allocate`, "cascades", one a push of the price, "steps", one a settled phase of a fund, "closes", one a bar and world: the mark it closed at}; "who" and "position" tell the place of the person and of the row among its own.
 """
 
 from __future__ import annotations
@@ -38,10 +40,10 @@ def run_market(
 ) -> Record:  # fmt: skip
     """Everybody from the first bar to the last, together."""
     m: Record = {
-        "bars": bars, "cf": cf, "venue": venue, "book": inverse if venue.get("inverse") else living,
-        "counting": inverse.INVERSE if venue.get("inverse") else living.LINEAR, "rules": rules, "options": options, "allocate": allocate,
-        "people": [person(one, bars) for one in people],
-        "displaced": {}, "mark_before": {}, "funds": {}, "adl": [], "cascades": [], "outside": {},
+        "bars": bars, "cf": cf, "venue": venue, "of": {symbol: rulebook(venue, symbol) for symbol in bars},
+        "rules": rules, "options": options, "allocate": allocate,
+        "people": [person(one, bars) | {"who": who} for who, one in enumerate(people)],
+        "displaced": {}, "mark_before": {}, "funds": {}, "adl": [], "socialised": [], "rounds": [], "cascades": [], "steps": [], "closes": [], "outside": {},
     }  # fmt: skip
     for one in m["people"]:
         if one["entry_bar"] is None and not one["follow"]:
@@ -54,9 +56,17 @@ def run_market(
     return {
         "rows": [row for one in m["people"] for row in (one["rows"] if one["follow"] else [finished(one)])],
         "ledger": deleveraging.ledger(m),
-        "adl": m["adl"],
-        "cascades": m["cascades"],
+        **{name: m[name] for name in ("adl", "socialised", "rounds", "cascades", "steps", "closes")},
     }
+
+
+def rulebook(venue: Record, symbol: str) -> Record:
+    """What holds on a symbol: its venue, how its positions live, and how its money is counted."""
+    own = venue.get("own", {}).get(symbol, venue)
+    turned = own.get("inverse")
+    return {
+        "venue": own, "book": inverse if turned else living, "counting": inverse.INVERSE if turned else living.LINEAR,
+    }  # fmt: skip
 
 
 def person(one: Record, bars: Mapping[str, Bars]) -> Record:
@@ -105,10 +115,12 @@ def follow(m: Record, world: str, symbol: str, i: int, view: Record) -> None:
             state,
             m["bars"][symbol],
             view["quoted"],
-            in_force(m["venue"], i),
+            in_force(m["of"][symbol]["venue"], i),
         )
         if order is not None:
             one["order"], one["entry_bar"] = order, i
+            if one["follow"].get("weigh"):
+                one["weight"] = one["follow"]["weigh"](i)
             enter(m, one, view)
             if one["p"] is None:
                 put_down(one, one["row"])
@@ -116,15 +128,16 @@ def follow(m: Record, world: str, symbol: str, i: int, view: Record) -> None:
 
 def enter(m: Record, one: Record, view: Record) -> None:
     """§3, at the price the last bars' pressure has left."""
-    e, venue = one["entry_bar"], in_force(m["venue"], one["entry_bar"])
+    e, own = one["entry_bar"], m["of"][one["symbol"]]
+    venue = in_force(own["venue"], e)
     bar, cf = view["quoted"], m["cf"][one["symbol"]][e]
-    p, why = m["book"].open_position(bar, cf, one["order"], venue, m["rules"], e)
+    p, why = own["book"].open_position(bar, cf, one["order"], venue, m["rules"], e)
     if p is None:
         one["row"] = rejected(one["order"], why, e)
         return
     one["p"] = p
-    one["at_entry"] = m["book"].told_at_entry(p, cf, venue)
-    one["worst"], one["at_open"] = ratio(m, p, bar["mark_open"], cf, venue), 0.0
+    one["at_entry"] = own["book"].told_at_entry(p, cf, venue)
+    one["worst"], one["at_open"] = ratio(own, p, bar["mark_open"], cf, venue), 0.0
     credit(m, one, "B", bar["ts"], "fee_share", p["entry_fee"])
 
 
@@ -147,20 +160,24 @@ def run_phase(m: Record, world: str, symbol: str, i: int, phase: str, view: Reco
         if not pressure.push(m, view, phase, new):
             break
     pressure.record(m, world, symbol, i, phase, view, rounds)
+    own = m["of"][symbol]
+    book = own["book"]
     for one in alive:
         bar = view["sides"][one["p"]["side"]]
-        m["book"].stretch(one["p"], m["book"].on(bar, one["p"]["trailing_trigger"], "open"))
+        book.stretch(one["p"], book.on(bar, one["p"]["trailing_trigger"], "open"))
         if phase == "B":
-            one["at_open"] = ratio(m, one["p"], bar["mark_open"], m["cf"][symbol][i], in_force(m["venue"], i))
+            one["at_open"] = ratio(
+                own, one["p"], bar["mark_open"], m["cf"][symbol][i], in_force(own["venue"], i)
+            )
     leavers = [one for one in alive if decided[one["identifier"]]]
     crowds = [crowd_of(m, one, leavers, decided) for one in leavers]
     for one, crowd in zip(leavers, crowds, strict=True):
         leave(m, one, i, phase, view["sides"][one["p"]["side"]], decided[one["identifier"]], crowd)
 
 
-def ratio(m: Record, p: Record, price: float, cf: float, venue: Record) -> float:
+def ratio(own: Record, p: Record, price: float, cf: float, venue: Record) -> float:
     """The margin ratio at a price."""
-    found: float = m["counting"].margin_ratio(p, m["counting"].read(price), cf, venue)
+    found: float = own["counting"].margin_ratio(p, own["counting"].read(price), cf, venue)
     return found
 
 
@@ -172,8 +189,8 @@ def is_liquidation(left: Leaving | None) -> bool:
 def decide(m: Record, one: Record, i: int, phase: str, bar: Record) -> Leaving | None:
     """§2 B or C of one position at these prices; nothing is changed."""
     p, cf, order = dict(one["p"]), m["cf"][one["symbol"]][i], one["order"]
-    venue = in_force(m["venue"], i)
-    book = m["book"]
+    own = m["of"][one["symbol"]]
+    venue, book = in_force(own["venue"], i), own["book"]
     book.stretch(p, book.on(bar, p["trailing_trigger"], "open"))
     left: Leaving | None
     if phase == "C":
@@ -201,10 +218,11 @@ def crowd_of(
 def at_close(m: Record, one: Record, i: int, view: Record) -> None:
     """§2 D, and the end of the data."""
     p, cf, bar = one["p"], m["cf"][one["symbol"]][i], view["sides"][one["p"]["side"]]
+    own = m["of"][one["symbol"]]
     adverse, best = ("mark_low", "high") if p["side"] > 0 else ("mark_high", "low")
-    one["worst"] = max(one["worst"], ratio(m, p, bar[adverse], cf, in_force(m["venue"], i)))
-    m["book"].stretch(p, m["book"].on(bar, p["trailing_trigger"], best))
-    counting = m["counting"]
+    one["worst"] = max(one["worst"], ratio(own, p, bar[adverse], cf, in_force(own["venue"], i)))
+    own["book"].stretch(p, own["book"].on(bar, p["trailing_trigger"], best))
+    counting = own["counting"]
     see_value(p, p["released"] + counting.equity(p, counting.read(bar["mark_close"]), cf))
     if i == len(m["bars"][one["symbol"]]) - 1:
         leave(m, one, i, "C", bar, None)

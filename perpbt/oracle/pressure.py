@@ -37,7 +37,7 @@ def quoted(m: Record, world: str, symbol: str, i: int) -> Record:
     """The bar before anybody moves: what earlier bars' pressure has left."""
     bar, options = m["bars"][symbol][i], m["options"].get("pressure")
     start = m["displaced"].get((world, symbol), 0.0)
-    view = {"world": world, "bar": bar, "start": start, "volume": {+1: 0.0, -1: 0.0}, "terms": {+1: [], -1: []},
+    view = {"world": world, "symbol": symbol, "bar": bar, "start": start, "volume": {+1: 0.0, -1: 0.0}, "terms": {+1: [], -1: []},
             "at_open": {+1: start, -1: start}, "now": {+1: start, -1: start}}  # fmt: skip
     if options is None:
         return {**view, "quoted": bar, "sides": {+1: bar, -1: bar}}
@@ -58,14 +58,18 @@ def net(view: Record) -> float:
     return float((start + (now[+1] - start)) + (now[-1] - start))
 
 
-def impact(m: Record, bar: Record, volume: float) -> float:
+def impact(m: Record, view: Record, volume: float) -> float:
     """The fraction a volume (money) moves the price by."""
-    options = m["options"]["pressure"]
+    options, bar, slippage = (
+        m["options"]["pressure"],
+        view["bar"],
+        m["of"][view["symbol"]]["venue"]["slippage"],
+    )
     depth = options["depth"]
     if depth is None:
         depth = bar["volume"] * bar["close"] if bar["volume"] is not None else 0.0
     if not depth > 0:
-        return float(min(m["venue"]["slippage"], options["most"])) if volume > 0 else 0.0
+        return float(min(slippage, options["most"])) if volume > 0 else 0.0
     strength = options["strength"] * bar["sigma"] if options["scale"] == "volatility" else options["strength"]
     ratio = volume / depth
     if options["law"] == "curve":
@@ -94,7 +98,7 @@ def push(m: Record, view: Record, phase: str, new: list[Record]) -> bool:
         view["terms"][one["p"]["side"]].append(one["weight"] * (one["p"]["quantity"] * view["bar"]["open"]))
     for side in (+1, -1):
         view["volume"][side] = math.fsum(view["terms"][side])
-        view["now"][side] = view["start"] - side * impact(m, view["bar"], view["volume"][side])
+        view["now"][side] = view["start"] - side * impact(m, view, view["volume"][side])
         if phase == "B":
             view["at_open"][side] = view["now"][side]
     shape(m, view)
@@ -108,6 +112,14 @@ def remember(m: Record, world: str, symbol: str, view: Record) -> None:
         left = (1 - options["decay"]) * net(view)
         m["displaced"][world, symbol] = left if abs(left) >= NOTHING else 0.0
     m["mark_before"][world, symbol] = view["sides"][+1]["mark_close"]
+    m["closes"].append(
+        {
+            "time": view["bar"]["ts"],
+            "world": world,
+            "symbol": symbol,
+            "mark_close": m["mark_before"][world, symbol],
+        }
+    )
 
 
 def record(

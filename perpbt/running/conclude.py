@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from perpbt.engines.book import CHUNK, Book, Chunk, Task, spans
 from perpbt.engines.chunks import Counted, choose_threads, in_threads, meanwhile
 from perpbt.errors import InputError
 from perpbt.kernels.curves import equity_curves
-from perpbt.kernels.tables import REJECTIONS, Floats, Integers, Table
+from perpbt.kernels.tables import REJECTIONS, Floats, Integers, Market, Table
 from perpbt.prepare.mirror import restored, restored_steps
 from perpbt.result import OF_FUND, Result, in_quote
 from perpbt.running.budget import A_FLOW, A_POSITION, Budget, peak_memory
@@ -83,14 +83,13 @@ def equity_table(setting: Setting, chunk: Chunk, owner: Integers, start: Floats)
     """Equity at the last close before each multiple of the sampling step, if asked for: time, account, equity.
 
     `owner` is the account of each row of the whole run and `start` the money it began with. A row per owner and time at which its symbol
-    has a close. After settling, so that fills are those of the crowd.
+    has a close: where liquidations push the price, the close of its world. After settling, so that fills are those of the crowd.
     """
     step = setting.equity_every
     if step is None:
         return None
     frames = []
-    for index, market in setting.markets.items():
-        at = np.flatnonzero(chunk.symbol == index)
+    for market, at in seen_by(setting, chunk):
         slot = market.time // step
         samples = np.flatnonzero(np.append(slot[1:] != slot[:-1], True))
         own, begins, member = np.unique(owner[at], return_index=True, return_inverse=True)
@@ -106,6 +105,17 @@ def equity_table(setting: Setting, chunk: Chunk, owner: Integers, start: Floats)
             ).with_columns(times(np.tile((slot[samples] + 1) * step, own.size)).alias("time"))
         )
     return pl.concat(frames).select("time", "account", "equity") if frames else None
+
+
+def seen_by(setting: Setting, chunk: Chunk) -> Iterator[tuple[Market, Integers]]:
+    """The bars of each symbol, and the rows of a chunk that saw them so: of each world its own, where its liquidations pushed them."""
+    for index, market in setting.markets.items():
+        at = np.flatnonzero(chunk.symbol == index)
+        if not setting.pushed:
+            yield market, at
+            continue
+        for world in np.unique(chunk.world[at]).tolist():
+            yield setting.pushed[world, index], at[chunk.world[at] == world]
 
 
 def scaled(

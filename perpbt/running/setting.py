@@ -67,6 +67,7 @@ class Setting:
     symbols: dict[str, Any] = field(default_factory=dict)
     prices: list[pl.DataFrame] = field(default_factory=list)
     markets: dict[int, Market] = field(default_factory=dict)  # kept where equity curves are wanted
+    pushed: dict[tuple[int, int], Market] = field(default_factory=dict)  # as a world's cascades left a symbol
     digests: list[tuple[str, Future[str]]] = field(default_factory=list)
     conversion: Mapping[str, CoinPrice] | None = None
     settlement: Settlement | None = None  # where money is not all in quote currency
@@ -209,7 +210,7 @@ def make_setting(
         )
     procedures = chosen(liquidation, found.name, procedures_of(found))
     refuse_coupling(procedures, crowding)
-    check_coupling(coupling, engine, memory, equity_every)
+    check_coupling(coupling, memory)
     left_open = coupling is not None and coupling.adl is not None and coupling.adl.policy is None
     return Setting(
         notes=[UNSTATED.format(found.name)] if left_open and "adl" not in found.tables else [],
@@ -249,18 +250,10 @@ def own_terms(venue: Venue, table: str) -> dict[str, Any] | None:
     return None if stated is None else dict(stated)
 
 
-def check_coupling(
-    coupling: Terms | None, engine: str, memory: int | str | None, equity_every: object
-) -> None:
+def check_coupling(coupling: Terms | None, memory: int | str | None) -> None:
     """Refuse what a coupled run cannot be combined with."""
     if coupling is None or not coupling.changes_lives:
         return
-    if coupling.spec.kind == "cascade" and equity_every is not None:
-        raise InputError(
-            'equity_every with coupling = "cascade": prices are others for each world and side; allowed: one of the two'
-        )
-    if engine == "oracle":
-        raise InputError('engine = "oracle" with coupling; allowed: "auto", "skip" and "dense"')
     if memory is not None:
         raise InputError(
             "memory with coupling: positions that meet are held at once; allowed: one of the two"
