@@ -39,7 +39,6 @@ from test_inverse import COIN, STEPS, counted, funding_of, in_coin, rounding_of,
 
 import perpbt
 from perpbt import oracle
-from perpbt.errors import InputError
 
 MADE = settings(
     max_examples=int(os.environ.get("PERPBT_EXAMPLES", "30")),
@@ -180,10 +179,21 @@ def test_a_coin_gap_is_taken_from_the_short_at_the_bankruptcy_price():
     assert told["owed"] == pytest.approx(15.0 * worth)
 
 
-def test_a_cascade_of_coin_contracts_is_refused():
-    table = {"contract": {"kind": "inverse", "settlement": "BTC"}}
-    with pytest.raises(InputError, match="cascade with AAA, a contract of kind 'inverse'"):
-        perpbt.simulate(
-            bars_of([(100.0,) * 4] * 2), accounts_of([("a", "long", 1, 2)]), venue=engine_venue({**FREE, **table}),
-            coupling="cascade",
-        )  # fmt: skip
+def test_a_cascade_of_coin_contracts():
+    """A long of 1 coin at 10x from 100, 1,000 USD, falls as the mark halves: at the open of 100 they are 10 coins, a tenth of the
+    depth, which moves the price by 5 % of that open; a short of 10 coins at 1x, 1,000 USD, is marked at 45 in the end.
+    """
+    table = {"contract": {"kind": "inverse", "settlement": "BTC", "multiplier": 1.0}}
+    pressure = {"law": "linear", "scale": "none", "strength": 0.5, "depth": 100.0, "decay": 1.0}
+    run = perpbt.simulate(
+        bars_of([(100.0,) * 4, (100.0, 100.0, 50.0, 50.0)]), accounts_of([("falls", "long", 1, 10), ("holds", "short", 10, 1)]),
+        venue=engine_venue({**FREE, **table}), coupling={"kind": "cascade", "pressure": pressure}, conversion={"BTC": 100.0},
+    )  # fmt: skip
+    (pushed,) = run.extra["cascades"].to_dicts()
+    assert (pushed["side"], pushed["liquidations"]) == ("long", 1)
+    assert pushed["volume"] == pytest.approx(10.0)
+    assert pushed["displacement"] == pytest.approx(-0.05)
+    assert pushed["shock"] == pytest.approx(0.5)
+    holds = run.accounts.row(1, named=True)
+    assert holds["exit_price"] == pytest.approx(45.0)
+    assert holds["pnl"] == pytest.approx(1000.0 * (1 / 45.0 - 1 / 100.0))

@@ -312,7 +312,6 @@ def test_what_becomes_of_many_accounts_does_not_depend_on_engines_or_threads():
 @pytest.mark.parametrize(
     ("coupling", "policy", "told"),
     [
-        ("adl", {"margin_call": {"action": "deleverage", "threshold": 0.5, "fraction": 0.5}}, "margin_call changes positions"),
         ({"kind": "adl", "adl": {"policy": "nobody"}}, {}, "policy is 'nobody'"),
     ],
 )  # fmt: skip

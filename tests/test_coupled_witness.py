@@ -145,3 +145,137 @@ def test_equity_is_marked_at_closes_as_they_were_pushed():
         assert curve["alone"] == pytest.approx([1000.0, 960.0, 960.0])
         ends = dict(zip(run.accounts["account"], run.accounts["cash_change"], strict=True))
         assert curve["held"][-1] == pytest.approx(1000.0 + ends["held"])
+
+
+# --------------------------------------------- what only plain Python knows: of a fund that can pay, the engines say the same
+RICH = 1e15
+WITHOUT = ("adl", "outside", "socialised")
+
+
+def same_as_alone(met, alone, names=()):
+    """Where nobody was short and nothing pushed, everybody lived as alone: rows, ledger and statistics to the bit."""
+    for column in alone.accounts.columns:
+        differ = met.accounts[column].ne_missing(alone.accounts[column])
+        assert not differ.any(), (column, met.accounts.filter(differ), alone.accounts.filter(differ))
+    assert met.fund.drop(*WITHOUT, "balance").equals(alone.fund.drop("balance"))
+    # added up phase by phase, the end of the data one of its own
+    assert ((met.fund["balance"] - alone.fund["balance"]).abs() <= 1e-12 * RICH).all()
+    assert met.statistics.equals(alone.statistics)
+    for name in names:
+        assert met.extra[name].equals(alone.extra[name]), name
+    assert any("plain Python" in note for note in met.metadata["notes"])
+    assert not any("plain Python" in note for note in alone.metadata["notes"])
+
+
+CALLS = st.sampled_from(
+    (
+        {"action": "top_up", "threshold": 0.5, "target": 0.25, "max_calls": 2},
+        {"action": "deleverage", "threshold": 0.4, "fraction": 0.5, "max_calls": 3},
+        {"action": "deleverage", "threshold": 0.8, "fraction": 0.25, "max_calls": 1},
+    )
+)
+
+
+@MADE
+@given(
+    strategies(), made.venues(), made.rules(), CALLS, pressures(), st.sampled_from((20, 8)), st.sampled_from(("adl", "cascade")),
+    st.sampled_from((True, False)),
+)  # fmt: skip
+def test_margin_calls_of_accounts_that_meet(made_up, venue, rules, call, pressure, starts, kind, rich):
+    market, signals, policies = made_up
+    policies = [policy | {"margin_call": call, "compounding": True} for policy in policies]
+    named = [engine_policy(policy).model_copy(update={"label": str(k)}) for k, policy in enumerate(policies)]
+    options = {
+        "offsets": starts,
+        "venue": engine_venue(seeded(venue, RICH if rich else 0.0)),
+        "rules": engine_rules(rules),
+    }
+    given = (engine_bars(market, ["AAA"]), engine_strategy(market["bars"]["AAA"], signals), named)
+    if kind == "cascade" and rich:
+        pressure = pressure | {"strength": 0.0, "depth": 1e4}
+    spec = {"kind": kind, "pressure": pressure} if kind == "cascade" else kind
+    met = perpbt.backtest(*given, **options, coupling=spec)  # money is conserved, or it raises
+    if rich:
+        same_as_alone(met, perpbt.backtest(*given, **options))
+
+
+@MADE
+@given(
+    coupled.books(), made.venues(), made.rules(), st.sampled_from(("reduce_then_takeover", "ladder", "slice", "portion", "cure")),
+    st.booleans(), couplings(),
+)  # fmt: skip
+def test_steps_of_accounts_that_meet(book, venue, rules, procedure, rich, coupling):
+    spec, adl = coupling if not rich else ({"kind": "adl"}, None)
+    options = {
+        "venue": engine_venue(seeded(venue, RICH if rich else 0.0)), "rules": engine_rules(rules), "liquidation": procedure,
+    }  # fmt: skip
+    met = perpbt.simulate(engine_bars(book), book["accounts_frame"], **options, coupling=spec, adl=adl)
+    if rich:
+        alone = perpbt.simulate(engine_bars(book), book["accounts_frame"], **options)
+        same_as_alone(met, alone, ("liquidations",))
+
+
+@MADE
+@given(
+    coupled.books(),
+    made.venues(),
+    made.rules(),
+    couplings(),
+    pressures(),
+    st.sampled_from((1.0, 128.0)),
+    st.booleans(),
+)
+def test_cascades_of_inverse_contracts(book, venue, rules, coupling, pressure, multiplier, rich):
+    book, venue = in_coin(book, seeded(venue, RICH if rich else 0.0) | {"fund_scope": "symbol"})
+    table, _ = stated("inverse", multiplier, None, None)
+    options = {
+        "venue": engine_venue(venue | table),
+        "rules": engine_rules(rules),
+        "conversion": {"BTC": 100.0},
+    }
+    spec, adl = coupling
+    spec = spec | {
+        "kind": "cascade",
+        "pressure": pressure | ({"strength": 0.0, "depth": 1e4} if rich else {}),
+    }
+    met = perpbt.simulate(
+        engine_bars(book),
+        book["accounts_frame"],
+        **options,
+        coupling=spec,
+        adl=adl | {"lot": None},
+        equity_every="2h",
+    )
+    given = (
+        book["accounts_frame"].group_by("account").agg(given=pl.col("collateral").sum())
+    )  # what is cut off an order is kept
+    gained = met.accounts.group_by("account").agg(gained=pl.col("cash_change").sum())
+    last = (
+        met.equity.group_by("account")
+        .agg(pl.col("equity").last())
+        .join(given, on="account")
+        .join(gained, on="account")
+    )
+    assert ((last["equity"] - (last["given"] + last["gained"])).abs() <= 1e-9 * last["given"]).all()
+    if rich:
+        same_as_alone(met, perpbt.simulate(engine_bars(book), book["accounts_frame"], **options))
+
+
+@MADE
+@given(
+    coupled.books(), made.venues(), made.rules(), couplings(), pressures(), st.sampled_from((0.0, 2.0)), st.booleans(),
+)  # fmt: skip
+def test_cascades_of_quanto_contracts(book, venue, rules, coupling, pressure, seed, crowding):
+    """In the engine, as linear ones."""
+    spec, adl = coupling
+    book, venue = in_coin(book, seeded(venue, seed) | {"fund_scope": "symbol"})
+    table, _ = stated("quanto", 0.5, None, None)
+    one, other = (
+        perpbt.simulate(
+            engine_bars(book), book["accounts_frame"], venue=engine_venue(venue | table), rules=engine_rules(rules),
+            coupling=spec | {"kind": "cascade", "pressure": pressure}, adl=adl | {"lot": None}, crowding=crowding, engine=engine,
+            conversion={"BTC": 100.0},
+        )
+        for engine in ("skip", "oracle")
+    )  # fmt: skip
+    same_tables(one, other)

@@ -21,9 +21,9 @@ from perpbt.coupling.refilling import Crowding
 from perpbt.coupling.settlement import Fund, Settlement
 from perpbt.coupling.telling import cascades, deleveraged, spreads, told, told_of_feedback, unpaid
 from perpbt.coupling.trading import Trading
-from perpbt.coupling.witness import Pushed, Told, run_naively_together
+from perpbt.coupling.witness import Pushed, Told, read_aloud, run_naively_together
 from perpbt.engines.book import Book, Fills
-from perpbt.kernels.tables import Floats, Integers, Market
+from perpbt.kernels.tables import DELEVERAGE, REDUCED, Floats, Integers, Market
 from perpbt.prepare.mirror import restored_closings
 from perpbt.running.conclude import Coupled, Labels, scaled
 from perpbt.running.setting import Setting
@@ -73,7 +73,7 @@ def couple(setting: Setting, book: Book, door: Door, terms: Terms, markets: Mapp
     pushed: Sequence[Looped | Pushed] = []
     cascade = terms.spec.kind == "cascade"
     before = liquidated_weight(groups) if cascade else 0.0
-    if setting.engine == "oracle":
+    if setting.engine == "oracle" or read_aloud(setting, book, terms, groups):
         settlements, pushed = run_naively_together(setting, book, terms, shared, times)
     elif cascade:
         pushed, settlements = looped(setting, book, terms, symbols, groups, times, whose)
@@ -214,13 +214,23 @@ def funds(groups: list[AGroup], whose: Integers) -> list[list[AGroup]]:
     return list(found.values())
 
 
+def owed_to_the_fund(group: Group) -> Floats:
+    """The deficits of a group's rows, those of parts included; money taken out of margins is none."""
+    calls = group.of.all_calls()
+    parts = calls[((calls["action"] == DELEVERAGE) | (calls["action"] == REDUCED)) & (calls["deficit"] > 0.0)]
+    of_parts = np.zeros(group.of.rows.size)
+    np.add.at(of_parts, parts["row"], parts["deficit"])
+    made: Floats = (of_parts + group.of.rows["deficit"])[group.at]
+    return made
+
+
 def transfers(groups: list[Group]) -> Transfers:
     """What rows of the table gave up."""
     touched = [np.flatnonzero((group.given_up > 0.0) | (group.socialised > 0.0)) for group in groups]
     row = [group.of.table_rows[group.at[here]] for group, here in zip(groups, touched, strict=True)]
     given = [group.given_up[here] for group, here in zip(groups, touched, strict=True)]
     socialised = [group.socialised[here] for group, here in zip(groups, touched, strict=True)]
-    deficit = [group.of.rows["deficit"][group.at[here]] for group, here in zip(groups, touched, strict=True)]
+    deficit = [owed_to_the_fund(group)[here] for group, here in zip(groups, touched, strict=True)]
     everyone = np.concatenate([np.zeros(0, dtype=np.int64), *row])
     order = np.argsort(everyone)
     return Transfers(

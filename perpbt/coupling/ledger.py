@@ -39,7 +39,7 @@ def coupled_ledger(
     added, amounts = payments(book, terms)
     paid_in = np.concatenate([np.zeros(events.size), amounts]) if amounts.size else None
     events = np.concatenate([events, added])
-    after = balances_after(events, whose, settlements, times)
+    after = balances_after(events, whose, settlements, times, terms.seed)
     if paid_in is not None:
         fill_in_unused(book, terms, events, paid_in, whose, settlements, after)
     covers = covers_by_moment(settlements, times)
@@ -63,7 +63,7 @@ def coupled_ledger(
 def events_of(book: Book, of: SymbolRows, world: Integers, weight: Floats, terms: FundTerms) -> Table:
     """What the positions of a symbol brought their funds and asked of them."""
     calls = of.all_calls()
-    calls["deficit"] = 0.0  # margins taken are no deficits
+    calls["deficit"] = np.maximum(calls["deficit"], 0.0)  # margins taken are no deficits
     events = np.empty(2 * of.rows.size + calls.size, dtype=EVENT)
     symbol = np.full(of.rows.size, of.index, dtype=np.int64)
     own = of.table_rows
@@ -74,15 +74,15 @@ def events_of(book: Book, of: SymbolRows, world: Integers, weight: Floats, terms
 
 
 def balances_after(
-    events: Table, whose: Integers, settlements: Sequence[Fund | Told], times: Integers
+    events: Table, whose: Integers, settlements: Sequence[Fund | Told], times: Integers, seed: float
 ) -> Floats:
-    """The balance of each event's fund after the event's bar."""
+    """The balance of each event's fund after the event's bar; `seed` before anything has moved it."""
     after = np.zeros(events.size)
     when = np.searchsorted(times, events["time"])
     for one in settlements:
         mine = events["world"] == one.groups[0].world
         mine &= whose[events["symbol"]] == whose[one.groups[0].of.index]
-        keys, balances = np.concatenate([*one.keys, [0]]), np.concatenate([*one.balances, [0.0]])
+        keys, balances = np.concatenate([*one.keys, [0]]), np.concatenate([*one.balances, [seed]])
         after[mine] = balances[np.searchsorted(keys[:-1], 3 * when[mine] + 3) - 1]
     return after
 

@@ -11,19 +11,15 @@ from perpbt.running.setting import Setting
 
 
 def check_contract(setting: Setting, contract: Contract, symbol: str) -> None:
-    """Accounts meet where they are liquidated at once only; in a cascade and before a fund that holds, in linear contracts. Raises
-    InputError.
-    """
-    terms = setting.coupling
-    if (terms is None or not terms.changes_lives) and setting.terms.hold is None:
-        return
-    what = "coupling" if setting.terms.hold is None else "fund.hold"
-    pushed = terms is not None and terms.spec.kind == "cascade"
-    if contract.kind != "linear" and (pushed or setting.terms.hold is not None):
+    """A fund holds linear contracts, liquidated at once; in a cascade who falls goes as a whole. Raises InputError."""
+    cascades = setting.coupling is not None and setting.coupling.spec.kind == "cascade"
+    holds = setting.terms.hold is not None
+    if holds and contract.kind != "linear":
         raise InputError(
-            f"{what}{' = cascade' if pushed else ''} with {symbol}, a contract of kind {contract.kind!r}; allowed: linear contracts"
+            f"fund.hold with {symbol}, a contract of kind {contract.kind!r}; allowed: linear contracts"
         )
-    if not setting.procedures.of(symbol).plain:
+    if (holds or cascades) and not setting.procedures.of(symbol).plain:
+        what = "fund.hold" if holds else "coupling = cascade"
         raise InputError(
             f"{what} with {symbol}, which is liquidated in steps; allowed: liquidation at once (procedure 'full')"
         )
@@ -45,8 +41,8 @@ def check_holding(setting: Setting) -> None:
 
 
 def check_policies(setting: Setting, policies: Sequence[Policy]) -> None:
-    """Accounts that follow signals meet without margin calls. Raises InputError."""
-    terms, compounds = setting.coupling, any(one.compounding for one in policies)
+    """What a fund that holds does to a fill must not size a later trade. Raises InputError."""
+    compounds = any(one.compounding for one in policies)
     if setting.terms.hold is not None and not setting.terms.protection and compounds:
         raise InputError(
             "fund.hold with compounding policies and fund.protection = false: allowed with protection, or without compounding"
@@ -56,10 +52,3 @@ def check_policies(setting: Setting, policies: Sequence[Policy]) -> None:
             f"fund.hold with compounding policies on venue {setting.venue.name}, which gives back "
             f"{1 - setting.venue.surplus_to_fund:.0%} of a surplus: allowed with surplus_to_fund = 1, or without compounding"
         )
-    if terms is None or not terms.changes_lives:
-        return
-    for policy in policies:
-        if policy.margin_call is not None:
-            raise InputError(
-                f"coupling with policy {policy.label!r}, whose margin_call changes positions; allowed: policies without margin_call"
-            )

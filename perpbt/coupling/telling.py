@@ -171,13 +171,19 @@ def cascades(book: Book, groups: Sequence[Looped | Pushed]) -> pl.DataFrame:
 def push_told(book: Book, group: Looped | Pushed, push: Push) -> dict[str, Any]:
     """One push by name."""
     bar, phase = divmod(push.moment, 3)
-    series, shock = group.of.market.series, 0.0
+    shock, inverse = 0.0, group.of.rates.terms.inverse
+    low, high = (HIGH, LOW) if inverse else (LOW, HIGH)
+
+    def price(row: int, at: int) -> float:
+        seen = float(group.of.market.series[row, at])
+        return 1.0 / seen if inverse else seen
+
     if phase == 1:
-        opened = series[LAST_OPEN, bar]
-        shock = push.side * (opened - series[LOW if push.side > 0 else HIGH, bar]) / opened
+        opened = price(LAST_OPEN, bar)
+        shock = push.side * (opened - price(low if push.side > 0 else high, bar)) / opened
     elif bar > 0:
-        before = series[MARK_CLOSE, bar - 1]
-        shock = max(push.side * (before - series[MARK_OPEN, bar]) / before, 0.0)
+        before = price(MARK_CLOSE, bar - 1)
+        shock = max(push.side * (before - price(MARK_OPEN, bar)) / before, 0.0)
     volume, first = math.fsum(push.volume), math.fsum(push.first_volume)
     return {
         "time": int(group.of.market.time[bar]), "world": book.worlds[group.world], "symbol": book.symbols[group.of.index],

@@ -22,6 +22,7 @@ from perpbt.coupling.settlement import Covered
 from perpbt.coupling.shortfall import Cover
 from perpbt.engines.book import Book
 from perpbt.engines.witness import (
+    MOST_ACCOUNT_BARS,
     as_table,
     bars_of,
     call_record,
@@ -33,6 +34,7 @@ from perpbt.engines.witness import (
     signals_of,
     venue_of,
 )
+from perpbt.errors import InputError
 from perpbt.kernels.tables import CALL, FUNDING, MARK_CLOSE, ROW, Floats, Integers, Market
 from perpbt.oracle.shapes import Record
 from perpbt.procedures import procedure_for
@@ -67,8 +69,41 @@ class Pushed:
     def market_as_pushed(self) -> Market:
         """The bars, closing as they were pushed."""
         series = self.of.market.series.copy()
-        series[MARK_CLOSE] = self.closes
+        series[MARK_CLOSE] = 1.0 / self.closes if self.of.rates.terms.inverse else self.closes
         return self.of.market._replace(series=series)
+
+
+def read_aloud(setting: Setting, book: Book, terms: Terms, groups: Sequence[Group]) -> bool:
+    """Whether a run needs plain Python, for what the engines of accounts that meet do not know; said in a note."""
+    cascade = terms.spec.kind == "cascade"
+    inverse = any(group.of.rates.terms.inverse for group in groups)
+    called = any(isinstance(group.of, FollowedRows) and group.of.plan["call_action"][0] for group in groups)
+    steps = any(not setting.procedures.of(book.symbols[group.of.index]).plain for group in groups)
+    causes = {
+        "policies with a margin_call": called,
+        "inverse contracts in a cascade": cascade and inverse,
+        "liquidation in steps": steps,
+    }
+    found = [cause for cause, holds in causes.items() if holds]
+    if found:
+        setting.notes.append(
+            f"coupling with {' and '.join(found)}: accounts meet in plain Python, the engine 'oracle', at its speed"
+        )
+    return bool(found)
+
+
+def check_size(own: Mapping[str, Group]) -> None:
+    """Plain Python looks at each account at each bar. Raises InputError where that is too much."""
+    looked = sum(
+        (of.starts.size if isinstance(of, FollowedRows) else group.at.size) * of.market.time.size
+        for group in own.values()
+        for of in [group.of]
+    )
+    if looked > MOST_ACCOUNT_BARS:
+        raise InputError(
+            f"accounts that meet in plain Python: {looked:,} accounts x bars of one world; allowed: at most {MOST_ACCOUNT_BARS:,}, or "
+            "engine = 'skip' or 'dense' without margin calls, liquidation in steps, or inverse contracts in a cascade"
+        )
 
 
 def run_naively_together(
@@ -81,6 +116,7 @@ def run_naively_together(
     lived: dict[int, list[tuple[Group, list[Record]]]] = {}
     for world in sorted({group.world for group in groups}):
         own = {book.symbols[group.of.index]: group for group in groups if group.world == world}
+        check_size(own)
         found, firsts = through(setting, terms, own)
         for symbol, group in own.items():
             records = [row for row in found["rows"] if row["symbol"] == symbol]

@@ -231,7 +231,8 @@ def backtest(
             longs and shorts at once. Whoever auto-deleveraging touches lives on with what is left; once it is closed its account
             trades on from there, at the next close that says so. `result.extra["measures"]` has a row for each strategy and policy
             (`perpbt.adl.by_policy`). In a "cascade" accounts enter at prices that others' liquidations have left; signals, and the
-            columns and average true ranges that levels use, read the market as it was recorded. Not with policies that have a margin_call.
+            columns and average true ranges that levels use, read the market as it was recorded. With policies that have a
+            margin_call accounts meet in plain Python, as by engine = "oracle": for small runs.
         The other options are those of `simulate`. With `memory`: signals are found from all bars of a symbol at
         once, so that they take about 100 bytes a bar where given positions take 2.
 

@@ -216,7 +216,9 @@ def simulate(
         coupling: None: nobody's deficit changes anybody else's position. "fund": the same, said so. "adl": what the fund
             cannot pay is closed against opposing winners of the same world and symbol, who live on with what
             is left. "cascade": liquidations push the price of their world and symbol for everyone, until nobody
-            more falls. Inverse and quanto contracts meet too, in coin, except in a cascade. A `CouplingSpec` or a mapping of its keys says more: socialised losses, a fund that stops before it is empty. See `result.extra["adl"]`,
+            more falls. Inverse and quanto contracts meet too, in coin. With a `liquidation` in steps (not in a cascade),
+            and with inverse contracts in a cascade, accounts meet in plain Python, as by engine = "oracle": to the bit the same rules, for some
+            50 million accounts x bars. A `CouplingSpec` or a mapping of its keys says more: socialised losses, a fund that stops before it is empty. See `result.extra["adl"]`,
             `["adl_rounds"]` (overshoot, largest share, fairness regret of each round), `["cascades"]`, and the columns adl, outside and socialised of `result.fund`.
         adl: how: an `AdlSpec` or a mapping of its keys: policy (a name of `perpbt.adl`), price, lot, fee, outside.
 

@@ -257,7 +257,7 @@ def see(m: Record, one: Record, i: int, step: str, bar: Record) -> None:
     own = m["of"][one["symbol"]]
     now, counting = in_force(own["venue"], i), own["counting"]
     ratio = counting.margin_ratio(p, counting.read(price), m["cf"][one["symbol"]][i], now)
-    one["worst"] = max(one["worst"], ratio)
+    p["worst_ratio"] = max(p["worst_ratio"], ratio)
 
 
 def socialise(m: Record, world: str, symbol: str, i: int, step: str, view: Record, loss: float) -> float:

@@ -257,7 +257,7 @@ def margin_order(
     p: Record, call: Record | None, bar: Record, cf: float, venue: Record
 ) -> tuple[str, float] | None:
     """Read at the close, done at the next open: ("top_up", coin), ("deleverage", fraction), None."""
-    done = sum(part["action"] != "reduced" for part in p["margin_orders"])
+    done = sum(part["action"] in ("top_up", "deleverage") for part in p["margin_orders"])
     if call is None or done >= call["max_calls"]:
         return None
     at = reading(bar["mark_close"])

@@ -9,6 +9,7 @@ from .fund import fund_name
 from .position import worst_at_exit
 from .shapes import Leaving, Record
 
+HELD = ("side", "entry", "margin", "quantity", "cf_entry")
 AFTER = {"B": "C", "C": "end"}  # what deleveraging brings in fees, the fund has in the next phase
 
 
@@ -27,17 +28,17 @@ def leave(
     if left is not None and left[0] == "adl":
         venue = {**venue, "maker_fee": m["options"].get("fee", 0.0)}
     span = one["entry_bar"], i
-    kept = {name: one["p"][name] for name in ("side", "entry", "margin", "quantity", "cf_entry")}
+    p, kept = one["p"], {name: one["p"][name] for name in HELD}
     row = own["book"].closed(
         one["p"], one["at_entry"], bars, m["cf"][symbol], venue, span, left, phase, crowd
     )
-    row["worst_margin_ratio"] = worst_at_exit(one["worst"], one["at_open"], left, phase)
-    one["row"], one["p"], one["last"] = row, None, kept
+    row["worst_margin_ratio"] = worst_at_exit(p["worst_ratio"], p["ratio_at_open"], left, phase)
+    one["row"], one["p"], one["pending"] = row, None, None
     step = "end" if left is None else AFTER[phase] if left[0] == "adl" else phase
     credit(m, one, step, bar["ts"], "fee_share", row["closing"]["fee"])
     credit(m, one, step, bar["ts"], "liquidation_fees", row["closing"]["liquidation_fee"])
     credit(m, one, step, bar["ts"], "surplus", row["closing"]["surplus"])
-    draw(m, one, step, bar["ts"], row["closing"]["deficit"])
+    draw(m, one, step, kept, i, row["closing"]["deficit"])
     if one.get("follow"):
         put_down(one, row)
 
@@ -74,11 +75,10 @@ def credit(m: Record, one: Record, step: str, time: int, name: str, money: float
         fund_of(m, one)["credits"].append((step, one["symbol"], name, share * money))
 
 
-def draw(m: Record, one: Record, step: str, time: int, deficit: float) -> None:
-    """A deficit the fund is asked for."""
+def draw(m: Record, one: Record, step: str, last: Record, i: int, deficit: float) -> None:
+    """A deficit the fund is asked for; `last` is what was closed."""
     if deficit > 0:
-        last = one["last"]
-        moved = m["cf"][one["symbol"]][one["row"]["exit_bar"]] - last["cf_entry"]
+        moved = m["cf"][one["symbol"]][i] - last["cf_entry"]
         fund_of(m, one)["draws"].append({
             "step": step, "symbol": one["symbol"], "side": last["side"], "deficit": one["weight"] * deficit,
             "quantity": one["weight"] * last["quantity"], "price": bankruptcy(m["of"][one["symbol"]], last, moved),

@@ -22,10 +22,11 @@ What goes out: {"rows", one a position, persons in their order, "ledger", "adl",
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from . import account, deleveraging, inverse, living, pressure
-from .leaving import credit, finished, leave, put_down, there
+from .leaving import HELD, credit, draw, finished, leave, put_down, there
+from .liquidating import next_slice
 from .margin import in_force
 from .position import rejected, see_value
 from .shapes import Bars, Leaving, Record, Values
@@ -73,7 +74,7 @@ def person(one: Record, bars: Mapping[str, Bars]) -> Record:
     """Somebody before the first bar."""
     follow = one.get("follow")
     state = follow and account.fresh(follow["policy"], bars[one["symbol"]], follow["start_bar"])
-    return {"follow": None, "entry_bar": None, **one, "p": None, "row": None, "given_up": 0.0, "socialised": 0.0, "rows": [],
+    return {"follow": None, "entry_bar": None, **one, "p": None, "row": None, "pending": None, "given_up": 0.0, "socialised": 0.0, "rows": [],
             "state": state}  # fmt: skip
 
 
@@ -137,14 +138,34 @@ def enter(m: Record, one: Record, view: Record) -> None:
         return
     one["p"] = p
     one["at_entry"] = own["book"].told_at_entry(p, cf, venue)
-    one["worst"], one["at_open"] = ratio(own, p, bar["mark_open"], cf, venue), 0.0
+    p["worst_ratio"], p["counting"] = ratio(own, p, bar["mark_open"], cf, venue), own["counting"]
     credit(m, one, "B", bar["ts"], "fee_share", p["entry_fee"])
 
 
 def run_phase(m: Record, world: str, symbol: str, i: int, phase: str, view: Record) -> None:
-    """Who leaves in this phase: with pressure, looked at again until nobody more falls. Then all fills at once."""
+    """Who leaves in this phase: with pressure, looked at again until nobody more falls. Then all fills at once; who is left at the open
+    carries out what was decided at the last close.
+    """
     bar_before = {one["identifier"]: one for one in there(m, world, symbol)}
     alive = [one for one in bar_before.values() if phase == "C" or one["entry_bar"] < i]
+    if m["of"][symbol]["venue"].get("liquidation") is not None:
+        decided = step_by_step(m, symbol, i, phase, view, bar_before.values())
+    else:
+        decided = at_once(m, world, symbol, i, phase, view, alive)
+    leavers = [one for one in alive if decided[one["identifier"]]]
+    crowds = [crowd_of(m, one, leavers, decided) for one in leavers]
+    for one, crowd in zip(leavers, crowds, strict=True):
+        leave(m, one, i, phase, view["sides"][one["p"]["side"]], decided[one["identifier"]], crowd)
+    if phase == "B":
+        for one in alive:
+            if one["p"] is not None and one["pending"] is not None:
+                called(m, one, i, view["sides"][one["p"]["side"]])
+
+
+def at_once(
+    m: Record, world: str, symbol: str, i: int, phase: str, view: Record, alive: list[Record]
+) -> dict[int, Leaving | None]:
+    """Why each leaves, None: not; who is liquidated goes as a whole."""
     fallen: set[int] = set()
     rounds: list[list[Record]] = []
     while True:
@@ -166,13 +187,51 @@ def run_phase(m: Record, world: str, symbol: str, i: int, phase: str, view: Reco
         bar = view["sides"][one["p"]["side"]]
         book.stretch(one["p"], book.on(bar, one["p"]["trailing_trigger"], "open"))
         if phase == "B":
-            one["at_open"] = ratio(
+            one["p"]["ratio_at_open"] = ratio(
                 own, one["p"], bar["mark_open"], m["cf"][symbol][i], in_force(own["venue"], i)
             )
-    leavers = [one for one in alive if decided[one["identifier"]]]
-    crowds = [crowd_of(m, one, leavers, decided) for one in leavers]
-    for one, crowd in zip(leavers, crowds, strict=True):
-        leave(m, one, i, phase, view["sides"][one["p"]["side"]], decided[one["identifier"]], crowd)
+    return decided
+
+
+def step_by_step(
+    m: Record, symbol: str, i: int, phase: str, view: Record, everybody: Iterable[Record]
+) -> dict[int, Leaving | None]:
+    """The same where liquidations go by the venue's procedure (`liquidating.py`): parts of positions are closed, and pay their fees."""
+    decided: dict[int, Leaving | None] = {}
+    own, bars, cf = m["of"][symbol], m["bars"][symbol], m["cf"][symbol]
+    for one in everybody:
+        p, bar, venue = one["p"], view["bar"], in_force(own["venue"], i)
+        before, decided[one["identifier"]] = len(p["margin_orders"]), None
+        if phase == "B" and p["schedule"]:  # an orderly exit goes on: nothing else matters any more
+            decided[one["identifier"]] = next_slice(p, i, bars, cf, venue)
+        elif phase == "B":
+            p["spared"] = False
+            own["book"].stretch(p, own["book"].on(bar, p["trailing_trigger"], "open"))
+            if one["entry_bar"] < i:
+                p["ratio_at_open"] = ratio(own, p, bar["mark_open"], cf[i], venue)
+                decided[one["identifier"]] = own["book"].leave_at_open(
+                    p, one["order"], i, bars, cf, venue, m["rules"]
+                )
+        elif not p["schedule"]:
+            own["book"].stretch(p, own["book"].on(bar, p["trailing_trigger"], "open"))
+            decided[one["identifier"]] = own["book"].leave_in_range(p, i, bars, cf, venue, m["rules"])
+        for part in p["margin_orders"][before:]:
+            credit(m, one, phase, bar["ts"], "fee_share", part["fee"])
+            credit(m, one, phase, bar["ts"], "liquidation_fees", part["liquidation_fee"])
+    return decided
+
+
+def called(m: Record, one: Record, i: int, bar: Record) -> None:
+    """§2 B, the end of it: the margin order decided at the last close, at the prices that those who fell at this open have left."""
+    p, own, cf = one["p"], m["of"][one["symbol"]], m["cf"][one["symbol"]][i]
+    held = {name: p[name] for name in HELD}
+    own["book"].execute(p, *one["pending"], i, bar, cf, in_force(own["venue"], i))
+    part, one["pending"] = p["margin_orders"][-1], None
+    credit(m, one, "B", bar["ts"], "fee_share", part["fee"])
+    closed = held["quantity"] - p["quantity"]
+    draw(
+        m, one, "B", {**held, "quantity": closed, "margin": held["margin"] - p["margin"]}, i, part["deficit"]
+    )
 
 
 def ratio(own: Record, p: Record, price: float, cf: float, venue: Record) -> float:
@@ -220,9 +279,15 @@ def at_close(m: Record, one: Record, i: int, view: Record) -> None:
     p, cf, bar = one["p"], m["cf"][one["symbol"]][i], view["sides"][one["p"]["side"]]
     own = m["of"][one["symbol"]]
     adverse, best = ("mark_low", "high") if p["side"] > 0 else ("mark_high", "low")
-    one["worst"] = max(one["worst"], ratio(own, p, bar[adverse], cf, in_force(own["venue"], i)))
+    if p["schedule"]:  # no longer the trader's
+        if i == len(m["bars"][one["symbol"]]) - 1:
+            leave(m, one, i, "B", bar, None)
+        return
+    p["worst_ratio"] = max(p["worst_ratio"], ratio(own, p, bar[adverse], cf, in_force(own["venue"], i)))
     own["book"].stretch(p, own["book"].on(bar, p["trailing_trigger"], best))
     counting = own["counting"]
     see_value(p, p["released"] + counting.equity(p, counting.read(bar["mark_close"]), cf))
+    call = one["order"].get("margin_call")
+    one["pending"] = own["book"].margin_order(p, call, bar, cf, in_force(own["venue"], i))
     if i == len(m["bars"][one["symbol"]]) - 1:
         leave(m, one, i, "C", bar, None)

@@ -253,7 +253,7 @@ def margin_order(
     p: Record, call: Record | None, bar: Record, cf: float, venue: Record
 ) -> tuple[str, float] | None:
     """§2 D: read at the close, done at the next open: ("top_up", money), ("deleverage", fraction), None."""
-    done = sum(part["action"] != "reduced" for part in p["margin_orders"])
+    done = sum(part["action"] in ("top_up", "deleverage") for part in p["margin_orders"])
     if call is None or done >= call["max_calls"]:
         return None
     left = equity(p, bar["mark_close"], cf)

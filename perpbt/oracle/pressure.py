@@ -90,12 +90,18 @@ def on_curve(curve: list[tuple[float, float]], ratio: float) -> float:
     return min(y0 + slope * (ratio - v0), y1)  # rounding takes nobody beyond the next point
 
 
+def worth(m: Record, one: Record, view: Record) -> float:
+    """What somebody sells, money at the bar's unmoved open."""
+    read = m["of"][one["symbol"]]["counting"].read
+    return float(one["weight"] * (one["p"]["quantity"] * read(view["bar"]["open"])))
+
+
 def push(m: Record, view: Record, phase: str, new: list[Record]) -> bool:
     """Take in who fell; says whether the price may have moved."""
     if m["options"].get("pressure") is None:
         return False
     for one in new:
-        view["terms"][one["p"]["side"]].append(one["weight"] * (one["p"]["quantity"] * view["bar"]["open"]))
+        view["terms"][one["p"]["side"]].append(worth(m, one, view))
     for side in (+1, -1):
         view["volume"][side] = math.fsum(view["terms"][side])
         view["now"][side] = view["start"] - side * impact(m, view, view["volume"][side])
@@ -132,9 +138,7 @@ def record(
         by_round = [[one for one in new if one["p"]["side"] == side] for new in rounds]
         if not any(by_round):
             continue
-        sold = [
-            [one["weight"] * (one["p"]["quantity"] * view["bar"]["open"]) for one in new] for new in by_round
-        ]
+        sold = [[worth(m, one, view) for one in new] for new in by_round]
         m["cascades"].append({
             "time": view["bar"]["ts"], "world": world, "symbol": symbol, "phase": phase, "side": side,
             "rounds": len(rounds), "liquidations": sum(len(new) for new in by_round), "first": len(by_round[0]),
