@@ -98,7 +98,7 @@ class Setting:
         waits = (
             self.crowding or self.open_interest is not None or self.keeps_markets or self.budget is not None
         )
-        known = self.procedures.plain and self.settlement is None
+        known = self.procedures.plain and self.settlement is None and self.terms.protection
         return known and not waits and all(one.plain for one in self.contracts.values())
 
     def contract(self, symbol: str) -> Contract:
