@@ -23,7 +23,7 @@ from perpbt.coupling.telling import cascades, deleveraged, spreads, told, told_o
 from perpbt.coupling.trading import Trading
 from perpbt.coupling.witness import Pushed, Told, read_aloud, run_naively_together
 from perpbt.engines.book import Book, Fills
-from perpbt.kernels.tables import DELEVERAGE, REDUCED, Floats, Integers, Market
+from perpbt.kernels.tables import CALL, DELEVERAGE, REDUCED, Floats, Integers, Market
 from perpbt.prepare.mirror import restored_closings
 from perpbt.running.conclude import Coupled, Labels, scaled
 from perpbt.running.setting import Setting
@@ -214,13 +214,13 @@ def funds(groups: list[AGroup], whose: Integers) -> list[list[AGroup]]:
     return list(found.values())
 
 
-def owed_to_the_fund(group: Group) -> Floats:
-    """The deficits of a group's rows, those of parts included; money taken out of margins is none."""
-    calls = group.of.all_calls()
+def owed_to_the_fund(of: SymbolRows) -> Floats:
+    """The deficits of rows, those of parts included; money taken out of margins is none."""
+    calls = np.concatenate([np.empty(0, dtype=CALL), *of.calls])
     parts = calls[((calls["action"] == DELEVERAGE) | (calls["action"] == REDUCED)) & (calls["deficit"] > 0.0)]
-    of_parts = np.zeros(group.of.rows.size)
+    of_parts = np.zeros(of.rows.size)
     np.add.at(of_parts, parts["row"], parts["deficit"])
-    made: Floats = (of_parts + group.of.rows["deficit"])[group.at]
+    made: Floats = of_parts + of.rows["deficit"]
     return made
 
 
@@ -230,7 +230,8 @@ def transfers(groups: list[Group]) -> Transfers:
     row = [group.of.table_rows[group.at[here]] for group, here in zip(groups, touched, strict=True)]
     given = [group.given_up[here] for group, here in zip(groups, touched, strict=True)]
     socialised = [group.socialised[here] for group, here in zip(groups, touched, strict=True)]
-    deficit = [owed_to_the_fund(group)[here] for group, here in zip(groups, touched, strict=True)]
+    owed = {name: owed_to_the_fund(of) for name, of in {id(group.of): group.of for group in groups}.items()}
+    deficit = [owed[id(group.of)][group.at[here]] for group, here in zip(groups, touched, strict=True)]
     everyone = np.concatenate([np.zeros(0, dtype=np.int64), *row])
     order = np.argsort(everyone)
     return Transfers(
