@@ -27,7 +27,7 @@ POPULATIONS = (
 
 
 # of many accounts: almost all hold on for ten days; one in so many is liquidated sooner or later, and each time the fund falls short
-FEW = 500
+FEW = 400
 HOLDING = Population(3.0, hold=timedelta(days=10))
 FALLING = Population(40.0)
 MEETINGS = (  # key, label, coupling, money in the fund

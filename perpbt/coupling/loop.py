@@ -14,7 +14,7 @@ import numpy as np
 
 from perpbt.coupling.flows import NO_DRAWS, Draws, all_draws
 from perpbt.coupling.groups import NEVER, Group
-from perpbt.coupling.looped import END, OPEN, RANGE, Looped
+from perpbt.coupling.looped import END, NOBODY, OPEN, RANGE, Looped
 from perpbt.coupling.refilling import fill
 from perpbt.coupling.settlement import Fund
 from perpbt.coupling.shortfall import Shortfall
@@ -185,8 +185,10 @@ class Loop:
     def end(self, group: Looped, new: Integers) -> None:
         """The close of a bar, and of the data."""
         bar = self.bar[id(group)]
-        changed = np.flatnonzero(group.changed)
-        group.changed[changed] = False
+        changed = NOBODY
+        if group.any_changed:
+            changed, group.any_changed = np.flatnonzero(group.changed), False
+            group.changed[changed] = False
         asked = np.concatenate([*group.looked_at, new, changed])
         if asked.size:
             group.settle_levels(np.unique(asked), bar)

@@ -6,6 +6,7 @@ can happen. What a position was between two looks is worked out when it ends, or
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -124,7 +125,9 @@ class Looped(Group):
         self.bars = of.market.time.size
         self.pushes: list[Push] = []
         self.looked_at: list[Integers] = []  # whose levels were crossed when a phase was looked at last
-        self.changed = np.zeros(size, dtype=np.bool_)
+        self.changed, self.any_changed = np.zeros(size, dtype=np.bool_), False
+        self.leveled = 0  # how often levels have been written
+        self._crossed: dict[int, tuple[tuple[int, int, int], Integers]] = {}  # of each side, when and who
         self._found = np.empty(size, dtype=np.int64)
         self._none = np.zeros(1, dtype=CALL)
         exits = self.lanes["exit_due"]
@@ -152,7 +155,7 @@ class Looped(Group):
         if bar >= self.bars or self.views.disturbed:
             return min(bar, self.bars)
         until = min(self.bars - 1, self.next_entry())  # the last is looked at: positions end there
-        at = np.searchsorted(self.dues, bar)
+        at = bisect_left(self.dues, bar)
         if at < len(self.dues):
             until = min(until, self.dues[at])
         later = np.searchsorted(self.epochs, bar)
@@ -212,7 +215,8 @@ class Looped(Group):
         return members
 
     def levels(self, members: Integers, bar: int) -> Floats:
-        """Their levels from a bar on."""
+        """Their levels from a bar on, to be written down."""
+        self.leveled += 1
         levels = np.empty((LEVELS, members.size))
         if members.size:
             side = int(self.side[members[0]])
@@ -220,13 +224,20 @@ class Looped(Group):
         return levels
 
     def crossed(self, bar: int, side: int) -> Integers:
-        """Members of a side with a level crossed at the bar's prices."""
+        """Members of a side with a level crossed at the bar's prices, of whom some may have left since these were looked at."""
         crew, seen = self.crews[side], self.views.seen[side]
+        state = (bar, self.views.shaped, self.leveled)
+        known = self._crossed.get(side)
+        if known is not None and known[0] == state:
+            still: Integers = known[1][self.until[known[1]] == NEVER]
+            return still
         found = all_crossed(
             crew.levels, crew.count, seen[LOWEST, bar], seen[HIGHEST, bar], seen[ADVERSE, bar], seen[PAID, bar], float(side),
             self._found,
         )  # fmt: skip
-        return crew.member[self._found[:found]]
+        members = crew.member[self._found[:found]]
+        self._crossed[side] = (state, members)
+        return members
 
     def asked(self, bar: int, side: int, also: Integers) -> Integers:
         """Whom to ask: whose levels are crossed, and those of the side among others who are open."""
@@ -340,7 +351,7 @@ class Looped(Group):
             gone = own.shares == 1.0
             self.crews[side].drop(self.slot[members[gone]])
             left = members[~gone]
-            self.changed[left] = True
+            self.changed[left] = self.any_changed = True
             if phase == RANGE:
                 stretch(self.views.of[side], self.plans, self.kept, left, bar, self.extreme)
             self.crews[side].levels[:, self.slot[left]] = self.levels(left, bar)

@@ -63,6 +63,7 @@ class Views:
     def __init__(self, market: Market, spec: PressureSpec | None, flat: float) -> None:
         self.market, self.spec, self.flat = market, spec, flat
         self.start, self.bar = 0.0, -1
+        self.shaped = 0  # how often prices have been moved
         self.now = dict.fromkeys(SIDES, 0.0)
         self.at_open = dict.fromkeys(SIDES, 0.0)
         self.sold: dict[int, list[float]] = {side: [] for side in SIDES}
@@ -149,6 +150,7 @@ class Views:
     def shape(self) -> None:
         """Both sides' bar from the displacements."""
         assert self.spec is not None
+        self.shaped += 1
         unmoved, bar, share = self.market.series, self.bar, self.spec.mark_share
         reference, closing = float(unmoved[LAST_OPEN, bar]), self.net()
         for side in SIDES:
