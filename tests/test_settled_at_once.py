@@ -19,6 +19,7 @@ from perpbt.kernels.sums import add_exactly, add_often, make_room, no_sums, roun
 from perpbt.running.setting import Setting
 from perpbt.settling.flowed import pieces
 from perpbt.settling.flowing import SettledPage, new_block, row_of
+from perpbt.statistics.shelves import Shelves, middle
 
 TABLES = ("accounts", "fund", "statistics", "policies", "prices")
 
@@ -76,6 +77,7 @@ def test_settled_at_once_or_from_the_book(
     monkeypatch.setattr(perpbt.settling.flowing, "LEAST", 64)
     monkeypatch.setattr(perpbt.settling.flowing, "MOST", 256)
     monkeypatch.setattr(perpbt.settling.flowed, "SHORT", short)
+    monkeypatch.setattr(perpbt.settling.flowed, "SHORTEST", min(short, 1))
     monkeypatch.setattr(perpbt.settling.flowed, "PIECE", piece)
     result = run(threads=threads)
     assert_same(result, from_the_book)
@@ -109,6 +111,7 @@ def test_written_alike_in_any_pieces(
     """The file of a table tells neither threads nor tiles."""
     monkeypatch.setattr(perpbt.engines.chunks, "SERIAL_BELOW", 1)
     monkeypatch.setattr(perpbt.settling.flowed, "SHORT", 0)
+    monkeypatch.setattr(perpbt.settling.flowed, "SHORTEST", 0)
     files = []
     for threads in (1, 2, 3):
         run(threads=threads).write(tmp_path / str(threads), report=False)
@@ -198,3 +201,49 @@ def add_some(sums: Any, value: float, count: int) -> None:
     room = getattr(make_room, "py_func", make_room)
     room(sums, count)
     plain(sums, 0, int(np.array(value).view(np.int64)), count)
+
+
+def spread(kind: str, size: int) -> np.ndarray:
+    """Values that lie together, apart, at ties, on both sides of zero, or beyond all bounds."""
+    random = np.random.default_rng(size)
+    values = {
+        "together": 0.25 + 1e-12 * random.random(size), "apart": np.where(random.random(size) < 0.5, -1.0, 1.0) * random.random(size),
+        "ties": random.integers(-2, 3, size) * 0.5, "zeros": np.where(random.random(size) < 0.5, -0.0, 0.0),
+        "all sizes": 10.0 ** random.uniform(-300, 300, size) * np.where(random.random(size) < 0.5, -1, 1),
+        "infinite": np.where(random.random(size) < 0.1, np.inf, random.random(size)),
+    }  # fmt: skip
+    return values[kind]
+
+
+@pytest.mark.parametrize("kind", ["together", "apart", "ties", "zeros", "all sizes", "infinite"])
+@pytest.mark.parametrize("size", [1, 2, 3, 4095, 4096, 4097, 20_000])
+def test_the_median_of_pieces(kind: str, size: int) -> None:
+    """It is that of all values sorted, on either way to it."""
+    values = spread(kind, size)
+    ordered = np.sort(values)
+    lower, upper = float(ordered[(size - 1) // 2]), float(ordered[size // 2])
+    wanted = lower + 0.5 * (upper - lower)
+    for cuts in ([], [size // 3], [0, size // 2, size // 2, size]):
+        pieces = [piece.copy() for piece in np.split(values, cuts)]
+        found = middle(pieces, False)
+        assert found == wanted
+        assert np.signbit(found) == np.signbit(wanted)
+    assert middle([values.copy()], True) == wanted
+
+
+def test_medians_of_groups_in_any_shelves() -> None:
+    """Long shelves are read where they are, short ones put together first; groups are given together and apart."""
+    random = np.random.default_rng(5)
+    for size in (7, 5_000):
+        shelves, values = Shelves(4, np.float64), [np.empty(0)] * 4
+        for groups in ([0, 2], [2], [0, 1, 2], [1]):
+            own = [random.random(size) for _ in groups]
+            shelves.put(np.concatenate(own), np.array(groups), np.full(len(groups), size))
+            for group, more in zip(groups, own, strict=True):
+                values[group] = np.append(values[group], more)
+        spans = [(0, 0), (1, 1), (3, 3), (0, 1), (2, 3), (0, 3)]
+        found = shelves.medians(*(np.array(each) for each in zip(*spans, strict=True)))
+        wanted = [float(np.median(np.concatenate(values[a : b + 1]))) if a < 3 else None for a, b in spans]
+        assert [None if one is None else round(one, 12) for one in found] == [
+            None if one is None else round(one, 12) for one in wanted
+        ]

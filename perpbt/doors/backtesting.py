@@ -7,7 +7,7 @@ account. Out: a `Result`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -370,20 +370,19 @@ def follow(
             return stepping_pages(market, rates, procedure, *given)
         return following_pages(market, rates, *given, ground)
 
-    def noted(tile: Tile) -> Iterator[Outcome]:
-        for outcome in finished(tile.lanes(order.plans, starts)):
-            fills.note(outcome.rows)
-            yield outcome
-
     def work(tile: Tile) -> tuple[int, list[Page]]:
         setting.shelf.relieve()
-        world = strategy * policies + tile.first_policy
-        if flow is None:
-            return tile.size, [order.page(symbol, outcome, world, tile) for outcome in noted(tile)]
-        with flow.worker() as worker:
-            return tile.size, list(
-                flow.pages(worker, symbol, market.time, noted(tile), world, tile, 1.0 / starts.size)
-            )
+        world, outcomes = strategy * policies + tile.first_policy, finished(tile.lanes(order.plans, starts))
+        if flow is not None:
+            with flow.worker() as worker:
+                return tile.size, list(
+                    flow.pages(worker, symbol, fills, outcomes, world, tile, 1.0 / starts.size)
+                )
+        pages = []
+        for outcome in outcomes:
+            fills.note(outcome.rows)
+            pages.append(order.page(symbol, outcome, world, tile))
+        return tile.size, pages
 
     size = lanes if setting.engine == "oracle" else tile_size(lanes, threads, order.plans)
     for done, pages in in_threads(work, tiles(policies, starts.size, size), threads):

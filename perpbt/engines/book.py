@@ -121,7 +121,10 @@ class Fills:
 
     def note(self, rows: Table) -> None:
         """Note the liquidations among finished rows."""
-        liquidated, flat = note_fills(rows, self.market.series[TURNOVER], self.at)
+        self.add(*note_fills(rows, self.market.series[TURNOVER], self.at))
+
+    def add(self, liquidated: int, flat: int) -> None:
+        """So many more, and so many of them in bars of unknown turnover; the bars are noted."""
         with self._lock:
             self.liquidated += liquidated
             self.flat += flat

@@ -105,6 +105,10 @@ class FollowingOrder:
 
     def runs(self, symbol: int, rows: Table, world: int, tile: Tile) -> tuple[Integers, Integers, Integers]:
         """The group of each run of rows of a tile, where it begins and how long it is."""
+        if tile.last_policy - tile.first_policy == 1 and rows.size:
+            return tuple(
+                np.array([one], dtype=np.int64) for one in (world * len(self.symbols) + symbol, 0, rows.size)
+            )  # type: ignore[return-value]
         policies = np.arange(tile.last_policy - tile.first_policy + 1)
         splits = np.searchsorted(rows["lane"], policies * tile.width)
         counts = np.diff(splits)

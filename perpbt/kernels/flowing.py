@@ -39,11 +39,14 @@ class Block(NamedTuple):
 
 
 class Spans(NamedTuple):
-    """Runs of rows in a page: run s ends at row ends[s] and is of one world and one group of the tally."""
+    """Runs of rows in a page: run s ends at row ends[s] and is of one group, which has a world and a place in the tally."""
 
     ends: Integers
+    group: Integers
     place: Integers
     world: Integers
+    opened: Integers  # positions of each, and liquidated ones: to be found
+    liquidated: Integers
 
 
 class Owner(NamedTuple):
@@ -56,13 +59,14 @@ class Owner(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """What is counted of a page: by run, by cause, and for all pages the sums of the tally."""
+    """What is counted of all pages; and of this one what cannot be summed up."""
 
-    counts: Integers  # (runs, tallying.COUNTS)
+    counts: Integers  # (groups, tallying.COUNTS)
     drawdown: Floats
-    fees: Sums  # a slot a run
+    fees: Sums  # a slot a group
     paid: Integers  # positions of each that paid any
-    refused: Integers
+    refused: Integers  # by symbol and cause
+    fallen: Codes  # 1 at bars in which anybody was liquidated
     sums: Sums  # slots place * tallying.TOTALS + ...
     totals: Sums  # adding.TOTALS, but for fees
     held: Floats  # times to liquidation, one after the other
@@ -80,6 +84,7 @@ class Settled(NamedTuple):
     moved: float
     events: int
     liquidated: int
+    flat: int  # of these, in bars of unknown turnover
     owing: int
 
 
@@ -103,7 +108,7 @@ def bare_counted(counted: Counted) -> Counted:
     owed = counted.deficits
     return Counted(
         bare(counted.counts), bare(counted.drawdown), bare_sums(counted.fees), bare(counted.paid),
-        bare(counted.refused), bare_sums(counted.sums), bare_sums(counted.totals), bare(counted.held),
+        bare(counted.refused), bare(counted.fallen), bare_sums(counted.sums), bare_sums(counted.totals), bare(counted.held),
         Deficits(bare(owed.group), bare(owed.world), bare(owed.time), bare(owed.amount)), bare(counted.events),
     )  # fmt: skip
 
@@ -120,17 +125,17 @@ def write_words(block: Block, to: int, row: Row, views: Integers) -> None:
 
 @part
 def each_row(
-    rows: Table, calls: Table, spans: Spans, owner: Owner, times: Integers, fee_share: float, views: Integers,
+    rows: Table, calls: Table, spans: Spans, owner: Owner, times: Integers, turnover: Floats, fee_share: float, views: Integers,
     block: Block, at: int, latest: Integers, counted: Counted, terms: Floats, bits: Integers,
 ) -> Settled:  # fmt: skip
     """`settle_page`, with bare arrays. `terms` has room for the tally's and one more; `bits` are theirs."""
     broken, first, came, gave, moved = 0, -1, 0.0, 0.0, 0.0
-    call, told, written, liquidated, owing, begin = 0, 0, 0, 0, 0, 0
+    call, told, written, liquidated, flat, owing, begin = 0, 0, 0, 0, 0, 0, 0
     lane, position = latest[0], latest[1]
     account, weight = owner.first + lane % owner.width, owner.weight
     deficits = counted.deficits
     for run in range(spans.ends.size):
-        slot, opened = spans.place[run] * TOTALS, 0
+        slot, opened, group, fell = spans.place[run] * TOTALS, 0, spans.group[run], liquidated
         for k in range(begin, spans.ends[run]):
             row, to = rows[k], at + k
             if row["lane"] != lane:
@@ -144,8 +149,8 @@ def each_row(
             if row["rejection"] != NO_BAR:
                 block.moments[0, to] = times[row["entry_bar"]]
             if row["rejection"] != ACCEPTED:
-                counted.counts[run, REFUSED] += 1
-                counted.refused[row["rejection"]] += 1
+                counted.counts[group, REFUSED] += 1
+                counted.refused[row["rejection"], owner.symbol] += 1
                 continue
             exit_time = times[row["exit_bar"]]
             block.moments[1, to] = exit_time
@@ -162,17 +167,18 @@ def each_row(
             opened += 1
             if row["reason"] == LIQUIDATION:
                 counted.held[liquidated] = exit_time - block.moments[0, to]
-                counted.counts[run, LIQUIDATED] += 1
                 liquidated += 1
-            if block.numbers[16, to] > counted.drawdown[run]:
-                counted.drawdown[run] = block.numbers[16, to]
+                counted.fallen[row["exit_bar"]] = 1
+                flat += not turnover[row["exit_bar"]] > 0.0
+            if block.numbers[16, to] > counted.drawdown[group]:
+                counted.drawdown[group] = block.numbers[16, to]
             terms[0], terms[1], terms[2], terms[3] = (
                 weight * done.cash, weight * done.fees, weight * done.pnl, weight * done.funding
             )  # fmt: skip
             add_bits(counted.totals, 0, bits[0])
             if terms[1] != 0.0:
-                add_bits(counted.fees, run, bits[1])
-                counted.paid[run] += 1
+                add_bits(counted.fees, group, bits[1])
+                counted.paid[group] += 1
             add_bits(counted.totals, 2, bits[2])
             add_bits(counted.totals, 3, bits[3])
             terms[RETURN] = block.numbers[15, to]
@@ -181,37 +187,42 @@ def each_row(
                 counted.sums, slot, weight, done.liquidation_fee, done.surplus, done.deficit, terms, bits
             ):
                 notional = row["quantity"] * row["fill"]
-                add_default(counted.sums, counted.counts, run, slot, weight, notional, terms, bits)
+                add_default(counted.sums, counted.counts, group, slot, weight, notional, terms, bits)
                 if weight * done.deficit > 0.0:
                     deficits.group[owing], deficits.world[owing] = spans.place[run], spans.world[run]
                     deficits.time[owing], deficits.amount[owing] = exit_time, weight * done.deficit
                     owing += 1
+        spans.opened[run], spans.liquidated[run] = opened, liquidated - fell
+        counted.counts[group, POSITIONS] += opened
+        counted.counts[group, LIQUIDATED] += liquidated - fell
         if opened > 0:
-            counted.counts[run, POSITIONS] = opened
             terms[WEIGHT] = weight
             add_often(counted.sums, slot + WEIGHT, bits[WEIGHT], opened)
         begin = spans.ends[run]
     latest[0], latest[1] = lane, position
-    return Settled(broken, first, came, gave, moved, written, liquidated, owing)
+    return Settled(broken, first, came, gave, moved, written, liquidated, flat, owing)
 
 
 @kernel
 def settle_page(
-    rows: Table, calls: Table, spans: Spans, owner: Owner, times: Integers, fee_share: float, views: Integers,
+    rows: Table, calls: Table, spans: Spans, owner: Owner, times: Integers, turnover: Floats, fee_share: float, views: Integers,
     block: Block, at: int, latest: Integers, counted: Counted,
 ) -> Settled:  # fmt: skip
     """Settle the rows of a page into entries of `block` from `at` on, and count them.
 
-    `times` are the bars of the symbol, `views` the exit reasons as Arrow views words; `latest` the lane of the row before the first, and
+    `times` and `turnover` are those of the symbol's bars, `views` the exit reasons as Arrow views words; `latest` the lane of the row before the first, and
     which of its account's it was. `counted` has room for two events a row and one a margin order.
     """
     make_room(counted.sums, rows.size)
     make_room(counted.totals, rows.size)
     make_room(counted.fees, rows.size)
     terms = np.zeros(TOTALS)
+    runs = Spans(
+        bare(spans.ends), bare(spans.group), bare(spans.place), bare(spans.world), bare(spans.opened), bare(spans.liquidated)
+    )  # fmt: skip
     found = each_row(
-        bare(rows), bare(calls), Spans(bare(spans.ends), bare(spans.place), bare(spans.world)), owner, bare(times),
-        fee_share, bare(views), bare_block(block), at, bare(latest), bare_counted(counted), bare(terms), bare(terms.view(np.int64)),
+        bare(rows), bare(calls), runs, owner, bare(times), bare(turnover), fee_share, bare(views),
+        bare_block(block), at, bare(latest), bare_counted(counted), bare(terms), bare(terms.view(np.int64)),
     )  # fmt: skip
     hold(terms)
     return found

@@ -21,6 +21,8 @@ COUNTS = 5
 # sums of a group, in slots group * TOTALS + ...
 WEIGHT, DEFAULTED_WEIGHT, DEFAULTED_NOTIONAL, LIQUIDATION_FEES, SURPLUS, DEFICIT, RETURN = range(7)
 TOTALS = 7
+HIGHEST = (1 << 63) - 1
+KEYS = 1 << 16
 
 Values = Floats | Integers
 
@@ -196,3 +198,24 @@ def count_distinct(accounts: Integers, starts: Integers, seen: Integers, counts:
             if seen[accounts[j]] != k:
                 seen[accounts[j]] = k
                 counts[k] += 1
+
+
+@kernel
+def count_keys(values: Floats, counts: Integers) -> None:
+    """Count values by the 16 highest bits of their rank among doubles."""
+    bits = values.view(np.int64)
+    for j in range(bits.size):
+        counts[(bits[j] ^ ((bits[j] >> 63) & HIGHEST)) >> 48] += (
+            1  # from -2^15 on: those below 0 count from the end
+        )
+
+
+@kernel
+def with_key(values: Floats, key: int, found: Floats, at: int) -> int:
+    """Copy values of one such key to found[at:]; returns the end."""
+    bits = values.view(np.int64)
+    for j in range(bits.size):
+        if (bits[j] ^ ((bits[j] >> 63) & HIGHEST)) >> 48 == key:
+            found[at] = values[j]
+            at += 1
+    return at

@@ -27,6 +27,7 @@ PIECE = (
     1 << 17
 )  # rows of a piece at most; it ends at each multiple, so that files do not tell in what pieces a table came
 SHORT = 1 << 13  # rows of a piece on average, under which there are to be no pieces
+SHORTEST = 1 << 7  # the same of a run before it is joined to others
 SIDES = ("short", "long")
 
 
@@ -156,10 +157,10 @@ def what(piece: Piece, alike: Alike) -> dict[str, pa.Array]:
 
 def flowed_table(flow: Flow, order: FollowingOrder) -> pl.DataFrame:
     """The frame."""
-    if order.size < SHORT or order.size < SHORT * order.runs_of_rows:
+    table = pieces(order) if order.size >= SHORTEST * order.runs_of_rows else []
+    if not table or order.size < SHORT * len(table):
         columns = flow.columns()
         return accounts_table(columns, order.labels(0, columns.size, columns.moment("lane")))
-    table = pieces(order)
     alike = Alike(table)
     made = [{**whose(order, piece, alike), **what(piece, alike)} for piece in table]
     return pl.DataFrame([chunked([one[name] for one in made]).alias(name) for name in ORDER])

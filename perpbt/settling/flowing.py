@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,18 +17,20 @@ import polars as pl
 
 from perpbt.columns import views_of
 from perpbt.engines.book import Block as Rows
+from perpbt.engines.book import Fills
 from perpbt.engines.chunks import Outcome
 from perpbt.engines.followers import FollowingOrder, Page, Tile
 from perpbt.errors import RunError
 from perpbt.kernels.adding import EVENT, MOMENTS, NUMBERS, WORDS
 from perpbt.kernels.flowing import Block, Counted, Owner, Spans, move_runs, settle_page
 from perpbt.kernels.sums import merge_sums, no_sums
-from perpbt.kernels.tables import CALL, REASONS, REJECTIONS, ROW, Integers
+from perpbt.kernels.tables import ACCEPTED, CALL, REASONS, ROW, TURNOVER, Codes, Integers
 from perpbt.kernels.tallying import COUNTS, Deficits
 from perpbt.settling.settled import Columns, Settled
 from perpbt.statistics.tally import Tally
 
 LEAST, MOST = 1 << 15, 1 << 20  # entries of a block; each is twice as large as the one before
+TOTAL_RETURN, REJECTION = NUMBERS.index("total_return"), WORDS.index("rejection")
 FEES = 1  # of adding.TOTALS
 NO_ROWS, NO_CALLS = np.empty(0, dtype=ROW), np.empty(0, dtype=CALL)
 VIEWS = views_of(REASONS)
@@ -68,7 +70,10 @@ class Worker:
     """What one thread settles into. Not to be used by two at a time."""
 
     def __init__(self, tally: Tally, symbols: int) -> None:
-        self.found = Settled(tally, symbols)
+        self.found, self._symbols = Settled(tally, symbols), symbols
+        groups = tally.places.size
+        self._counts, self._drawdown = np.zeros((groups, COUNTS), dtype=np.int64), np.full(groups, -np.inf)
+        self._fees, self._paid = no_sums(groups), np.zeros(groups, dtype=np.int64)
         self.seconds = 0.0
         self.broken: list[tuple[SettledPage, int, float, float]] = []
         self._block, self._at, self._entries = new_block(0), 0, LEAST // 2
@@ -84,7 +89,7 @@ class Worker:
         at, self._at = self._at, self._at + rows
         return self._block, at
 
-    def counted(self, runs: int, rows: int, calls: int) -> Counted:
+    def counted(self, rows: int, calls: int, fallen: Codes) -> Counted:
         """Where a page is counted."""
         if self._events.size < 2 * rows + calls:
             self._events = np.empty(2 * rows + calls, dtype=EVENT)
@@ -92,47 +97,50 @@ class Worker:
             self._held = np.empty(rows)
             self._deficits = deficits(rows)
         return Counted(
-            counts=np.zeros((runs, COUNTS), dtype=np.int64), drawdown=np.full(runs, -np.inf), fees=no_sums(runs),
-            paid=np.zeros(runs, dtype=np.int64), refused=np.zeros(len(REJECTIONS), dtype=np.int64),
+            counts=self._counts, drawdown=self._drawdown, fees=self._fees, paid=self._paid, refused=self.found.refused, fallen=fallen,
             sums=self.found.tally.sums, totals=self.found.sums, held=self._held, deficits=self._deficits, events=self._events,
         )  # fmt: skip
 
     def settle(
-        self, symbol: int, times: Integers, done: Outcome, runs: tuple[Integers, Integers, Integers], symbols: int, fee_share: float,
-        owner: Owner, latest: Integers,
+        self, done: Outcome, runs: tuple[Integers, Integers, Integers], fills: Fills, fee_share: float, owner: Owner, latest: Integers,
     ) -> SettledPage:  # fmt: skip
         """Settle a page of runs: the group of each, where it begins and how long it is."""
         since = time.perf_counter()
         group, first, count = runs
-        rows, tally, found = done.rows, self.found.tally, self.found
+        rows, tally, found, market = done.rows, self.found.tally, self.found, fills.market
         block, at = self.room(rows.size)
-        page = SettledPage(Rows(symbol, NO_ROWS, NO_CALLS), group, first, count, block, at)
-        spans = Spans(first + count, tally.places[group], group // symbols)
-        counted = self.counted(group.size, rows.size, done.calls.size)
+        page = SettledPage(Rows(owner.symbol, NO_ROWS, NO_CALLS), group, first, count, block, at)
+        opened, liquidated = np.empty_like(group), np.empty_like(group)
+        spans = Spans(first + count, group, tally.places[group], group // self._symbols, opened, liquidated)
+        counted = self.counted(rows.size, done.calls.size, fills.at)
         of = settle_page(
-            rows, done.calls, spans, owner, times, fee_share, REASON_VIEWS, block, at, latest, counted
-        )
+            rows, done.calls, spans, owner, market.time, market.series[TURNOVER], fee_share, REASON_VIEWS, block, at, latest, counted
+        )  # fmt: skip
         if of.broken:
             self.broken.append((page, of.first, of.came, of.gave))
             found.broken += of.broken
         found.gross += of.moved
-        found.refused[:, symbol] += counted.refused
-        found.put(counted.events[: of.events])
-        merge_sums(found.sums, counted.fees, np.full(group.size, FEES))
-        returns = block.numbers[NUMBERS.index("total_return"), at : at + rows.size]
-        if counted.refused.any():
-            opened = block.words[WORDS.index("rejection"), at : at + rows.size] == 0
-            returns = returns[opened]
-        last, all_owed = of.owing, counted.deficits
-        owed = Deficits(
-            all_owed.group[:last].copy(), all_owed.world[:last].copy(), all_owed.time[:last].copy(), all_owed.amount[:last].copy()
-        )  # fmt: skip
-        tally.add_page(
-            spans.place, spans.world, counted.counts, counted.drawdown, counted.fees, counted.paid, returns,
-            counted.held[: of.liquidated].copy(), owed,
-        )  # fmt: skip
+        if of.events:
+            found.put(counted.events[: of.events])
+        returns = block.numbers[TOTAL_RETURN, at : at + rows.size]
+        if int(opened.sum()) < rows.size:
+            returns = returns[block.words[REJECTION, at : at + rows.size] == ACCEPTED]
+        tally.keep(spans.place, returns, opened, counted.held[: of.liquidated].copy(), liquidated)
+        if of.owing:
+            tally.owe(counted.deficits, of.owing)
+        if of.liquidated:
+            fills.add(of.liquidated, of.flat)
         self.seconds += time.perf_counter() - since
         return page
+
+    def all_found(self) -> Settled:
+        """Everything, handed over."""
+        groups = np.arange(self._paid.size)
+        self.found.tally.add_counted(
+            groups // self._symbols, self._counts, self._drawdown, self._fees, self._paid
+        )
+        merge_sums(self.found.sums, self._fees, np.full(groups.size, FEES))
+        return self.found
 
 
 class Flow:
@@ -159,14 +167,14 @@ class Flow:
             self._idle.append(one)
 
     def pages(
-        self, worker: Worker, symbol: int, times: Integers, outcomes: Iterator[Outcome], world: int, tile: Tile, weight: float
+        self, worker: Worker, symbol: int, fills: Fills, outcomes: Iterable[Outcome], world: int, tile: Tile, weight: float
     ) -> Iterator[SettledPage]:  # fmt: skip
         """The pages of a tile, `world` being that of its first policy, settled one after the other."""
         order, latest = self._order, np.array([-1, 0], dtype=np.int64)
         owner = Owner(symbol, tile.first_start, tile.width, weight)
         for done in outcomes:
             runs = order.runs(symbol, done.rows, world, tile)
-            yield worker.settle(symbol, times, done, runs, len(order.symbols), self._fee_share, owner, latest)
+            yield worker.settle(done, runs, fills, self._fee_share, owner, latest)
 
     @property
     def seconds(self) -> float:
@@ -176,11 +184,11 @@ class Flow:
     def found(self) -> Settled:
         """What all threads have found together. Raises `RunError` if the money of a position is not conserved."""
         order = self._order
-        with self.worker() as first:
-            whole = first.found
+        with self.worker() as first:  # which there is even where nobody has traded
+            whole = first.all_found()
             for other in self._all:
                 if other is not first:
-                    whole.merge(other.found)
+                    whole.merge(other.all_found())
         broken = [one for worker in self._all for one in worker.broken]
         if broken:
             rows = {id(page): places for page, places in order.placed()}

@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from perpbt.kernels.tallying import count_distinct, deal
+from perpbt.kernels.tallying import KEYS, count_distinct, count_keys, deal, with_key
 from perpbt.statistics.common import Floats, Integers
 
 Values = npt.NDArray[Any]
+MANY = 1 << 12  # values of a piece from which on it is not copied
+NOT_FINITE = 16  # keys at either end: infinities and what is no number
 
 
 class Shelf(NamedTuple):
@@ -31,12 +33,20 @@ class Shelves:
         self.sizes = np.zeros(groups, dtype=np.int64)
         self._dtype = dtype
         self._shelves: list[Shelf] = []
+        self._sorted: Values | None = None
+        self._medians: dict[tuple[int, int], float] = {}
+
+    def _changed(self) -> None:
+        """What was found of the values so far no longer holds."""
+        self._sorted = None
+        self._medians.clear()
 
     def room(self, sizes: Integers) -> tuple[Values, Integers]:
         """A place for so many values more of each group, to be filled by the caller, and where the first of
         each group belongs.
         """
         groups = np.flatnonzero(sizes)
+        self._changed()
         starts = np.append(0, np.cumsum(sizes[groups]))
         places = np.zeros(sizes.size, dtype=np.int64)
         places[groups] = starts[:-1]
@@ -47,11 +57,13 @@ class Shelves:
 
     def put(self, values: Values, groups: Integers, sizes: Integers) -> None:
         """Keep values as they are, without a copy: those of groups[0], sizes[0] of them, then those of groups[1]."""
+        self._changed()
         self._shelves.append(Shelf(values, groups, np.append(0, np.cumsum(sizes))))
         np.add.at(self.sizes, groups, sizes)
 
     def take(self, other: Shelves) -> None:
         """Add all values of `other`, without a copy."""
+        self._changed()
         self._shelves += other._shelves
         self.sizes += other.sizes
 
@@ -63,20 +75,74 @@ class Shelves:
             deal(shelf.values, shelf.groups, shelf.starts, places, values)
         return values
 
+    def medians(self, first: Integers, last: Integers) -> pl.Series:
+        """Median of the values of groups first[k] to last[k], null of none; each is found once. A span may hold others that were asked for
+        before: it moves values within.
+        """
+        return pl.Series(
+            [self._median(*each) for each in zip(first.tolist(), last.tolist(), strict=True)],
+            dtype=pl.Float64,
+        )
 
-def medians(values: Floats, sizes: Integers) -> pl.Series:
-    """Median of each run of so many values, null of an empty one; moves values within their runs."""
-    found: list[float | None] = []
-    for size, end in zip(sizes.tolist(), np.cumsum(sizes).tolist(), strict=True):
-        own, half = values[end - size : end], size // 2
-        if size == 0:
-            found.append(None)
-            continue
-        own.partition(half)
-        upper = float(own[half])
-        lower = upper if size % 2 else float(own[:half].max())
-        found.append(lower + 0.5 * (upper - lower))
-    return pl.Series(found, dtype=pl.Float64)
+    def _median(self, first: int, last: int) -> float | None:
+        filled = first + np.flatnonzero(self.sizes[first : last + 1])
+        if not filled.size:
+            return None
+        key = int(filled[0]), int(filled[-1])
+        if key not in self._medians:
+            self._medians[key] = middle(*self._of(*key))
+        return self._medians[key]
+
+    def _of(self, first: int, last: int) -> tuple[list[Values], bool]:
+        """The values of groups first to last, in long pieces or in one, and whether this is a copy."""
+        if int(self.sizes[first : last + 1].sum()) >= MANY * len(self._shelves):
+            found = []
+            for shelf in self._shelves:
+                a, b = np.searchsorted(shelf.groups, (first, last + 1))
+                if not (np.diff(shelf.groups) > 0).all():
+                    break
+                found.append(shelf.values[shelf.starts[a] : shelf.starts[b]])
+            else:
+                return found, False
+        if self._sorted is None:
+            self._sorted = self.sorted()
+        ends = np.cumsum(self.sizes)
+        return [self._sorted[ends[first] - self.sizes[first] : ends[last]]], True
+
+
+def middle(pieces: list[Floats], copied: bool) -> float:
+    """The median of all values of some arrays, of which there is one: looked for among those whose highest bits are its own. Values that are
+    `copied` may be moved.
+    """
+    size = sum(piece.size for piece in pieces)
+    counts = np.zeros(KEYS, dtype=np.int64)
+    if size >= MANY and not copied:
+        for piece in pieces:
+            count_keys(piece, counts)
+    ranked = np.roll(counts, KEYS // 2)
+    if size < MANY or copied or ranked[:NOT_FINITE].any() or ranked[-NOT_FINITE:].any():
+        own = pieces[0] if copied else np.concatenate(pieces)
+        own.partition((max(size // 2 - 1, 0), size // 2))
+        lower, upper = float(own[(size - 1) // 2]), float(own[size // 2])
+    else:
+        lower, upper = at_ranks(pieces, ranked, (size - 1) // 2, size // 2)
+    return lower + 0.5 * (upper - lower)
+
+
+def at_ranks(pieces: list[Floats], ranked: Integers, *ranks: int) -> list[float]:
+    """The values that so many are below, counts of keys in order being `ranked`."""
+    ends, found = np.cumsum(ranked), []
+    held = (-1, np.empty(0))
+    for rank in ranks:
+        key = int(np.searchsorted(ends, rank, side="right"))
+        if key != held[0]:
+            held, at = (key, np.empty(ranked[key])), 0
+            for piece in pieces:
+                at = with_key(piece, key - KEYS // 2, held[1], at)
+        own, place = held[1], rank - int(ends[key] - ranked[key])
+        own.partition(place)
+        found.append(float(own[place]))
+    return found
 
 
 def distinct(values: Integers, sizes: Integers) -> Integers:

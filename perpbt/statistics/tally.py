@@ -35,7 +35,7 @@ from perpbt.kernels.tallying import DEFAULTED, LIQUIDATED, OWING, POSITIONS, REF
 from perpbt.statistics.attribution import Claims, fee_shares, uncovered
 from perpbt.statistics.common import Floats, Integers, codes_in, require
 from perpbt.statistics.defaults import FUND_COLUMNS, KEYS, LEVELS, SUMS, TOTAL, TOTALLED, finished
-from perpbt.statistics.shelves import Shelves, distinct, medians
+from perpbt.statistics.shelves import Shelves, distinct
 
 MOST_ACCOUNTS = 1 << 40
 STRETCH = 1 << 15  # positions whose fees are looked at together: short arrays stay in the processor's cache
@@ -142,28 +142,37 @@ class Tally:
 
     @property
     def sums(self) -> Sums:
-        """What whoever counts pages adds to before `add_page`: slots place * tallying.TOTALS + ..."""
+        """What whoever counts pages adds to: slots place * tallying.TOTALS + ..."""
         return self._sums
 
-    def add_page(
-        self, place: Integers, world: Integers, counts: Integers, drawdown: Floats, fees: Sums, paid: Integers, returns: Floats,
-        held: Floats, deficits: tallying.Deficits,
-    ) -> None:  # fmt: skip
-        """Add positions counted elsewhere, but for `sums`, in runs of one place and world each: counts, largest drawdown, exact fees and how
-        many paid any; `returns` and `held` (times to liquidation) are those of one run after the other, and are kept as they are.
+    def keep(
+        self, place: Integers, returns: Floats, opened: Integers, held: Floats, liquidated: Integers
+    ) -> None:
+        """Keep what cannot be summed up of positions counted elsewhere, without a copy: returns and times to liquidation, so many of each
+        place, those of one place after those of the other.
         """
-        np.add.at(self._counts, place, counts)
-        np.maximum.at(self._drawdown, place, drawdown)
+        self._returns.put(returns, place, opened)
+        if held.size:
+            self._held.put(held, place, liquidated)
+        self._nameless = True
+
+    def owe(self, owed: tallying.Deficits, count: int) -> None:
+        """Keep a copy of the first deficits, of positions counted elsewhere."""
+        group, world, time = (each[:count].copy() for each in (owed.group, owed.world, owed.time))
+        self._deficits.append(tallying.Deficits(group, world, time, owed.amount[:count].copy()))
+
+    def add_counted(
+        self, world: Integers, counts: Integers, drawdown: Floats, fees: Sums, paid: Integers
+    ) -> None:
+        """Add what was counted elsewhere, but for `sums`, of each code of a group, each of one world: counts, largest drawdown, exact fees
+        and how many positions paid any.
+        """
+        np.add.at(self._counts, self._place, counts)
+        np.maximum.at(self._drawdown, self._place, drawdown)
         payers = np.flatnonzero(paid)
         if payers.size:
-            slots = self._slots(place[payers] * self._worlds.len() + world[payers])
+            slots = self._slots(self._place[payers] * self._worlds.len() + world[payers])
             merge_sums(self._fees, picked(fees, payers), slots)
-        self._returns.put(returns, place, counts[:, POSITIONS])
-        if held.size:
-            self._held.put(held, place, counts[:, LIQUIDATED])
-        if deficits.group.size:
-            self._deficits.append(deficits)
-        self._nameless = True
 
     def _add_fees(self, chunk: tallying.Chunk) -> None:
         """Fees by group and world."""
@@ -229,20 +238,20 @@ class Tally:
         sums["fee_share"], sums["uncovered"] = self._attributed(fund)
         seen = np.flatnonzero(self._counts[:, [POSITIONS, REFUSED]].any(axis=1))
         groups, counts, pairs = self._groups[seen], self._counts[seen], self._accounts.sizes[seen]
-        returns, held, accounts = (kept.sorted() for kept in (self._returns, self._held, self._accounts))
+        accounts = self._accounts.sorted()
         levels = []
         for keys in LEVELS:
             starts = _starts(groups, keys)
-            of = _reduced(np.add, counts, starts)
+            of, first, last = _reduced(np.add, counts, starts), seen[starts[:-1]], seen[starts[1:] - 1]
             level = {
                 "accounts": distinct(accounts, _reduced(np.add, pairs, starts)),
                 "positions": of[:, POSITIONS],
                 "rejected": of[:, REFUSED],
                 "liquidated": of[:, LIQUIDATED],
                 "defaulted": of[:, DEFAULTED],
-                "median_return": medians(returns, of[:, POSITIONS]),
+                "median_return": self._returns.medians(first, last),
                 "max_drawdown": _reduced(np.maximum, self._drawdown[seen], starts),
-                "time_to_liquidation": medians(held, of[:, LIQUIDATED]),
+                "time_to_liquidation": self._held.medians(first, last),
                 **{name: exact_sums(sums[name][seen], starts) for name in SUMS},
             }
             blank = [pl.lit(TOTAL).alias(key) for key in KEYS if key not in keys]
