@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from .ahead import fetch
 from .closing import Closing, close, liquidation_slippage
 from .compile import bare, kernel, part
 from .epochs import epoch_at, rates_in, walk_epochs
@@ -16,6 +17,7 @@ from .tables import (
     ABOVE_MAXIMUM_LEVERAGE,
     ACCEPTED,
     CLOSE,
+    ENTRY_SIDE,
     FUNDING,
     LIQUIDATION,
     NEXT_ENTRY,
@@ -165,6 +167,18 @@ def care_of(plan: Plan, at: int, slot: int) -> Care:
 
 
 @part
+def expect_next(market: Market, signals: Signals, bar: int, side: float) -> None:
+    """Ask for what an account that leaves in `bar` reads to enter again, which it would come to one by one; while its exit is written
+    all of that is on the way.
+    """
+    bars = market.time.size
+    fetch(market.time, bar)
+    leave = NEXT_LONG_EXIT if side > 0.0 else NEXT_SHORT_EXIT
+    for row in (NEXT_ENTRY, ENTRY_SIDE, leave):
+        fetch(signals.marks, row * bars + bar)
+
+
+@part
 def live(
     market: Market, rates: Rates, plan: Plan, signals: Signals, rows: Table, calls: Table, trace: Table,
     at: int, slot: int, lane: int, side: float, bar: int, wallet: float, exit_due: int,
@@ -182,6 +196,8 @@ def live(
     end = walk_epochs(
         market, rates, watch, care, calls, opening.position, path, term, bar, market.time.size, trace
     )
+    if plan["max_trades"] != 1:
+        expect_next(market, signals, end.bar, side)
     back = write_exit(market, rates, row, watch.target_limit, end)
     return end.path.wallet + back
 
