@@ -233,6 +233,20 @@ def traded(coupling="adl", **options):
     )  # fmt: skip
 
 
+def test_a_top_up_spares_the_winners():
+    """Half of 1,000 at 10x is long 50 at 100, a requirement of 50 on an equity of 500: at 0.1 it tops up, to 0.05, by 500. What 80 takes of it,
+    1,000, it then has; without, 500 are lacking, and a winner is closed.
+    """
+    half = {"sizing": {"kind": "equity", "fraction": 0.5}}
+    call = {"action": "top_up", "threshold": 0.1, "target": 0.05, "max_calls": 1}
+    without, with_it = traded(**half), traded(**half, margin_call=call)
+    assert without.accounts["deficit"].max() == pytest.approx(500.0)
+    assert without.extra["adl"]["given_up"].to_list() == pytest.approx([500.0])
+    assert with_it.accounts["top_up"].to_list()[0] == pytest.approx(500.0)
+    assert with_it.accounts["deficit"].max() == pytest.approx(0.0, abs=1e-9)
+    assert with_it.extra["adl"].is_empty()
+
+
 def test_whoever_is_closed_by_adl_trades_on_at_the_next_close():
     """The long of bar 1 is bankrupt at 90 and filled at 80; the short of bar 5 is closed at 90 with 1,000 gained, and what close 6 says
     is filled with 2,000 at bar 7. Alone it would have stayed short to the end.
@@ -359,5 +373,8 @@ def test_a_run_file_says_how_accounts_meet(tmp_path, monkeypatch):
     assert (
         run_spec(load_spec("run.toml", ["coupling=adl"])).metadata["coupling"]["adl"]["policy"] == "binance"
     )
+    unprotected = run_spec(load_spec("run.toml", ["fund.protection=false"]))
+    assert unprotected.extra["adl"].is_empty()
+    assert unprotected.fund["deficit"].sum() == 0.0 < unprotected.accounts["owed"].sum()
     with pytest.raises(InputError, match=r"coupling\.adl\.polic: unknown key"):
         load_spec("run.toml", ["coupling.adl.polic=okx"])

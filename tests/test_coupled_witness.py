@@ -18,7 +18,7 @@ from test_inverse import in_coin, stated
 import perpbt
 
 MADE = settings(
-    max_examples=int(os.environ.get("PERPBT_EXAMPLES", "25")), deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=int(os.environ.get("PERPBT_EXAMPLES", "12")), deadline=None, suppress_health_check=list(HealthCheck)
 )  # fmt: skip
 
 
