@@ -14,7 +14,7 @@ from .blocks import Group, Sides, group_at, held, lanes_of, node_at, note, sides
 from .compile import aside, part
 from .eights import WIDTH, at_most, lowest_lane, minus, spread, times
 from .margin import Position, requirement
-from .pyramid import SHIFT, widest
+from .pyramid import COLUMNS, SHIFT, widest
 from .recalling import passed_over
 from .tables import FUNDING, LAST_OPEN, MARK_CLOSE, MARK_HIGH, MARK_OPEN, NO_CALL, Market, Rates, Table
 from .watching import Care, Path, Watch
@@ -68,10 +68,25 @@ def in_reach_of_moving(
 
 
 @part
-def expect_bars(market: Market, watch: Watch, i: int) -> None:
-    """A group of bars is going to be asked for."""
-    for row in (watch.adverse, FUNDING, MARK_CLOSE, watch.stop, watch.target):
-        fetch(market.series, row * market.time.size + i)
+def expect_blocks(market: Market, watch: Watch, sides: Sides, level: int, i: int) -> None:
+    """A group is going to be asked for: its place is known before what is found in the one above is written down."""
+    if level == 0:
+        for row in (watch.adverse, FUNDING, MARK_CLOSE, watch.stop, watch.target):
+            fetch(market.series, row * market.time.size + i)
+    else:
+        start = (node_at(market, level, i) >> SHIFT) * COLUMNS
+        for column in (
+            watch.adverse,
+            sides.kind,
+            sides.unkind,
+            sides.down,
+            sides.up,
+            sides.thin,
+            sides.fall,
+            watch.stop,
+            watch.target,
+        ):
+            fetch(market.pyramid.nodes, (start + column) * WIDTH)
 
 
 @part
@@ -99,8 +114,8 @@ def next_busy(
         x = group_at(market, watch, sides, level, i)
         met = in_reach(market, watch, position, x, level, i) >> first
         end = min(first + lowest_lane(met | 1 << WIDTH), last)
-        if level == 1 and end < last:
-            expect_bars(market, watch, (node - first + end) << shift)
+        if end < last and 1 <= level <= 2:
+            expect_blocks(market, watch, sides, level - 1, (node - first + end) << shift)
         if moving:
             end, extreme = in_reach_of_moving(
                 market, rates, watch, care, position, path, sides, level, i, first, end, extreme
