@@ -219,7 +219,7 @@ def fund_events(
 ) -> int:  # fmt: skip
     """Write every payment to or from a fund into `events`, which has room for two a row and one a call; returns how many."""
     written, call = 0, 0
-    events = bare(events)
+    events, calls, times = bare(events), bare(calls), bare(times)
     for k in range(rows.size):
         row = rows[k]
         if row["rejection"] != ACCEPTED:

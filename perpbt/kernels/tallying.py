@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .compile import kernel, part
+from .compile import bare, hold, kernel, part
 from .sums import Sums, add_bits, make_room
 from .tables import Codes, Floats, Integers
 
@@ -97,7 +97,8 @@ def sum_chunk(chunk: Chunk, words: Words, counts: Integers, sums: Sums, drawdown
     """Add the chunk to the groups' counts and sums and to the largest drawdown of each."""
     make_room(sums, chunk.group.size)
     terms = np.zeros(TOTALS)
-    bits = terms.view(np.int64)
+    spare, bits, kept = bare(terms), bare(terms.view(np.int64)), bare(counts)
+    into = Sums(bare(sums.limbs), bare(sums.used))
     for j in range(chunk.group.size):
         group = chunk.group[j]
         if chunk.reason[j] == words.rejected:
@@ -108,14 +109,15 @@ def sum_chunk(chunk: Chunk, words: Words, counts: Integers, sums: Sums, drawdown
         if chunk.max_drawdown[j] > drawdown[group]:
             drawdown[group] = chunk.max_drawdown[j]
         weight, slot = chunk.weight[j], group * TOTALS
-        terms[WEIGHT], terms[RETURN] = weight, chunk.total_return[j]
-        add_bits(sums, slot + WEIGHT, bits[WEIGHT])
-        add_bits(sums, slot + RETURN, bits[RETURN])
+        spare[WEIGHT], spare[RETURN] = weight, chunk.total_return[j]
+        add_bits(into, slot + WEIGHT, bits[WEIGHT])
+        add_bits(into, slot + RETURN, bits[RETURN])
         if add_seldom(
-            sums, slot, weight, chunk.liquidation_fee[j], chunk.surplus[j], chunk.deficit[j], terms, bits
+            into, slot, weight, chunk.liquidation_fee[j], chunk.surplus[j], chunk.deficit[j], spare, bits
         ):
             notional = chunk.quantity[j] * chunk.exit_price[j]
-            add_default(sums, counts, group, slot, weight, notional, terms, bits)
+            add_default(into, kept, group, slot, weight, notional, spare, bits)
+    hold(terms)
 
 
 @kernel
