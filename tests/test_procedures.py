@@ -413,7 +413,7 @@ def test_neither_order_nor_threads_nor_memory_leave_a_trace() -> None:
         assert first.fund.equals(other.fund)
         steps = other.extra["liquidations"].sort("account", "step")
         assert first.extra["liquidations"].equals(steps)
-        bounded = perpbt.simulate(perpbt.load_bars(frame), table, liquidation=spec, memory="2GiB", **options)
+        bounded = perpbt.simulate(perpbt.load_bars(frame), table, liquidation=spec, memory="16GiB", **options)
         assert bounded.accounts.equals(first.accounts)
         assert bounded.extra["liquidations"].equals(first.extra["liquidations"])
 
