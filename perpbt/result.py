@@ -110,7 +110,7 @@ class Begun:
             self._folder.result().cleanup()
 
 
-@dataclass
+@dataclass(repr=False)
 class Result:
     """The outcome of `simulate` or `backtest`. Money in quote currency, times UTC.
 
@@ -153,6 +153,21 @@ class Result:
     metadata: dict[str, Any]
     equity: pl.DataFrame | None = None
     extra: dict[str, pl.DataFrame] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Which tables there are, how long and wide, and the notes; not what is in them."""
+        tables = {"accounts": self.scan(), "fund": self.fund.lazy(), "statistics": self.statistics.lazy()}
+        tables |= {"policies": self.policies.lazy(), "prices": self.prices.lazy()}
+        tables |= {} if self.equity is None else {"equity": self.equity.lazy()}
+        tables |= {f"extra[{name!r}]": table.lazy() for name, table in self.extra.items()}
+        width = max(map(len, tables))
+        lines = [
+            f"  {name:<{width}}  {table.select(pl.len()).collect().item():>13,} rows, "
+            f"{len(table.collect_schema())} columns"
+            for name, table in tables.items()
+        ]
+        notes = [f"  note: {note}" for note in self.metadata.get("notes", ())]
+        return "\n".join([f"Result (engine {self.metadata.get('engine')!r})", *lines, *notes])
 
     @property
     def accounts(self) -> pl.DataFrame:

@@ -241,6 +241,12 @@ def test_a_switch_is_true_or_false(key: str, value: str) -> None:
         load_spec("leverage_vs_stop", [f"{key}={value}"])
 
 
+@pytest.mark.parametrize("key", ["data", "fund", "rules"])
+def test_a_table_is_a_table(key: str) -> None:
+    with pytest.raises(InputError, match=rf"\b{key} = 3: must be a table of keys and values"):
+        load_spec("leverage_vs_stop", [f"{key}=3"])
+
+
 def test_files_that_are_not_there_or_not_toml(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nor the name of one in .* did you mean 'leverage_vs_stop'"):
         load_spec("leverage_vs_stops")

@@ -578,3 +578,28 @@ def test_a_folder_with_something_of_the_users_is_not_replaced(tmp_path: Path) ->
     assert (target / "notes.txt").read_text() == "mine"
     (target / "notes.txt").unlink()
     result.write(target, report=False)
+
+
+@pytest.mark.parametrize("memory", [None, "16GiB"])
+def test_a_result_shown_says_which_tables_it_has(memory: str | None) -> None:
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    prices = [100.0, 101.0, 99.0, 100.0]
+    bars = pl.DataFrame(
+        {"ts": [start + timedelta(hours=k) for k in range(4)], "symbol": "AAA",
+         "open": prices, "high": prices, "low": prices, "close": prices}
+    )  # fmt: skip
+    table = pl.DataFrame(
+        {"account": ["a", "b", "c"], "strategy": "hand", "symbol": "AAA", "side": "long", "leverage": 5.0,
+         "collateral": 10.0, "entry_time": start}
+    )  # fmt: skip
+    run = perpbt.simulate(bars, table, memory=memory)
+    lines = repr(run).splitlines()
+    assert lines[0] == "Result (engine 'skip')"
+    assert lines[1].split() == ["accounts", "3", "rows,", str(len(run.accounts.columns)), "columns"]
+    assert [line.split()[0] for line in lines[1:6]] == [
+        "accounts", "fund", "statistics", "policies", "prices",
+    ]  # fmt: skip
+    assert [line.removeprefix("  note: ") for line in lines if line.startswith("  note: ")] == run.metadata[
+        "notes"
+    ]
+    assert len(lines) < 20

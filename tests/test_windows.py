@@ -409,7 +409,9 @@ def test_given_positions_need_little_of_a_long_history_and_signals_say_why(
     for module in ("simulation", "backtesting"):
         monkeypatch.setattr(f"perpbt.doors.{module}.bar_counts", lambda bars: (100_000_000, 100_000_000))
     given_least, told = least(lambda **options: run("given", odd, **options))
-    assert given_least < perpbt.running.budget.held_memory() + (2 << 30), "450 bytes a bar in memory would be 42 GiB"
+    assert given_least < perpbt.running.budget.held_memory() + (2 << 30), (
+        "450 bytes a bar in memory would be 42 GiB"
+    )
     assert "whole columns" not in told
     signals_least, told = least(lambda **options: run("signals", odd, **options))
     assert signals_least > 100_000_000 * 100

@@ -212,6 +212,8 @@ class Spec(BaseModel, metaclass=_SpecType):
             text = "is needed and absent"
         elif entry["type"] in ("bool_type", "bool_parsing"):
             text = "must be true or false"
+        elif entry["type"] in ("model_type", "dict_type"):
+            text = "must be a table of keys and values"
         kind = PydanticCustomError(entry["type"], text)
         return InitErrorDetails(type=kind, loc=entry["loc"], input=entry["input"])
 
