@@ -556,7 +556,7 @@ DOORS: dict[str, tuple[Callable[[], object], str]] = {
     "fund below zero": (with_option(fund={"seed": -1}), "FundSpec: seed = -1: must be a number at least 0"),
     "fund of no kind": (
         with_option(fund=5),
-        "fund = 5; allowed: FundSpec or a mapping with keys seed, scope, fee_share, hold, groups, top_ups",
+        "fund = 5; allowed: FundSpec or a mapping with keys seed, scope, fee_share, hold, groups, top_ups, protection",
     ),
     "rule misspelt": (
         with_option(rules={"intrabr": "optimistic"}),
