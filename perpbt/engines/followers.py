@@ -275,11 +275,19 @@ class FollowingOrder:
         made.close()
         return made
 
+    def places(self, page: int) -> Integers:
+        """Which row of the table the first of each run of a page is."""
+        return self._places[page]
+
     def release(self, task: Task) -> None:
-        """Let go of a page."""
+        """Let go of the page of a task."""
         if task.block is not None:
-            self._blocks[task.block] = None
-            self.pages[task.block] = EMPTY
+            self.let_go(task.block)
+
+    def let_go(self, page: int) -> None:
+        """Keep nothing of a page."""
+        self._blocks[page] = None
+        self.pages[page] = EMPTY
 
     def numbers(self, group: Integers, lane: Integers) -> Integers:
         """The accounts' numbers, by strategy, policy, symbol and start."""

@@ -159,6 +159,7 @@ def flowed_table(flow: Flow, order: FollowingOrder) -> pl.DataFrame:
     """The frame."""
     table = pieces(order) if order.size >= SHORTEST * order.runs_of_rows else []
     if not table or order.size < SHORT * len(table):
+        table.clear()  # pieces keep what pages were settled into
         columns = flow.columns()
         return accounts_table(columns, order.labels(0, columns.size, columns.moment("lane")))
     alike = Alike(table)

@@ -29,7 +29,7 @@ from perpbt.kernels.tallying import COUNTS, Deficits
 from perpbt.settling.settled import Columns, Settled
 from perpbt.statistics.tally import Tally
 
-LEAST, MOST = 1 << 15, 1 << 20  # entries of a block; each is twice as large as the one before
+LEAST, MOST = 1 << 15, 1 << 18  # entries of a block; each is twice as large as the one before
 TOTAL_RETURN, REJECTION = NUMBERS.index("total_return"), WORDS.index("rejection")
 FEES = 1  # of adding.TOTALS
 NO_ROWS, NO_CALLS = np.empty(0, dtype=ROW), np.empty(0, dtype=CALL)
@@ -133,6 +133,10 @@ class Worker:
         self.seconds += time.perf_counter() - since
         return page
 
+    def let_go(self) -> None:
+        """Keep nothing that a page was settled into."""
+        self._block, self._at, self._entries = new_block(0), 0, LEAST // 2
+
     def all_found(self) -> Settled:
         """Everything, handed over."""
         groups = np.arange(self._paid.size)
@@ -203,16 +207,30 @@ class Flow:
         return whole
 
     def columns(self) -> Columns:
-        """All columns, in the order of the table, each in one piece."""
+        """All columns, in the order of the table, each in one piece. Memory that pages were settled into is let go of as it is copied, or all
+        would be there twice.
+        """
         order = self._order
         made = Columns.of(order.size)
-        for page, places in order.placed():
+        for worker in self._all:
+            worker.let_go()
+        together: dict[int, list[int]] = {}  # pages by what they were settled into
+        for number, page in enumerate(order.pages):
             assert isinstance(page, SettledPage)
-            move_runs(
-                page.columns, page.at, page.first, page.count, places, made.numbers, made.moments, made.words
-            )
+            together.setdefault(id(page.columns), []).append(number)
+        for numbers in together.values():
+            for number in numbers:
+                self._move(number, made)
+                order.let_go(number)
         made.weight[:] = order.belongings(0, order.size).weight
         return made
+
+    def _move(self, number: int, made: Columns) -> None:
+        page, places = self._order.pages[number], self._order.places(number)
+        assert isinstance(page, SettledPage)
+        move_runs(
+            page.columns, page.at, page.first, page.count, places, made.numbers, made.moments, made.words
+        )
 
 
 def row_of(page: Page, places: Integers, k: int) -> int:
