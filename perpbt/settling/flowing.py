@@ -218,10 +218,13 @@ class Flow:
         for number, page in enumerate(order.pages):
             assert isinstance(page, SettledPage)
             together.setdefault(id(page.columns), []).append(number)
+        # `found` may be asked for at the same time, and tells of broken rows where they are
+        kept = any(worker.broken for worker in self._all)
         for numbers in together.values():
             for number in numbers:
                 self._move(number, made)
-                order.let_go(number)
+                if not kept:
+                    order.let_go(number)
         made.weight[:] = order.belongings(0, order.size).weight
         return made
 
