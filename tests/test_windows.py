@@ -508,7 +508,8 @@ def test_pages_are_given_back_while_arrays_are_read(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- large runs
-BARS, ACCOUNTS, LIMIT = 10_000_000, 20_000, "640MiB"
+# a quarter of what is taken without a bound; what is held of a file once it is read differs by some 50 MiB between machines
+BARS, ACCOUNTS, LIMIT = 10_000_000, 20_000, "768MiB"
 
 
 def seconds(path: Path, count: int) -> None:
