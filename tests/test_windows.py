@@ -409,7 +409,7 @@ def test_given_positions_need_little_of_a_long_history_and_signals_say_why(
     for module in ("simulation", "backtesting"):
         monkeypatch.setattr(f"perpbt.doors.{module}.bar_counts", lambda bars: (100_000_000, 100_000_000))
     given_least, told = least(lambda **options: run("given", odd, **options))
-    assert given_least < perpbt.running.budget.held_memory() + (2 << 30), (
+    assert given_least < perpbt.running.budget.held_memory() + (1 << 30), (
         "450 bytes a bar in memory would be 42 GiB"
     )
     assert "whole columns" not in told
@@ -508,8 +508,8 @@ def test_pages_are_given_back_while_arrays_are_read(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- large runs
-# a quarter of what is taken without a bound; what is held of a file once it is read differs by some 50 MiB between machines
-BARS, ACCOUNTS, LIMIT = 10_000_000, 20_000, "768MiB"
+# what is held of a file once it is read differs by some 50 MiB between machines, and a run plans with what is held
+BARS, ACCOUNTS, LIMIT, MOST = 10_000_000, 20_000, "768MiB", "640MiB"
 
 
 def seconds(path: Path, count: int) -> None:
@@ -617,7 +617,7 @@ def test_a_history_several_times_the_bound_stays_under_it(
     assert bound["reasons"]["liquidation"] > 1000
     assert bound["labels"] == ["AAAUSDT, bars", "AAAUSDT", "settling"]
     assert bound["contents"] == free["contents"]
-    assert bound["peak"] < parse_memory(LIMIT) < free["peak"] / 3
+    assert bound["peak"] < parse_memory(MOST) < parse_memory(LIMIT) < free["peak"] / 3
     assert [one.name for one in sorted(tmp_path.iterdir())] == ["bars.parquet", "few.parquet"]
 
 
