@@ -77,7 +77,6 @@ def test_settled_at_once_or_from_the_book(
     monkeypatch.setattr(perpbt.settling.flowing, "LEAST", 64)
     monkeypatch.setattr(perpbt.settling.flowing, "MOST", 256)
     monkeypatch.setattr(perpbt.settling.flowed, "SHORT", short)
-    monkeypatch.setattr(perpbt.settling.flowed, "SHORTEST", min(short, 1))
     monkeypatch.setattr(perpbt.settling.flowed, "PIECE", piece)
     result = run(threads=threads)
     assert_same(result, from_the_book)
@@ -111,7 +110,6 @@ def test_written_alike_in_any_pieces(
     """The file of a table tells neither threads nor tiles."""
     monkeypatch.setattr(perpbt.engines.chunks, "SERIAL_BELOW", 1)
     monkeypatch.setattr(perpbt.settling.flowed, "SHORT", 0)
-    monkeypatch.setattr(perpbt.settling.flowed, "SHORTEST", 0)
     files = []
     for threads in (1, 2, 3):
         run(threads=threads).write(tmp_path / str(threads), report=False)
@@ -151,8 +149,8 @@ def test_row_of_a_page() -> None:
 
 
 def test_pieces_join_what_follows_one_another() -> None:
-    """Runs of one group side by side in memory and in the table are one piece; a piece ends at each multiple."""
-    order = FollowingOrder(("s",), ("p",), ("AAA", "BBB"), np.zeros(1), starts=[1, 1])
+    """Runs side by side in memory and in the table are one piece, of one group or several; a piece ends at each multiple."""
+    order = FollowingOrder(("s",), ("p",), ("AAA", "BBB", "CCC"), np.zeros(1), starts=[1, 1, 1])
     room, other = new_block(300), new_block(300)
     none = Block(0, np.zeros(0), np.zeros(0))
 
@@ -164,18 +162,22 @@ def test_pieces_join_what_follows_one_another() -> None:
         page(room, 0, (0, 0, 40)),
         page(room, 40, (0, 0, 60), (1, 60, 20)),
         page(other, 7, (0, 0, 10)),
+        page(room, 120, (2, 0, 30)),
     ]
     order.close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(perpbt.settling.flowed, "PIECE", 64)
         found = pieces(order)
-    told = [(piece.group, piece.columns is room, piece.first, piece.size) for piece in found]
+    told = [
+        (piece.columns is room, piece.first, piece.size, piece.group.tolist(), piece.counts.tolist())
+        for piece in found
+    ]
     assert told == [
-        (0, True, 0, 64),
-        (0, True, 64, 36),
-        (0, False, 7, 10),
-        (1, True, 100, 18),
-        (1, True, 118, 2),
+        (True, 0, 64, [0, 0], [40, 24]),
+        (True, 64, 36, [0], [36]),
+        (False, 7, 10, [0], [10]),
+        (True, 100, 18, [1], [18]),
+        (True, 118, 32, [1, 2], [2, 30]),
     ]
 
 

@@ -385,7 +385,8 @@ def follow(
         return tile.size, pages
 
     size = lanes if setting.engine == "oracle" else tile_size(lanes, threads, order.plans)
-    for done, pages in in_threads(work, tiles(policies, starts.size, size), threads):
+    returning = bool((order.plans["max_trades"] < 0).any())
+    for done, pages in in_threads(work, tiles(policies, starts.size, size, returning), threads):
         order.pages += pages
         counted.add(done)
 

@@ -54,13 +54,23 @@ class Tile:
         )
 
 
-def tiles(policies: int, starts: int, size: int) -> Iterator[Tile]:
-    """All policies and starts in tiles of about `size` lanes."""
-    tall = min(policies, size)
-    wide = max(1, size // tall)
-    for start in range(0, starts, wide):
-        for policy in range(0, policies, tall):
-            yield Tile(policy, min(policy + tall, policies), start, min(start + wide, starts))
+def tiles(policies: int, starts: int, size: int, returning: bool = False) -> Iterator[Tile]:
+    """All policies and starts in tiles of about `size` lanes.
+
+    Accounts that trade once stay near their start: the same few starts under all policies. Those that keep `returning` see all bars from
+    there on, wherever they started: as many starts as there are under the same few policies, for they meet, and leave rows in the order
+    of the table.
+    """
+    if returning:
+        tall = min(policies, max(1, size // max(starts, 1)))
+        wide = max(1, size // tall)
+        corners = [(policy, start) for policy in range(0, policies, tall) for start in range(0, starts, wide)]
+    else:
+        tall = min(policies, size)
+        wide = max(1, size // tall)
+        corners = [(policy, start) for start in range(0, starts, wide) for policy in range(0, policies, tall)]
+    for policy, start in corners:
+        yield Tile(policy, min(policy + tall, policies), start, min(start + wide, starts))
 
 
 @dataclass(frozen=True)
@@ -228,25 +238,23 @@ class FollowingOrder:
         to = np.arange(task.last) + np.repeat(places - page.first, page.count)
         return page.block, to, self._of(np.repeat(page.group, page.count))
 
-    @property
-    def runs_of_rows(self) -> int:
-        """How many runs the table is put together of."""
-        return int(self._group.size)
+    def laid_out(self) -> tuple[Integers, Integers, Integers, Integers]:
+        """Runs in the order of the table: the page of each, its first row there, how many, and which row of the table the first is."""
+        return self._block, self._from, self._count, self._at[:-1]
 
-    def entries(self) -> Iterator[tuple[int, Page, int, int]]:
-        """Runs in the order of the table: group, page, its first row there and how many."""
-        lists = (each.tolist() for each in (self._group, self._block, self._from, self._count))
-        for group, block, first, count in zip(*lists, strict=True):
-            yield group, self.pages[block], first, count
+    def groups_within(self, first: int, last: int) -> tuple[Integers, Integers]:
+        """The groups of the rows [first, last), one after the other, and how many rows each has there."""
+        here, _, count = self._spans(first, last)
+        return self._group[here], count
+
+    @property
+    def first_accounts(self) -> Integers:
+        """The number of the first account of each group."""
+        return self._account[:-1]
 
     def placed(self) -> Iterator[tuple[Page, Integers]]:
         """All pages, and which row of the table the first of each of its runs is."""
         return zip(self.pages, self._places, strict=True)
-
-    def owner(self, group: int) -> tuple[int, int, int, int]:
-        """Strategy, policy and symbol of a group, and the number of its first account."""
-        world, symbol = divmod(group, len(self.symbols))
-        return *divmod(world, len(self.policies)), symbol, int(self._account[group])
 
     def rows_by_group(self) -> list[Table]:
         """The rows of each strategy, policy and symbol, account after account; those of no margin orders."""

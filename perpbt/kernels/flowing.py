@@ -229,18 +229,35 @@ def settle_page(
 
 
 @kernel
-def move_runs(
-    block: Block, at: int, first: Integers, count: Integers, places: Integers, numbers: Floats, moments: Integers, words: Codes
-) -> None:  # fmt: skip
-    """Copy the runs of a page, which begins at entry `at` of its block, to entries places[run] and on of other columns."""
+def move_runs(block: Block, at: int, first: Integers, count: Integers, places: Integers, into: Block) -> None:
+    """Copy the runs of a page, which begins at entry `at` of its block, to entries places[run] and on of another, which are zeros: what is
+    zero is not written, for pages that nobody writes to take no memory.
+    """
+    bits, written = block.numbers.view(np.int64), into.numbers.view(np.int64)
     for run in range(first.size):
         begin, to = at + first[run], places[run]
-        for column in range(numbers.shape[0]):
+        for column in range(bits.shape[0]):
             for k in range(count[run]):
-                numbers[column, to + k] = block.numbers[column, begin + k]
-        for column in range(moments.shape[0]):
+                if bits[column, begin + k] != 0:
+                    written[column, to + k] = bits[column, begin + k]
+        for column in range(block.moments.shape[0]):
             for k in range(count[run]):
-                moments[column, to + k] = block.moments[column, begin + k]
-        for column in range(words.shape[0]):
+                into.moments[column, to + k] = block.moments[column, begin + k]
+        for column in range(block.words.shape[0]):
             for k in range(count[run]):
-                words[column, to + k] = block.words[column, begin + k]
+                into.words[column, to + k] = block.words[column, begin + k]
+        for k in range(count[run]):
+            into.position[to + k] = block.position[begin + k]
+            into.reasons[to + k, 0] = block.reasons[begin + k, 0]
+            into.reasons[to + k, 1] = block.reasons[begin + k, 1]
+
+
+@kernel
+def repeat_runs(values: Integers, count: Integers, into: Integers) -> None:
+    """Row k of `values` count[k] times, one after the other."""
+    at = 0
+    for run in range(count.size):
+        for k in range(at, at + count[run]):
+            for word in range(values.shape[1]):
+                into[k, word] = values[run, word]
+        at += count[run]

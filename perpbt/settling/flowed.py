@@ -1,7 +1,7 @@
 """The accounts table on the memory that pages were settled into: columns of many pieces, of which nothing is copied.
 
 In: settled pages, and whose they are. Out: a frame in the columns of `perpbt.result.Result.accounts`. What all rows of a piece have in
-common is there once for all pieces. Where pieces would be short, columns are made in one piece instead.
+common is there once for all pieces. Where pieces would be short, what pages were settled into is moved to where the table has it first.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from perpbt.columns import MOMENT, array_of, bits, chunked, viewed, views_of
 from perpbt.engines.followers import FollowingOrder
 from perpbt.kernels.adding import MOMENTS, NUMBERS, WORDS
-from perpbt.kernels.flowing import Block
-from perpbt.kernels.tables import ACCEPTED, REJECTIONS, Codes
+from perpbt.kernels.flowing import Block, repeat_runs
+from perpbt.kernels.tables import ACCEPTED, REJECTIONS, Codes, Integers
 from perpbt.settling.flowing import VIEWS, Flow, SettledPage
 from perpbt.settling.frames import ORDER, accounts_table
+from perpbt.settling.settled import Columns
 
 Array = npt.NDArray[Any]
 PIECE = (
     1 << 17
 )  # rows of a piece at most; it ends at each multiple, so that files do not tell in what pieces a table came
-SHORT = 1 << 13  # rows of a piece on average, under which there are to be no pieces
-SHORTEST = 1 << 7  # the same of a run before it is joined to others
+SHORT = 1 << 13  # rows of a piece on average, under which rows are moved
+ROOM = 1 << 25  # bytes asked for at once: the system clears them in large pages
 SIDES = ("short", "long")
 
 
 class Piece(NamedTuple):
-    """Rows of one group that follow one another in memory and in the table."""
+    """Rows that follow one another in memory and in the table."""
 
-    group: int
     columns: Block
     first: int
     size: int
+    group: Integers  # of its runs of rows, one after the other
+    counts: Integers
 
     def number(self, name: str) -> Array:
         """A column of numbers."""
@@ -52,80 +54,123 @@ class Piece(NamedTuple):
         return self.columns.words[WORDS.index(name), self.first : self.first + self.size]
 
 
+def cut(size: int, begins: Integers) -> tuple[Integers, Integers]:
+    """First and last row of each piece of a table of so many rows, of which some have to begin at `begins`, the first at 0."""
+    edges = np.unique(np.concatenate([begins, np.arange(0, size, PIECE), [size]]))
+    return edges[:-1], edges[1:]
+
+
 def pieces(order: FollowingOrder) -> list[Piece]:
     """The table in pieces, as long as they can be."""
-    found: list[Piece] = []
-    done = 0
-    for group, page, first, count in order.entries():
-        assert isinstance(page, SettledPage)
-        at = page.at + first
-        while count:
-            size = min(count, PIECE - done % PIECE)
-            last = found[-1] if found else None
-            if (
-                last is not None
-                and done % PIECE
-                and last.columns is page.columns
-                and (last.group, last.first + last.size) == (group, at)
-            ):
-                found[-1] = last._replace(size=last.size + size)
-            else:
-                found.append(Piece(group, page.columns, at, size))
-            at, count, done = at + size, count - size, done + size
-    return found
+    settled = [page for page in order.pages if isinstance(page, SettledPage)]
+    assert len(settled) == len(order.pages)
+    rooms = {id(page.columns): page.columns for page in settled}
+    number = {key: k for k, key in enumerate(rooms)}
+    room = np.array([number[id(page.columns)] for page in settled], dtype=np.int64)
+    at = np.array([page.at for page in settled], dtype=np.int64)
+    page, first, count, row = order.laid_out()
+    room, first = room[page], at[page] + first
+    apart = (room[1:] != room[:-1]) | (first[1:] != first[:-1] + count[:-1])
+    begins = np.flatnonzero(np.append(True, apart))
+    held = list(rooms.values())
+    made = []
+    for a, b in zip(*(each.tolist() for each in cut(order.size, row[begins])), strict=True):
+        k = int(np.searchsorted(row, a, side="right")) - 1
+        made.append(Piece(held[room[k]], int(first[k] + a - row[k]), b - a, *order.groups_within(a, b)))
+    return made
+
+
+def moved(flow: Flow, order: FollowingOrder) -> list[Piece]:
+    """The same on memory of its own, in the order of the table."""
+    columns = flow.columns()
+    return [
+        Piece(columns, a, b - a, *order.groups_within(a, b))
+        for a, b in zip(
+            *(each.tolist() for each in cut(order.size, np.zeros(1, dtype=np.int64))), strict=True
+        )
+    ]
 
 
 class Alike:
-    """Columns of which all rows of a piece have the same, each in memory once for all pieces."""
+    """Columns that runs of rows have in common: where all rows of a piece do, each is in memory once for all pieces."""
 
     def __init__(self, table: Sequence[Piece]) -> None:
-        self._longest: dict[int, int] = {}
-        for piece in table:
-            self._longest[piece.group] = max(piece.size, self._longest.get(piece.group, 0))
-        self._most = max(self._longest.values())
+        self._most = max(piece.size for piece in table)
         self._views: dict[tuple[str, ...], tuple[Array, list[pa.Buffer]]] = {}
-        self._made: dict[tuple[object, ...], Array] = {}
+        self._made: dict[tuple[str, bytes], Array] = {}
+        self._free = np.empty(0, dtype=np.int64)
 
-    def _values(self, size: int, key: tuple[object, ...], value: Array) -> Array:
+    def _values(self, codes: Integers, count: Integers, values: Array) -> Array:
+        """values[codes[k]] counts[k] times, one after the other."""
+        size = int(count.sum())
+        if codes.min() < codes.max():
+            words = np.ascontiguousarray(values[codes]).view(np.int64).reshape(codes.size, -1)
+            into = self._room(size * words.shape[1]).reshape(size, -1)
+            repeat_runs(words, count, into)
+            return into.reshape(-1).view(values.dtype)
+        value = values[codes[0]]
+        key = values.dtype.str, value.tobytes()
         made = self._made.get(key)
         if made is None or made.size < size:
-            made = self._made[key] = np.repeat(value, self._most if size == self._most else size)
+            made = self._made[key] = np.repeat(values[codes[:1]], self._most)
         return made[:size]
 
-    def word(self, names: tuple[str, ...], code: int, size: int, known: pa.Buffer | None = None) -> pa.Array:
-        """One of `names`."""
+    def _room(self, words: int) -> Integers:
+        if self._free.size < words:
+            self._free = np.empty(max(words, min(ROOM, 32 * self._most) // 8), dtype=np.int64)
+        room, self._free = self._free[:words], self._free[words:]
+        return room
+
+    def words(
+        self, names: tuple[str, ...], codes: Integers, count: Integers, known: pa.Buffer | None = None
+    ) -> pa.Array:
+        """Some of `names`."""
         if names not in self._views:
             self._views[names] = views_of(names)
         views, letters = self._views[names]
-        return viewed(self._values(size, (names, code), views[code : code + 1]), letters, size, known)
+        return viewed(self._values(codes, count, views), letters, int(count.sum()), known)
 
-    def number(self, value: float, size: int) -> pa.Array:
-        """A number."""
-        return array_of(self._values(size, ("number", value), np.array([value])), pa.float64())
+    def word(self, names: tuple[str, ...], code: int, size: int, known: pa.Buffer | None = None) -> pa.Array:
+        """One of `names`."""
+        return self.words(names, np.array([code]), np.array([size]), known)
+
+    def numbers(self, values: Array, codes: Integers, count: Integers) -> pa.Array:
+        """Some of `values`."""
+        return array_of(self._values(codes, count, values), pa.float64())
 
     def nothing(self, size: int) -> pa.Array:
         """No word."""
-        unknown = self._values(size, ("unknown",), np.zeros(1, dtype=np.uint8))
+        unknown = self._values(np.zeros(1, dtype=np.int64), np.array([size]), np.zeros(1, dtype=np.uint8))
         return self.word(("",), 0, size, pa.py_buffer(unknown))
 
 
-def whose(order: FollowingOrder, piece: Piece, alike: Alike) -> dict[str, pa.Array]:
-    """The columns that say whose the rows of a piece are."""
-    strategy, policy, symbol, account = order.owner(piece.group)
-    named = {
-        "strategy": (order.strategies, strategy), "policy": (order.policies, policy), "symbol": (order.symbols, symbol),
-        "world": (order.worlds, strategy * len(order.policies) + policy),
-    }  # fmt: skip
-    accounts = piece.moment("lane")
-    if account:  # so far they were counted within their group
-        accounts += account
-    return {
-        "account": array_of(accounts, pa.int64()),
-        "position": array_of(piece.columns.position[piece.first : piece.first + piece.size], pa.uint32()),
-        **{key: alike.word((names[code],), 0, piece.size) for key, (names, code) in named.items()},
-        "weight": alike.number(1.0 / order.starts[symbol], piece.size),
-        "leverage": alike.number(float(order.plans["leverage"][policy]), piece.size),
-    }
+class Owners:
+    """Whose the rows of each group are."""
+
+    def __init__(self, order: FollowingOrder) -> None:
+        self._strategies, self._policies, self._symbols = order.strategies, order.policies, order.symbols
+        self._worlds, self._accounts = order.worlds, order.first_accounts
+        self._weight = 1.0 / np.array(order.starts)
+        self._leverage = np.ascontiguousarray(order.plans["leverage"])
+
+    def whose(self, piece: Piece, alike: Alike) -> dict[str, pa.Array]:
+        """The columns that say whose the rows of a piece are."""
+        count = piece.counts
+        world, symbol = np.divmod(piece.group, len(self._symbols))
+        strategy, policy = np.divmod(world, len(self._policies))
+        accounts, before = piece.moment("lane"), self._accounts[piece.group]
+        if before.any():  # so far they were counted within their group
+            accounts += np.repeat(before, count)
+        return {
+            "account": array_of(accounts, pa.int64()),
+            "position": array_of(piece.columns.position[piece.first : piece.first + piece.size], pa.uint32()),
+            "strategy": alike.words(self._strategies, strategy, count),
+            "policy": alike.words(self._policies, policy, count),
+            "symbol": alike.words(self._symbols, symbol, count),
+            "world": alike.words(self._worlds, world, count),
+            "weight": alike.numbers(self._weight, symbol, count),
+            "leverage": alike.numbers(self._leverage, policy, count),
+        }
 
 
 def what(piece: Piece, alike: Alike) -> dict[str, pa.Array]:
@@ -157,11 +202,13 @@ def what(piece: Piece, alike: Alike) -> dict[str, pa.Array]:
 
 def flowed_table(flow: Flow, order: FollowingOrder) -> pl.DataFrame:
     """The frame."""
-    table = pieces(order) if order.size >= SHORTEST * order.runs_of_rows else []
-    if not table or order.size < SHORT * len(table):
+    if not order.size:
+        none = Columns.of(0)
+        return accounts_table(none, order.labels(0, 0, none.moment("lane")))
+    table = pieces(order)
+    if order.size < SHORT * len(table):
         table.clear()  # pieces keep what pages were settled into
-        columns = flow.columns()
-        return accounts_table(columns, order.labels(0, columns.size, columns.moment("lane")))
-    alike = Alike(table)
-    made = [{**whose(order, piece, alike), **what(piece, alike)} for piece in table]
+        table = moved(flow, order)
+    alike, owners = Alike(table), Owners(order)
+    made = [{**owners.whose(piece, alike), **what(piece, alike)} for piece in table]
     return pl.DataFrame([chunked([one[name] for one in made]).alias(name) for name in ORDER])

@@ -18,7 +18,7 @@ import polars as pl
 from perpbt.columns import views_of
 from perpbt.engines.book import Block as Rows
 from perpbt.engines.book import Fills
-from perpbt.engines.chunks import Outcome
+from perpbt.engines.chunks import Outcome, in_threads
 from perpbt.engines.followers import FollowingOrder, Page, Tile
 from perpbt.errors import RunError
 from perpbt.kernels.adding import EVENT, MOMENTS, NUMBERS, WORDS
@@ -26,7 +26,7 @@ from perpbt.kernels.flowing import Block, Counted, Owner, Spans, move_runs, sett
 from perpbt.kernels.sums import merge_sums, no_sums
 from perpbt.kernels.tables import ACCEPTED, CALL, REASONS, ROW, TURNOVER, Codes, Integers
 from perpbt.kernels.tallying import COUNTS, Deficits
-from perpbt.settling.settled import Columns, Settled
+from perpbt.settling.settled import Settled
 from perpbt.statistics.tally import Tally
 
 LEAST, MOST = 1 << 15, 1 << 18  # entries of a block; each is twice as large as the one before
@@ -206,12 +206,12 @@ class Flow:
             )
         return whole
 
-    def columns(self) -> Columns:
-        """All columns, in the order of the table, each in one piece. Memory that pages were settled into is let go of as it is copied, or all
-        would be there twice.
+    def columns(self) -> Block:
+        """All columns, in the order of the table. Memory that pages were settled into is let go of as it is moved, or all would be there
+        twice.
         """
         order = self._order
-        made = Columns.of(order.size)
+        made = new_block(order.size)
         for worker in self._all:
             worker.let_go()
         together: dict[int, list[int]] = {}  # pages by what they were settled into
@@ -220,20 +220,19 @@ class Flow:
             together.setdefault(id(page.columns), []).append(number)
         # `found` may be asked for at the same time, and tells of broken rows where they are
         kept = any(worker.broken for worker in self._all)
-        for numbers in together.values():
+
+        def move(numbers: list[int]) -> None:
             for number in numbers:
-                self._move(number, made)
+                page = order.pages[number]
+                assert isinstance(page, SettledPage)
+                move_runs(page.columns, page.at, page.first, page.count, order.places(number), made)
                 if not kept:
                     order.let_go(number)
-        made.weight[:] = order.belongings(0, order.size).weight
-        return made
 
-    def _move(self, number: int, made: Columns) -> None:
-        page, places = self._order.pages[number], self._order.places(number)
-        assert isinstance(page, SettledPage)
-        move_runs(
-            page.columns, page.at, page.first, page.count, places, made.numbers, made.moments, made.words
-        )
+        threads = len(self._all) if order.size >= MOST else 1
+        for _ in in_threads(move, together.values(), threads):
+            pass
+        return made
 
 
 def row_of(page: Page, places: Integers, k: int) -> int:
