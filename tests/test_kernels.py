@@ -189,13 +189,16 @@ def test_arrays_that_kernels_make_live_until_their_last_use(here: list[perpbt.Re
 
 # --------------------------------------------------------------------------------------- how they compile
 def kernel_functions() -> dict[str, Any]:
-    """Every compiled function, by name."""
+    """Every compiled function, by module and name."""
 
     found = {}
-    for path in sorted((REPOSITORY / "perpbt" / "kernels").glob("[a-z]*.py")):
-        module = importlib.import_module(f"perpbt.kernels.{path.stem}")
-        found |= {name: value for name, value in vars(module).items() if hasattr(value, "targetoptions")}
-    assert len(found) > 20
+    for path in sorted((REPOSITORY / "perpbt" / "kernels").rglob("[a-z]*.py")):
+        module = importlib.import_module(".".join(path.relative_to(REPOSITORY).with_suffix("").parts))
+        for value in vars(module).values():
+            if hasattr(value, "targetoptions"):
+                found[f"{value.__module__}.{value.__name__}"] = value
+    assert len(found) > 300
+    assert len({name.rpartition(".")[0] for name in found}) > 40
     return found
 
 
@@ -228,7 +231,7 @@ def test_both_doors_share_one_compiled_kernel(here: list[perpbt.Result]) -> None
         for name, function in kernel_functions().items()
         if not function.targetoptions.get("forceinline")
     }
-    used = {name for name, function in public.items() if function.signatures}
+    used = {function.__name__ for function in public.values() if function.signatures}
     assert used >= {
         "build",
         "run_given",
@@ -240,7 +243,7 @@ def test_both_doors_share_one_compiled_kernel(here: list[perpbt.Result]) -> None
         "fund_events",
     }
     for name, function in public.items():
-        kinds = 2 if name == "deal" else 1  # it sorts numbers, and whole numbers
+        kinds = 2 if function.__name__ == "deal" else 1  # it sorts numbers, and whole numbers
         assert len(function.signatures) <= kinds, f"{name}: {function.signatures}"
 
 
@@ -309,7 +312,7 @@ def test_the_cache_moves_when_any_kernel_source_changes(
     before = copied.cache_folder()
     assert before.parent == tmp_path / "cache" / "perpbt" / "kernels"
     assert cache_folder() == before
-    for path in sorted((tmp_path / "copied_kernels").glob("*.py")):
+    for path in sorted((tmp_path / "copied_kernels").rglob("*.py")):
         text = path.read_text()
         path.write_text(text + "\n# an edit\n")
         assert copied.cache_folder() != before, path.name
@@ -320,6 +323,58 @@ def test_the_cache_moves_when_any_kernel_source_changes(
     monkeypatch.delenv("PERPBT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     assert copied.cache_folder().is_relative_to(tmp_path / "home" / "perpbt")
+
+
+SUM = """
+from copied_kernels.compile import {decorator}
+{also}
+
+@{decorator}
+def {name}(x):
+    return {value}
+"""
+
+
+@compiled_only
+def test_where_nothing_can_be_kept_nothing_old_is_served(tmp_path: Path) -> None:
+    """A cache folder that cannot be written to, then one of which files were cut off: an edit in a file that a kernel calls counts, and
+    numba's own folders stay empty.
+    """
+    source, target = REPOSITORY / "perpbt" / "kernels", tmp_path / "copied_kernels"
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    (target / "caller.py").write_text(
+        SUM.format(decorator="kernel", name="caller", value="called(x)", also="from .called import called")
+    )
+    (tmp_path / "file").write_text("no folder")
+
+    def answer(added: int, cache: str) -> tuple[str, str]:
+        text = SUM.format(decorator="part", name="called", value=f"x + {added}", also="")
+        (target / "called.py").write_text(text)
+        said = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from copied_kernels.caller import caller as c; print(c(10), *c.stats.cache_hits)",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(tmp_path), "PERPBT_CACHE": str(tmp_path / cache)},
+        )
+        return said.stdout.split()[0], said.stderr
+
+    for added in (1, 2):
+        told, warned = answer(added, "file")
+        assert told == str(10 + added)
+        assert warned.count("compiled kernels cannot be kept there (Not a directory)") == 1
+    assert not list(target.rglob("*.nb?"))
+    assert answer(2, "cache") == answer(2, "cache") == ("12", "")
+    for kept in (tmp_path / "cache").rglob("caller*.nbi"):
+        os.truncate(kept, 20)
+    assert answer(2, "cache") == ("12", "")
+    for kept in (tmp_path / "cache").rglob("caller*.nbc"):
+        os.truncate(kept, 200)
+    assert answer(2, "cache") == ("12", "")
 
 
 # ------------------------------------------------------------------------------------------- exact sums

@@ -5,7 +5,7 @@ fastmath (it would move events that sit exactly on a threshold) and without the 
 chunks of accounts run on threads. `kernel` is for functions that are called from Python, `part` for those
 that kernels are made of, `aside` for what they seldom need.
 
-Compiled code is kept on disk in a folder named by a hash of every kernel source. Numba's own cache looks
+Compiled code is kept on disk in a folder named by a hash of every kernel source, and nowhere else. Numba's own cache looks
 only at the file that holds the function, and would go on serving old margin code after an edit in a file it
 calls.
 """
@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import sys
+import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
 from numba.core import cgutils, config
-from numba.core.caching import FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserProvidedCacheLocator
 from numba.core.runtime.nrt import rtsys
 from numba.extending import intrinsic
 
@@ -48,6 +51,32 @@ def cache_folder() -> Path:
 
 
 _FOLDER = str(cache_folder())
+BROKEN = (EOFError, pickle.UnpicklingError)  # what a file raises that is not all there
+
+
+class Place(UserProvidedCacheLocator):
+    """Our folder, also where nothing can be written to it: numba would turn to folders that no hash names."""
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: Any) -> Any:
+        return cls(py_func, py_file)
+
+
+class Placed(CompileResultCacheImpl):
+    """How numba finds the folder."""
+
+    _locator_classes = [Place]  # noqa: RUF012
+
+
+@cache
+def warn_of(fault: str) -> None:
+    """Say once that compiled code is not kept."""
+    warnings.warn(
+        f"{_FOLDER}: compiled kernels cannot be kept there ({fault}), so that every process compiles them anew, for a minute or two; "
+        "allowed: a folder that can be written to, named by PERPBT_CACHE",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 class Cache(FunctionCache):
@@ -57,23 +86,45 @@ class Cache(FunctionCache):
     long ago. Only what it finds nothing for is compiled, and it gets ready for that by itself.
     """
 
+    _impl_class = Placed
+
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         rtsys.initialize(target_context)  # compiled code allocates with it
-        with self._guard_against_spurious_io_errors():
-            return super()._load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+        try:
+            with self._guard_against_spurious_io_errors():
+                return super()._load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+        except (*BROKEN, OSError):  # cut off as the power failed, or not ours to read: compiled again
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            try:
+                super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+            except BROKEN:
+                self.flush()  # type: ignore[no-untyped-call]
+                super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+        except OSError as error:
+            warn_of(error.strerror or str(error))
+
+    def found(self) -> list[Any]:
+        """Of what is kept: signatures, processors and byte code."""
+        try:
+            return list(self._cache_file._load_index())  # type: ignore[no-untyped-call]
+        except (*BROKEN, OSError):
+            return []
 
 
 def compiled(function: Function, **options: Any) -> Function:
     """Compile on first use; a second process with the same sources loads the result from disk."""
-    before = config.CACHE_DIR  # type: ignore[attr-defined]
-    config.CACHE_DIR = _FOLDER  # type: ignore[attr-defined]
+    before = config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES  # type: ignore[attr-defined]
+    config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = _FOLDER, ""  # type: ignore[attr-defined]
     # read once, while the function is decorated; other packages keep their own
     try:
         made: Any = numba.njit(nogil=True, error_model="numpy", **options)(function)
         if not config.DISABLE_JIT:  # type: ignore[attr-defined]
             made._cache = Cache(function)  # type: ignore[no-untyped-call]
     finally:
-        config.CACHE_DIR = before  # type: ignore[attr-defined]
+        config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = before  # type: ignore[attr-defined]
     return made
 
 
@@ -88,9 +139,9 @@ def load(*kernels: Callable[..., Any]) -> None:
         made: Any = one
         if config.DISABLE_JIT or made.signatures:  # type: ignore[attr-defined]
             continue
-        cache, target = made._cache, made.targetctx
-        for key in cache._cache_file._load_index():
-            if key == cache._index_key(key[0], target.codegen()):  # for this processor
+        kept, target = made._cache, made.targetctx
+        for key in kept.found():
+            if key == kept._index_key(key[0], target.codegen()):  # for this processor
                 made.compile(key[0])
 
 
