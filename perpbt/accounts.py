@@ -47,6 +47,15 @@ def read_accounts(accounts: pl.DataFrame | pl.LazyFrame | str | Path, symbols: S
     return checked_rows(frame, symbols, source)
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """Rows and columns of a Parquet file; none of one that cannot be read, which is told when it is."""
+    try:
+        lazy = pl.scan_parquet(path)
+        return int(lazy.select(pl.len()).collect().item()), len(lazy.collect_schema())
+    except (OSError, pl.exceptions.PolarsError):
+        return 0, 0
+
+
 def read_in_slices(path: Path, source: str, symbols: Sequence[str]) -> pl.DataFrame:
     """The same of a Parquet file, a slice at a time and with words as categories: some third of the memory."""
     try:

@@ -392,6 +392,11 @@ REFUSED: dict[str, tuple[Callable[[], pl.DataFrame], str]] = {
         "2^53 = 9,007,199,254,740,992 ticks of 0.01, the tick of the prices beside it; allowed in a packed file: "
         "at most that many",
     ),
+    "a price beyond whole numbers": (
+        off_tick("high", 1e300),
+        "bars.parquet: row 4, column 'high' (AAA, 2024-01-01 00:04 UTC): high = 1e+300 is more than 2^53 = 9,007,199,254,740,992; "
+        "allowed in a packed file: at most that many ticks",
+    ),
     "a broken bar": (
         off_tick("low", 1000.0),
         "bars.parquet: row 4, column 'low' (AAA, 2024-01-01 00:04 UTC): low = 1000.0, open = 100.74, close = 100.2: "
@@ -431,8 +436,18 @@ def test_places_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(InputError) as refused:
             pack("data", out)
         assert str(refused.value) == told
+    for source, out in [
+        ("data/*.parquet", "data/packed.parquet"),
+        ("data/**/*.parquet", "data/deep/down/packed.parquet"),
+        ("**", "any/packed.parquet"),
+        ("d?ta/[a-z]*", "data/../data/packed.parquet"),
+    ]:
+        with pytest.raises(InputError, match=r"is inside the source .* would then hold the bars twice"):
+            pack(source, out)
     assert sorted(map(str, Path().rglob("*"))) == before
     assert Path("notes.parquet").read_text() == "mine"
+    for source, out in [("data/*.parquet", "beside.parquet"), ("data/b*.parquet", "data/packed.parquet")]:
+        same(load_bars("data/bars.parquet"), load_bars(pack(source, out).path))
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])

@@ -423,6 +423,20 @@ def test_given_positions_need_little_of_a_long_history_and_signals_say_why(
     assert oracle_least > 40 << 30, "plain Python holds all bars"
 
 
+def test_the_least_that_is_told_of_accounts_in_a_file_is_enough(
+    odd: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told before they are read."""
+    monkeypatch.setattr("perpbt.running.budget.held_memory", lambda: 300 << 20)
+    monkeypatch.setattr("perpbt.accounts.SLICE", 1000)
+    table = positions(two_symbols())
+    path = tmp_path / "accounts.parquet"
+    pl.concat([table] * (20_000 // table.height)).write_parquet(path)
+    told, _ = least(lambda **options: perpbt.simulate(odd, path, **options))
+    result = perpbt.simulate(odd, path, memory=told, threads=1)
+    assert told > (300 << 20) + perpbt.running.budget.FIXED + result.metadata["positions"] * 100
+
+
 def test_funding_on_every_bar_is_held_and_counted(odd: pl.DataFrame) -> None:
     bars = perpbt.load_bars(made_bars(60).with_columns(funding_rate=1e-4))
     asked: list[int] = []

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from perpbt.accounts import read_accounts, read_in_slices
+from perpbt.accounts import read_accounts, read_in_slices, size_of
 from perpbt.config import AdlSpec, CouplingSpec, Duration, DynamicMargin, FundSpec, Rules, TurnoverInterest
 from perpbt.coupling.refusing import check_contract, check_holding
 from perpbt.crossing import Collateral, Margin, read_collateral, read_margin, run_shared
@@ -39,7 +39,7 @@ from perpbt.mapped import MEMORY
 from perpbt.prepare.arrays import market_arrays, no_signals
 from perpbt.procedures import Asked, procedure_for
 from perpbt.result import Result
-from perpbt.running.budget import A_SHARED, A_WALLET, A_WISH, cleared
+from perpbt.running.budget import A_SHARED, A_WALLET, A_WISH, A_WORD, cleared
 from perpbt.running.conclude import Coupled, Walleted, conclude, equity_table
 from perpbt.running.scheduled import scheduled_rates
 from perpbt.running.setting import (
@@ -375,26 +375,25 @@ def given_table(
         return read_accounts(accounts, loaded.symbols)
     bars, every = bar_counts(loaded)
 
-    def plan(known: pl.DataFrame | None) -> None:
-        kept = 0 if known is None else known.height * A_WISH
-        if known is not None and shared:
-            kept += known.height * A_SHARED + known["account"].n_unique() * A_WALLET
-        plan_memory(setting, every if shared else bars, every, kept, whole=shared)
+    def plan(rows: int, wallets: int = 0, held: int = 0) -> None:
+        kept = rows * A_WISH + (rows * A_SHARED + wallets * A_WALLET) * shared
+        plan_memory(setting, every if shared else bars, every, kept + held, whole=shared)
 
     if not isinstance(accounts, pl.LazyFrame) and not (
         isinstance(accounts, (str, Path)) and Path(accounts).is_file()
     ):
         table = read_accounts(accounts, loaded.symbols)
-        plan(table)
+        plan(table.height, table["account"].n_unique() * shared)
         return table
-    plan(None)
-    path, source = (
-        (budget.stored(accounts), "accounts")
-        if isinstance(accounts, pl.LazyFrame)
-        else (Path(accounts), str(accounts))
-    )
+    if isinstance(accounts, pl.LazyFrame):
+        plan(0)  # how many there are is known once they are in a file
+        path, source = budget.stored(accounts), "accounts"
+    else:
+        path, source = Path(accounts), str(accounts)
+    rows, columns = size_of(path)
+    plan(rows, held=rows * columns * A_WORD)  # before they are read: what is told is then enough
     table = read_in_slices(path, source, loaded.symbols)
-    plan(table)
+    plan(table.height, table["account"].n_unique() * shared)
     return table
 
 

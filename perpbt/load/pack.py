@@ -8,12 +8,14 @@ source, and only then put in place.
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -138,13 +140,11 @@ def _check_target(target: Path, source: Source) -> None:
     """`InputError` if `target` is not a place for a packed file."""
     if target.suffix.lower() not in SUFFIXES:
         raise InputError(f"{target}: does not end in {' or '.join(SUFFIXES)}; allowed: a Parquet file")
-    if isinstance(source, (str, Path)) and Path(source).is_dir():
-        folder = Path(source).resolve()
-        if target.resolve().is_relative_to(folder) and not target.exists():
-            raise InputError(
-                f"{target}: is inside the source {source}, which would then hold the bars twice; "
-                "allowed: a place outside it"
-            )
+    if isinstance(source, (str, Path)) and not target.exists() and _would_hold(source, target):
+        raise InputError(
+            f"{target}: is inside the source {source}, which would then hold the bars twice; "
+            "allowed: a place outside it"
+        )
     if target.exists() or target.is_symlink():
         try:
             known = target.is_file() and read_packing(target) is not None
@@ -154,6 +154,24 @@ def _check_target(target: Path, source: Source) -> None:
             raise InputError(
                 f"{target}: exists and is not a packed file; allowed: a new file, or one that pack wrote"
             )
+
+
+def _would_hold(source: str | Path, target: Path) -> bool:
+    """Whether a folder or a glob would find the target, once it is there."""
+    if Path(source).is_dir():
+        return target.resolve().is_relative_to(Path(source).resolve())
+    if Path(source).exists() or not glob.has_magic(str(source)):
+        return False
+    return _fits(Path(os.path.abspath(target)).parts, Path(os.path.abspath(source)).parts)
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path fits a glob, both in parts; ** stands for any number of folders."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_fits(parts[k:], pattern[1:]) for k in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
 # -- what is packed
@@ -213,7 +231,9 @@ def _refusal(bars: Bars, symbol: str, rows: pl.DataFrame, off: OffTick) -> str:
     """Where the price is that cannot be whole ticks, and why."""
     file, row, _ = bars.place(symbol)(off.row, off.column)
     value = rows[off.column][off.row]
-    if off.tick is None:
+    if off.tick is None and abs(value) > LARGEST:
+        why = f"is more than 2^53 = {LARGEST:,}; allowed in a packed file: at most that many ticks"
+    elif off.tick is None:
         why = f"has more than {DECIMALS} decimals; allowed in a packed file: at most {DECIMALS}"
     else:
         why = f"is more than 2^53 = {LARGEST:,} ticks of {off.tick}, the tick of the prices beside it"

@@ -33,6 +33,7 @@ A_THREAD = 64 << 20  # at work
 A_POSITION = 24  # kept of each to the end: what medians need
 A_FLOW = 160  # a moment at which a fund moves: the event, and its row of the ledger
 A_WISH = 80  # the same of a position given, with what orders the rows
+A_WORD = 4  # a value of the table it is read from, at least
 A_SHARED = 60  # besides, of one that shares a wallet
 A_WALLET = 250  # and of each wallet
 FIXED = (
