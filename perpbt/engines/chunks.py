@@ -18,14 +18,14 @@ from typing import TypeVar
 import numpy as np
 
 from perpbt.errors import InputError
-from perpbt.kernels.lanes import run_following, run_given
+from perpbt.kernels.kin import KIN
+from perpbt.kernels.lanes import Known, run_following, run_given
 from perpbt.kernels.tables import (
     CALL,
     NEXT_ENTRY,
     ROW,
     Integers,
     Market,
-    Places,
     Procedure,
     Rates,
     Signals,
@@ -103,12 +103,13 @@ class Ground(threading.local):
         self._size = size // ROW.itemsize
         self._again = again
         self._free = np.zeros(0, dtype=ROW)
-        self._shared: tuple[Table, Places] | None = None
+        self._shared: Known | None = None
 
-    def shared(self, market: Market) -> tuple[Table, Places]:
+    def shared(self, market: Market) -> Known:
         """Room for positions that lanes take over from one another; of all tiles, for what is known stays true."""
         if self._shared is None:
-            self._shared = np.empty(SHARED, dtype=ROW), np.zeros(market.time.size + 1, dtype=np.int32)
+            places = np.zeros(market.time.size + 1, dtype=np.int32)
+            self._shared = Known(np.zeros(SHARED, dtype=ROW), np.zeros(SHARED, dtype=KIN), places)
         return self._shared
 
     def page(self, rows: int) -> Table:
@@ -178,10 +179,8 @@ def given_rows(
     run(market, rates, plans, signals, lanes, places, rows, np.zeros(1, dtype=CALL))
 
 
-def shared_rows(
-    market: Market, plans: Table, signals: Signals, lanes: Table, ground: Ground
-) -> tuple[Table, Places]:
-    """Room for the positions that lanes by one plan, one after the other, take over from each other, and for where each is.
+def shared_rows(market: Market, plans: Table, signals: Signals, lanes: Table, ground: Ground) -> Known:
+    """Room for the positions that lanes by one plan, one after the other, take over from each other.
 
     Only for the engine that skips: the other looks at every bar of every position, and is its witness. Who trades once has only his
     first entry to share.
@@ -192,7 +191,7 @@ def shared_rows(
         alike &= entry[1:] == entry[:-1]
     if market.pyramid.levels and alike.any():
         return ground.shared(market)
-    return np.empty(0, dtype=ROW), np.zeros(1, dtype=np.int32)
+    return Known(np.empty(0, dtype=ROW), np.empty(0, dtype=KIN), np.zeros(1, dtype=np.int32))
 
 
 def following_pages(
@@ -202,7 +201,7 @@ def following_pages(
     ground = ground or Ground()
     slots = int(plans["call_count"].max(initial=0))
     size = lanes.size if trades_once(plans) else PAGE
-    known, places = shared_rows(market, plans, signals, lanes, ground)
+    known = shared_rows(market, plans, signals, lanes, ground)
     first = 0
     while first < lanes.size:
         rows = ground.page(size)
@@ -211,7 +210,7 @@ def following_pages(
             first, used, called = run_trading(market, rates, plans, signals, lanes, first, rows, calls, slots)
         else:
             first, used, called = run_following(
-                market, rates, plans, signals, lanes, first, rows, calls, slots, known, places
+                market, rates, plans, signals, lanes, first, rows, calls, slots, known
             )
         yield Outcome(ground.cut(used), trimmed(calls, called))
 

@@ -10,6 +10,7 @@ from .closing import Closing, close, liquidation_slippage
 from .compile import bare, kernel, part
 from .epochs import epoch_at, rates_in, walk_epochs
 from .margin import Position, liquidation_price_at_entry
+from .noting import Trace
 from .opening import Opening, levels_known, open_position
 from .searching import first_not_below
 from .tables import (
@@ -46,7 +47,7 @@ from .tables import (
     Table,
 )
 from .walking import Exit, Term
-from .watching import Care, start, watch_for
+from .watching import Care, Path, Watch, start, watch_for
 
 
 @part
@@ -180,7 +181,7 @@ def expect_next(market: Market, signals: Signals, bar: int, side: float) -> None
 
 @part
 def live(
-    market: Market, rates: Rates, plan: Plan, signals: Signals, rows: Table, calls: Table, trace: Table,
+    market: Market, rates: Rates, plan: Plan, signals: Signals, rows: Table, calls: Table, trace: Trace,
     at: int, slot: int, lane: int, side: float, bar: int, wallet: float, exit_due: int,
 ) -> float:  # fmt: skip
     """One position from its order to its exit, written to row `at`; returns the wallet afterwards."""
@@ -189,13 +190,24 @@ def live(
     write_opening(now, row, lane, bar, side, opening)
     if opening.rejection != ACCEPTED:
         return wallet
-    term = term_of(market, plan, signals, side, bar, exit_due)
     watch = watch_for(side, plan["stop_on_mark"], plan["target_on_mark"], plan["trail_on_mark"])
-    care = care_of(plan, at, slot)
     path = start(market, now, opening.position, bar, opening.collateral, wallet - opening.collateral)
-    end = walk_epochs(
-        market, rates, watch, care, calls, opening.position, path, term, bar, market.time.size, trace
-    )
+    return see_through(
+        market, rates, plan, signals, row, calls, trace,
+        at, slot, bar, exit_due, watch, opening.position, path, bar,
+    )  # fmt: skip
+
+
+@part
+def see_through(
+    market: Market, rates: Rates, plan: Plan, signals: Signals, row: Row, calls: Table, trace: Trace,
+    at: int, slot: int, bar: int, exit_due: int, watch: Watch, position: Position, path: Path, i: int,
+) -> float:  # fmt: skip
+    """A position opened in `bar` from bar `i` to its exit, written to `row`, which is row `at`; returns the wallet afterwards."""
+    side = position.side
+    term = term_of(market, plan, signals, side, bar, exit_due)
+    care = care_of(plan, at, slot)
+    end = walk_epochs(market, rates, watch, care, calls, position, path, term, i, market.time.size, trace)
     if plan["max_trades"] != 1:
         expect_next(market, signals, end.bar, side)
     back = write_exit(market, rates, row, watch.target_limit, end)
@@ -256,7 +268,7 @@ def refuse_for_want_of_a_bar(row: Row, number: int, plan: Plan, lane: Lane) -> N
 @part
 def fixed_entry(
     market: Market, rates: Rates, plan: Plan, signals: Signals, lane: Lane, rows: Table, calls: Table,
-    trace: Table, number: int, at: int,
+    trace: Trace, number: int, at: int,
 ) -> None:  # fmt: skip
     """A lane that holds one given position."""
     lane["done"] = 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .compile import part
 from .margin import Position, make_position
+from .noting import Trace
 from .searching import first_not_below
 from .tables import Market, Rates, Table
 from .walking import PAUSED, Exit, Term, walk
@@ -45,7 +46,7 @@ def renewed(market: Market, rates: Rates, position: Position) -> Position:
 @part
 def walk_epochs(
     market: Market, rates: Rates, watch: Watch, care: Care, calls: Table, position: Position, path: Path,
-    term: Term, i: int, pause: int, trace: Table,
+    term: Term, i: int, pause: int, trace: Trace,
 ) -> Exit:  # fmt: skip
     """`walk` from epoch to epoch. `position` was made, or paused, under the tiers of the epoch of bar `i`, or of the bar before."""
     epochs, epoch = rates.since.size, epoch_at(rates, i)

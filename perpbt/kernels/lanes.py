@@ -6,18 +6,35 @@ in `lanes`, and goes on in the next page. Chunks share nothing they write to, so
 
 Accounts that do not compound and enter by one plan at one bar hold the same position: their order does not depend on who gives it. So a
 chunk remembers its latest positions, and whoever enters where somebody has entered before takes over that row. That is the more
-frequent, the more often accounts trade: those that leave at one bar trade alike from then on.
+frequent, the more often accounts trade: those that leave at one bar trade alike from then on. Those of accounts that compound differ in
+their size, and begin where `kin` says.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from .accounts import after_exit, after_refusal, bare_market, bare_rates, fixed_entry, live, next_entry
+from .accounts import (
+    after_exit,
+    after_refusal,
+    bare_market,
+    bare_rates,
+    care_of,
+    fixed_entry,
+    next_entry,
+    see_through,
+    write_opening,
+)
 from .ahead import LINE, claim, fetch
-from .blocks import node_at, room_for_blocks
-from .compile import bare, hold, kernel, part
+from .blocks import node_at
+from .compile import bare, kernel, part
 from .eights import WIDTH
+from .epochs import epoch_at, rates_in
+from .kin import found_in, has_kin, keep, told, wary
+from .noting import Trace, bare_trace, hold_trace, room_for_trace, want
+from .opening import open_position
 from .pyramid import COLUMNS, FALL, FUNDING_HIGH, FUNDING_LOW, SHIFT, THIN_LOW, WORTH_HIGH, WORTH_LOW
 from .tables import (
     ACCEPTED,
@@ -46,10 +63,23 @@ from .tables import (
     Signals,
     Table,
 )
+from .watching import start, watch_for
 
 AHEAD = 4  # positions; with more than that on the way, lines wait for each other
 ENTRY_LEVELS = 2  # of the pyramid, whose groups at the entry are asked for ahead; others are as a rule there
 ROW_WORDS = ROW.itemsize // 8
+
+
+class Known(NamedTuple):
+    """What a chunk remembers for others: rows, and of positions of other sizes `kin.KIN`; with no room for them nothing.
+
+    `places`, one a bar and one more, begins as zeros and says where in the one or the other that is which was opened there: 1 for the
+    first. The last says where the next goes.
+    """
+
+    rows: Table
+    kin: Table
+    places: Places
 
 
 @part
@@ -74,7 +104,7 @@ def expect(market: Market, signals: Signals, rows: Table, lane: Lane, place: int
 @part
 def each_given(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, places: Integers, rows: Table, calls: Table,
-    trace: Table,
+    trace: Trace,
 ) -> None:  # fmt: skip
     """`run_given`, with bare arrays."""
     for k in range(lanes.size):
@@ -95,46 +125,82 @@ def run_given(
     calls: Table,
 ) -> None:
     """Lane k holds one position, by plan k, and writes row places[k]. `calls` is not written to: there are no margin orders."""
-    held = room_for_blocks()
+    trace = room_for_trace(False)
     each_given(
         bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
-        bare(lanes), bare(places), bare(rows), bare(calls), bare(held),
+        bare(lanes), bare(places), bare(rows), bare(calls), bare_trace(trace),
     )  # fmt: skip
-    hold(held)
+    hold_trace(trace)
 
 
 @part
-def alike(plan: Plan, known: Table) -> bool:
+def alike(plan: Plan, known: Known) -> bool:
     """Is a position of this plan the same for all who open it in one bar, and is there room to keep it?"""
-    return known.size > 0 and plan["compounding"] == 0 and plan["call_action"] == NO_CALL
+    return known.rows.size > 0 and plan["compounding"] == 0 and plan["call_action"] == NO_CALL
 
 
 @part
-def remembered(plan: Plan, lane: Lane, known: Table, places: Places, bar: int) -> int:
-    """Where in `known` the position is that a lane opens in `bar`; -1 if it is not there, or is no other's."""
+def remembered(plan: Plan, lane: Lane, known: Known, bar: int) -> int:
+    """Where among the rows known the position is that a lane opens in `bar`; -1 if it is not there, or is no other's."""
     if not alike(plan, known):
         return -1
-    at = places[np.uint64(bar)] - 1
-    if at < 0 or known[at]["entry_bar"] != bar or known[at]["lane"] != lane["plan"]:
+    at = known.places[np.uint64(bar)] - 1
+    if at < 0 or known.rows[at]["entry_bar"] != bar or known.rows[at]["lane"] != lane["plan"]:
         return -1
     return int(at)
 
 
 @part
-def remember(plan: Plan, lane: Lane, known: Table, places: Places, row: Row) -> None:
-    """Keep a position for others, in the place of the oldest, which the last of `places` tells."""
+def remember(plan: Plan, lane: Lane, known: Known, row: Row) -> None:
+    """Keep a position for others, in the place of the oldest."""
     if alike(plan, known):
-        at = places[places.size - 1]
-        known[at] = row
-        known[at]["lane"] = lane["plan"]
-        places[np.uint64(row["entry_bar"])] = at + 1
-        places[places.size - 1] = (at + 1) % known.size
+        at = known.places[known.places.size - 1]
+        known.rows[at] = row
+        known.rows[at]["lane"] = lane["plan"]
+        known.places[np.uint64(row["entry_bar"])] = at + 1
+        known.places[known.places.size - 1] = (at + 1) % known.rows.size
+
+
+@part
+def follow(
+    market: Market, rates: Rates, plan: Plan, signals: Signals, rows: Table, calls: Table, known: Known, trace: Trace,
+    at: int, slot: int, number: int, lane: Lane, side: float, bar: int,
+) -> float:  # fmt: skip
+    """`accounts.live` for a lane that follows signals, which may take over from others the beginning of a position."""
+    row, now, wallet = rows[at], rates_in(rates, epoch_at(rates, bar)), lane["wallet"]
+    opening = open_position(market, now, plan, signals, side, bar, wallet)
+    write_opening(now, row, number, bar, side, opening)
+    if opening.rejection != ACCEPTED:
+        return float(wallet)
+    watch = watch_for(side, plan["stop_on_mark"], plan["target_on_mark"], plan["trail_on_mark"])
+    position, i = opening.position, bar
+    path = start(market, now, position, bar, opening.collateral, wallet - opening.collateral)
+    noting = has_kin(rates, plan, known.kin)
+    if noting:
+        before = found_in(known.kin, known.places, lane["plan"], bar)
+        if before >= 0:
+            care = care_of(plan, at, slot)
+            i, path = told(
+                market, now, watch, care, known.kin[before], position, path, opening.collateral, bar
+            )
+        noting = i == bar
+        if noting:
+            position = wary(market, position)
+            want(trace.notes)
+    wallet = see_through(
+        market, rates, plan, signals, row, calls, trace, at, slot, bar, -1, watch, position, path, i
+    )
+    if noting:
+        keep(
+            market, now, trace.notes, position, opening.collateral, lane["plan"], bar, known.kin, known.places
+        )
+    return wallet
 
 
 @part
 def each_following(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, first: int, rows: Table, calls: Table,
-    slots: int, known: Table, places: Places, trace: Table,
+    slots: int, known: Known, trace: Trace,
 ) -> tuple[int, int, int]:  # fmt: skip
     """`run_following`, with bare arrays."""
     bars, at, called = market.time.size, 0, 0
@@ -150,9 +216,9 @@ def each_following(
             if decided >= bars or not lane["wallet"] > 0.0:
                 lane["done"] = 1
                 break
-            before = remembered(plan, lane, known, places, decided + 1)
+            before = remembered(plan, lane, known, decided + 1)
             if before >= 0:
-                rows[at] = known[before]
+                rows[at] = known.rows[before]
                 rows[at]["lane"] = number
                 after_exit(market, plan, lane, rows[at])
                 at += 1
@@ -160,9 +226,9 @@ def each_following(
             for slot in range(called, called + slots):
                 calls[slot]["row"] = -1
             side = float(signals.marks[ENTRY_SIDE, decided])
-            lane["wallet"] = live(
-                market, rates, plan, signals, rows, calls, trace,
-                at, called, number, side, decided + 1, lane["wallet"], -1,
+            lane["wallet"] = follow(
+                market, rates, plan, signals, rows, calls, known, trace,
+                at, called, number, lane, side, decided + 1,
             )  # fmt: skip
             row = rows[at]
             if row["reason"] == REJECTED:
@@ -171,7 +237,7 @@ def each_following(
             room = called + slots
             while called < room and calls[called]["row"] == at:
                 called += 1
-            remember(plan, lane, known, places, row)
+            remember(plan, lane, known, row)
             after_exit(market, plan, lane, row)
             at += 1
     return lanes.size, at, called
@@ -180,22 +246,21 @@ def each_following(
 @kernel
 def run_following(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, first: int, rows: Table, calls: Table,
-    slots: int, known: Table, places: Places,
+    slots: int, known: Known,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Lanes from `first` on, each until it is done, while there is room for a row more and the `slots` margin orders it may give.
 
-    `known` keeps rows from page to page that others may take over, with the plan in place of the lane; with no room in it every position
-    is worked out by itself. `places`, one a bar and one more, begins as zeros and says where in it the row opened there is: 1 for the first.
+    `known` is kept from page to page.
 
     Returns the lane to go on with (the number of lanes when all are done), and how many rows and calls are written.
     """
-    held = room_for_blocks()
+    trace = room_for_trace(True)
     found = each_following(
         bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
         bare(lanes), first, bare(rows), bare(calls), slots,
-        bare(known), bare(places), bare(held),
+        Known(bare(known.rows), bare(known.kin), bare(known.places)), bare_trace(trace),
     )  # fmt: skip
-    hold(held)
+    hold_trace(trace)
     return found
 
 

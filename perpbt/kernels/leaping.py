@@ -14,6 +14,7 @@ from .blocks import Group, Sides, group_at, held, lanes_of, node_at, note, sides
 from .compile import aside, part
 from .eights import WIDTH, at_most, lowest_lane, minus, spread, times
 from .margin import Position, requirement
+from .noting import Trace
 from .pyramid import COLUMNS, SHIFT, widest
 from .recalling import passed_over
 from .tables import FUNDING, LAST_OPEN, MARK_CLOSE, MARK_HIGH, MARK_OPEN, NO_CALL, Market, Rates, Table
@@ -139,11 +140,13 @@ def next_busy(
 @part
 def leap(
     market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, i: int, until: int,
-    trace: Table,
+    trace: Trace,
 ) -> tuple[int, Path]:  # fmt: skip
     """Pass over quiet bars from `i`; the next bar to look at, and the path up to it."""
     sides = sides_of(market, rates, watch, position, path.released)
-    busy, passed, extreme = next_busy(market, rates, watch, care, position, path, sides, i, until, trace)
+    busy, passed, extreme = next_busy(
+        market, rates, watch, care, position, path, sides, i, until, trace.blocks
+    )
     if busy < until:  # read there if something does happen
         for row in (LAST_OPEN, MARK_OPEN, watch.favourable):
             fetch(market.series, row * market.time.size + busy)

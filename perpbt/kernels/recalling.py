@@ -28,10 +28,11 @@ from .blocks import (
 )
 from .compile import aside, part
 from .eights import WIDTH, at_most, before, eight, larger, lowest_lane, one_of, spread, times
-from .margin import Position, equity, requirement
+from .margin import Position, equity, margin_ratio, requirement
+from .noting import DEEP, PEAK, THIN, TIE, Trace, begin, jot, note_reach, wanted
 from .pyramid import SHIFT, TOP, TOPS, WORTH_LOW, widest
-from .tables import FUNDING, MARK_CLOSE, Market, Rates, Table
-from .watching import Path, Watch, marked, seen, seen_on
+from .tables import FUNDING, MARK_CLOSE, Floats, Market, Rates, Table
+from .watching import Path, Watch, marked, seen_on
 
 
 class Top(NamedTuple):
@@ -47,13 +48,14 @@ class Top(NamedTuple):
 def highest_value(
     market: Market, position: Position, released: float, sides: Sides, i: int, until: int, known: float,
     attained: float,
-) -> float:  # fmt: skip
-    """The greatest value of the equity path at the closes of [i, until), exactly as marked bar by bar; at least `known`.
+) -> tuple[float, float, float]:  # fmt: skip
+    """The greatest value of the equity path at the closes of [i, until), exactly as marked bar by bar; at least `known`. Also price and CF
+    of the bar that answers for it, the price TIE where bars with others come as near as that.
 
     `attained` is a bound from below: some bar of the range, or `known`, is at least that.
     """
     series, levels = market.series, market.pyramid.levels
-    highest = known
+    highest, best, rival, price, funding = known, -np.inf, -np.inf, 0.0, 0.0
     while i < until:
         level = widest(i, until, levels)
         while level > 0:
@@ -62,9 +64,15 @@ def highest_value(
                 break
             level -= 1
         if level == 0:
-            highest = max(highest, equity(position, series[MARK_CLOSE, i], series[FUNDING, i]) + released)
+            mark, paid = series[MARK_CLOSE, i], series[FUNDING, i]
+            value = equity(position, mark, paid) + released
+            highest = max(highest, value)
+            if value > best:
+                rival, best, price, funding = best, value, mark, paid
+            elif mark != price or paid != funding:
+                rival = max(rival, value)
         i += 1 << (SHIFT * level)
-    return highest
+    return highest, TIE if rival >= highest - sides.room else price, funding
 
 
 @part
@@ -92,18 +100,20 @@ def top_in(
 @part
 def exact_peak(
     market: Market, position: Position, path: Path, sides: Sides, top: Top, first: int, at: int
-) -> float:
-    """The peak of equity over the bars [first, at) and the path before, from the blocks it can be in."""
+) -> tuple[float, float, float]:
+    """The peak of equity over the bars [first, at) and the path before, from the blocks it can be in. Also price and CF of the bar that
+    answers for it, as `highest_value` gives them; the price 0 where none comes near the path before.
+    """
     attained = top.up - 2.0 * sides.room
     if top.second >= attained:  # a tie but for rounding: all have to be looked at
         return highest_value(market, position, path.released, sides, first, at, path.peak, attained)
     if top.level < 0:
-        return path.peak
+        return path.peak, 0.0, 0.0
     price, funding, following = top_in(
         market, MARK_CLOSE, sides.up, -np.inf * sides.signed, top.level, top.at
     )
     if sides.base + sides.signed * following < attained:
-        return max(path.peak, equity(position, price, funding) + path.released)
+        return max(path.peak, equity(position, price, funding) + path.released), price, funding
     end = top.at + (1 << (SHIFT * top.level))
     return highest_value(market, position, path.released, sides, top.at, end, path.peak, attained)
 
@@ -211,7 +221,7 @@ def attained_in(
 @part
 def worst_in(
     market: Market, rates: Rates, watch: Watch, position: Position, sides: Sides, own: float, worst: float,
-    sure: float, level: int, at: int,
+    sure: float, level: int, at: int, notes: Floats,
 ) -> float:  # fmt: skip
     """The worst margin ratio so far, the bars of one block included; some bar's is `sure` at least."""
     levels, end = market.pyramid.levels, at + (1 << (SHIFT * level))
@@ -229,7 +239,9 @@ def worst_in(
                 price, funding = x.adverse, x.kind
                 if not alone:  # the one bar, and if others are far from it, no other
                     price, funding, thin = top_in(market, watch.adverse, sides.thin, 0.0, level, at)
-                worst, near = seen(rates, position, worst, price, funding), not alone
+                ratio, near = margin_ratio(rates, position, price, funding), not alone
+                worst = max(worst, ratio)
+                jot(notes, THIN, ratio, price, funding, 0.0, 0.0)
             elif turn == 1:
                 turn = 2
         if near:
@@ -243,7 +255,7 @@ def worst_in(
 @part
 def deepest_in(
     market: Market, watch: Watch, position: Position, path: Path, sides: Sides, top: Top, drawdown: float,
-    level: int, first: int, at: int,
+    level: int, first: int, at: int, notes: Floats,
 ) -> float:  # fmt: skip
     """The deepest drawdown so far, the bars of one block included; `top` is of those in [first, at)."""
     end, room, fallen = at + (1 << (SHIFT * level)), 3.0 * sides.room, drawdown
@@ -261,8 +273,10 @@ def deepest_in(
                 price, funding, following = top_in(
                     market, MARK_CLOSE, sides.down, np.inf * sides.signed, level, at
                 )
-                peak = exact_peak(market, position, path, sides, top, first, at)
+                peak, dear, charged = exact_peak(market, position, path, sides, top, first, at)
                 value = equity(position, price, funding) + path.released
+                if value <= peak:
+                    jot(notes, DEEP, (peak - value) / peak, price, funding, dear, charged)
                 peak, drawdown = marked(value, peak, drawdown)
                 fallen = max(fallen, drawdown)
                 since = top.up - (sides.base + sides.signed * following)
@@ -288,12 +302,17 @@ def expect_top(market: Market, column: int, level: int, at: int) -> None:
 @part
 def passed_over(
     market: Market, rates: Rates, watch: Watch, position: Position, path: Path, sides: Sides,
-    first: int, until: int, trace: Table, passed: int, extreme: float,
+    first: int, until: int, traced: Trace, passed: int, extreme: float,
 ) -> Path:  # fmt: skip
-    """The path after the quiet bars [first, until), as if each had been marked. `trace` holds their blocks.
+    """The path after the quiet bars [first, until), as if each had been marked. `traced` holds their blocks, and is told what answered.
 
     The block with the deepest fall and the one with the least equity go first: what they attain rules out all others, or nearly so.
     """
+    trace, notes, noting = traced.blocks, traced.notes[:0], wanted(traced.notes)
+    if noting:
+        notes = traced.notes
+        begin(notes, position, path, first, until, extreme)
+        note_reach(market, watch, position, sides, trace, passed, notes)
     own, drawdown, worst = sides.base - path.released, path.drawdown, path.worst_ratio
     deepest, fall_lane = greatest_in(trace, passed, FALL_AT)
     poorest, thin_lane = greatest_in(trace, passed, POOR_AT)
@@ -318,7 +337,9 @@ def passed_over(
             lanes &= lanes - 1
             level, at = block_at(trace, k, lane)
             top = top_before(trace, k, lane, path, sides)
-            drawdown = deepest_in(market, watch, position, path, sides, top, drawdown, level, first, at)
+            drawdown = deepest_in(
+                market, watch, position, path, sides, top, drawdown, level, first, at, notes
+            )
     for turn in range(-1, passed):
         k, lanes = poorest, 1 << thin_lane
         if turn >= 0:
@@ -332,6 +353,8 @@ def passed_over(
             lane = lowest_lane(lanes)
             lanes &= lanes - 1
             level, at = block_at(trace, k, lane)
-            worst = worst_in(market, rates, watch, position, sides, own, worst, sure, level, at)
-    peak = exact_peak(market, position, path, sides, highest, first, until)
+            worst = worst_in(market, rates, watch, position, sides, own, worst, sure, level, at, notes)
+    peak, price, funding = exact_peak(market, position, path, sides, highest, first, until)
+    if noting:
+        jot(notes, PEAK, peak, price, funding, 0.0, 0.0)
     return seen_on(path, extreme, peak, drawdown, worst)

@@ -22,11 +22,11 @@ from .accounts import (
     write_exit,
     write_opening,
 )
-from .blocks import BLOCK, BLOCKS
 from .closing import Closing, outcome, shared_out
 from .compile import bare, hold, kernel, part
 from .epochs import epoch_at, rates_in, renewed, walk_epochs
 from .margin import Position, liquidation_price, margin_ratio
+from .noting import Trace, bare_trace, hold_trace, room_for_trace
 from .opening import open_position
 from .stepsizes import Deal, Moment, Spell, at_last, fill_at, next_step
 from .tables import (
@@ -237,7 +237,7 @@ def pass_through(
 
 @part
 def live_in_steps(
-    market: Market, rates: Rates, rule: Procedure, plan: Plan, signals: Signals, rows: Table, calls: Table, trace: Table,
+    market: Market, rates: Rates, rule: Procedure, plan: Plan, signals: Signals, rows: Table, calls: Table, trace: Trace,
     schedule: Floats, at: int, slot: int, lane: int, side: float, bar: int, wallet: float, exit_due: int,
 ) -> tuple[float, int]:  # fmt: skip
     """One position from its order to its exit, written to row `at`; returns the wallet afterwards, and how many records it made."""
@@ -280,7 +280,7 @@ def refuse_for_want_of_a_bar(row: Row, number: int, side: int, collateral: float
 @part
 def each_stepping(
     market: Market, rates: Rates, rule: Procedure, plans: Table, signals: Signals, lanes: Table, first: int, rows: Table,
-    calls: Table, slots: int, trace: Table, schedule: Floats,
+    calls: Table, slots: int, trace: Trace, schedule: Floats,
 ) -> tuple[int, int, int]:  # fmt: skip
     """`run_stepping`, with bare arrays."""
     bars, at, called = market.time.size, 0, 0
@@ -335,11 +335,11 @@ def run_stepping(
 
     Returns the lane to go on with (the number of lanes when all are done), and how many rows and records are written.
     """
-    held, schedule = np.empty(BLOCKS, dtype=BLOCK), np.empty(MOST_SLICES)
+    trace, schedule = room_for_trace(False), np.empty(MOST_SLICES)
     found = each_stepping(
         bare_market(market), bare_rates(rates), rule, bare(plans), Signals(bare(signals.marks), bare(signals.series)),
-        bare(lanes), first, bare(rows), bare(calls), slots, bare(held), bare(schedule),
+        bare(lanes), first, bare(rows), bare(calls), slots, bare_trace(trace), bare(schedule),
     )  # fmt: skip
-    hold(held)
+    hold_trace(trace)
     hold(schedule)
     return found

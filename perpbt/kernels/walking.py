@@ -24,6 +24,7 @@ from .margin import (
     margin_ratio,
     requirement,
 )
+from .noting import Trace
 from .tables import (
     CLOSE,
     END,
@@ -221,7 +222,7 @@ def carry_out(
 @part
 def to_next_stop(
     market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, i: int, until: int,
-    trace: Table,
+    trace: Trace,
 ) -> tuple[int, Path]:  # fmt: skip
     """The next bar to look at: nearby by looking at each, further on by leaps. Both give the same bar and path."""
     if market.pyramid.levels == 0:
@@ -248,7 +249,7 @@ def walk(
     term: Term,
     i: int,
     pause: int,
-    trace: Table,
+    trace: Trace,
 ) -> Exit:
     """From bar `i` to the exit, or to bar `pause` if the position is still open there: then the reason is PAUSED, the bar that one."""
     bars, entry_bar = market.time.size, term.entry_bar

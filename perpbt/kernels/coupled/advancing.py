@@ -11,14 +11,14 @@ from __future__ import annotations
 import numpy as np
 
 from perpbt.kernels.accounts import bare_market, bare_rates, term_of
-from perpbt.kernels.blocks import BLOCK, BLOCKS
-from perpbt.kernels.compile import aside, bare, hold, kernel, part
+from perpbt.kernels.compile import aside, bare, kernel, part
 from perpbt.kernels.contracts import moved, on_tick
 from perpbt.kernels.coupled.deleveraging import change
 from perpbt.kernels.coupled.looping import CEILING, FACTOR, FLOOR, GUARD
 from perpbt.kernels.epochs import epoch_at, rates_in, renewed
 from perpbt.kernels.levels import level
 from perpbt.kernels.margin import Position, make_position
+from perpbt.kernels.noting import Trace, bare_trace, hold_trace, room_for_trace
 from perpbt.kernels.opening import open_position, series_value
 from perpbt.kernels.tables import (
     ACCEPTED,
@@ -335,7 +335,7 @@ def ask(
 @part
 def let_go(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, at: Integers, moments: Integers,
-    open_: Integers, slot: Integers, touched: Codes, left: Integers, leaving: Integers, out: int, calls: Table, trace: Table,
+    open_: Integers, slot: Integers, touched: Codes, left: Integers, leaving: Integers, out: int, calls: Table, trace: Trace,
     state: Integers, crowding: bool,
 ) -> int:  # fmt: skip
     """Close the first `out` of `leaving`; returns the moment if somebody then owes something, DONE if nobody does, or WRONG."""
@@ -364,7 +364,7 @@ def advance_each(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, at: Integers, entering: Integers,
     entry_bars: Integers, dues: Integers, due_bars: Integers, moments: Integers, money: Floats, side: Floats, extreme: Floats, levels: Floats,
     open_: Integers, slot: Integers, candidates: Integers, chosen: Codes, changed: Codes, touched: Codes, left: Integers, leaving: Integers,
-    over: Codes, rest: Floats, calls: Table, trace: Table, state: Integers, crowding: bool,
+    over: Codes, rest: Floats, calls: Table, trace: Trace, state: Integers, crowding: bool,
 ) -> int:  # fmt: skip
     """`advance`, with bare arrays."""
     bars = market.time.size
@@ -414,14 +414,14 @@ def advance(
     two rows, since when a member may be met and when it has left; `money` four: entry, funding index, quantity, margin. `levels` has a
     row a member. `touched` are those who were changed: they are walked again from there, all others' rows are what they are alone. `over` are those whose time is up; `rest` has WINDOW rows. `left` lists who has left, in the order of time.
     """
-    held = np.empty(BLOCKS, dtype=BLOCK)
+    trace = room_for_trace(False)
     found = advance_each(
         bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)), bare(lanes), bare(kept),
         bare(rows), bare(at), bare(entering), bare(entry_bars), bare(dues), bare(due_bars), bare(moments), bare(money), bare(side),
         bare(extreme), bare(levels), bare(open_), bare(slot), bare(candidates), bare(chosen), bare(changed), bare(touched), bare(left), bare(leaving),
-        bare(over), bare(rest), bare(calls), bare(held), bare(state), crowding,
+        bare(over), bare(rest), bare(calls), bare_trace(trace), bare(state), crowding,
     )  # fmt: skip
-    hold(held)
+    hold_trace(trace)
     return found
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import numpy as np
 
 from perpbt.kernels.accounts import bare_market, bare_rates, care_of, write_closing, write_exit
-from perpbt.kernels.blocks import BLOCK, BLOCKS
 from perpbt.kernels.closing import Closing, lost
-from perpbt.kernels.compile import aside, bare, hold, kernel, part
+from perpbt.kernels.compile import aside, bare, kernel, part
 from perpbt.kernels.epochs import epoch_at, rates_in, renewed, walk_epochs
 from perpbt.kernels.margin import Position, make_position, requirement
+from perpbt.kernels.noting import Trace, bare_trace, hold_trace, room_for_trace
 from perpbt.kernels.tables import (
     ADL,
     DELEVERAGE,
@@ -131,7 +131,7 @@ def alter(
 @aside
 def change(
     market: Market, rates: Rates, plan: Plan, signals: Signals, lane: Lane, kept: Plan, rows: Table, at: int, call: Row,
-    calls: Table, trace: Table, bar: int, phase: int, share: float, taken: float, price: float, fee_rate: float, to_the_end: bool,
+    calls: Table, trace: Trace, bar: int, phase: int, share: float, taken: float, price: float, fee_rate: float, to_the_end: bool,
 ) -> None:  # fmt: skip
     """Bring a position to `bar`, in which it is known not to end before the moment, change it there, and let what is left live on."""
     row = rows[at]
@@ -163,7 +163,7 @@ def change(
 @part
 def change_each(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, kept: Table, rows: Table, members: Integers, places: Integers,
-    calls: Table, trace: Table, bar: int, phase: int, shares: Floats, taken: Floats, prices: Floats, fee_rate: float, to_the_end: bool,
+    calls: Table, trace: Trace, bar: int, phase: int, shares: Floats, taken: Floats, prices: Floats, fee_rate: float, to_the_end: bool,
 ) -> None:  # fmt: skip
     """`change_positions`, with bare arrays."""
     for k in range(places.size):
@@ -185,13 +185,13 @@ def change_positions(
     `shares` is the fraction closed at prices[k], 1 the whole; `taken` money taken from the margin of the rest. `kept` is how each was kept at its last change, state AHEAD for one that was never changed; it is brought up to date. calls[k], with
     row -1, becomes the part closed; money taken is a negative deficit in it.
     """
-    held = np.empty(BLOCKS, dtype=BLOCK)
+    trace = room_for_trace(False)
     change_each(
         bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
-        bare(lanes), bare(kept), bare(rows), bare(members), bare(places), bare(calls), bare(held), bar, phase, bare(shares), bare(taken),
+        bare(lanes), bare(kept), bare(rows), bare(members), bare(places), bare(calls), bare_trace(trace), bar, phase, bare(shares), bare(taken),
         bare(prices), fee_rate, to_the_end,
     )  # fmt: skip
-    hold(held)
+    hold_trace(trace)
 
 
 @kernel
