@@ -22,6 +22,7 @@ from .tables import (
     SIGNAL,
     TAKE_PROFIT,
     TIME,
+    Coarse,
     Market,
     Rates,
     Table,
@@ -72,11 +73,11 @@ def next_change(rates: Rates, epoch: int, bars: int) -> int:
 @part
 def ride(
     market: Market, rates: Rates, watch: Watch, care: Care, calls: Table, position: Position, path: Path, term: Term,
-    i: int, pause: int,
+    i: int, pause: int, told: Coarse,
 ) -> Exit:  # fmt: skip
     """From bar `i` to the exit, or to bar `pause` if the position is still open there: then the reason is PAUSED, the bar that one.
 
-    `position` was made, or paused, under the tiers of the epoch of bar `i`, or of the bar before.
+    `told` is room for `screening.TOLD` numbers. `position` was made, or paused, under the tiers of the epoch of bar `i`, or of the bar before.
     """
     bars, epoch = market.time.size, epoch_at(rates, i)
     now, change = rates_in(rates, epoch), next_change(rates, epoch, market.time.size)
@@ -85,7 +86,7 @@ def ride(
     until = min(min(term.time_bar, term.signal_bar), min(pause, bars))
     while True:
         if path.order == NO_CALL:
-            i, path = sweep(market, now, watch, care, position, path, i, min(until, change))
+            i, path = sweep(market, now, watch, care, position, path, i, min(until, change), told)
         if i == bars:
             return Exit(bars - 1, CLOSE, END, market.series[MARK_CLOSE, bars - 1], position, path)
         if i >= pause:

@@ -1,4 +1,4 @@
-"""Is there nothing to do, and nothing to remember, in 64 bars? The levels a position compares coarse bars with.
+"""Could something happen to a position in 64 bars, and is there anything to remember? The levels that coarse bars are compared with.
 
 Levels are widened by far more than rounding: they only say where to look. What is decided or remembered is computed as the rules say.
 """
@@ -9,38 +9,59 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .coarse import HIGH_AT, LOW_AT, MARK_HIGH_AT, MARK_LOW_AT, ROW, THIN_HIGH, THIN_LOW, WORTH
+from .coarse import HIGH_AT, LOW_AT, MARK_HIGH_AT, MARK_LOW_AT, ROW, STRETCH, THIN_HIGH, THIN_LOW, WORTH
 from .compile import part
 from .contracts import tick_room
 from .margin import Position, growing
-from .sixteens import WIDE, lower, risen, rises, sinks, sixteen, sunk, upper
+from .sixteens import (
+    WIDE,
+    everywhere,
+    highest_of,
+    lower,
+    lowest_of,
+    put_sixteen,
+    risen,
+    rises,
+    sinks,
+    sixteen,
+    sunk,
+    upper,
+)
 from .tables import DEDUCTION, HIGH, LOW, MARK_LOW, RATE, Coarse, Market, Rates
 from .watching import Path, Watch
 
 SLACK = 1e-12  # a level is widened by this share of what it is computed from
-# News of a block, as bits: which levels are met.
-DOWN, UP, FALLEN, RISEN, THIN, TRAIL_DOWN, TRAIL_UP = 1, 2, 4, 8, 16, 32, 64
-PRICES = DOWN | UP | TRAIL_DOWN | TRAIL_UP
+# A coarse number is off by this share of itself, or this much, at most.
+ROUGH, SMALLEST = 2e-7, 1e-44
+# What blocks that are gone over together, STRETCH at most, tell: of each, sixteen numbers of which one is the smallest thin, the smallest
+# worth, or the largest worth; and then that one of each.
+TOLD_THIN, TOLD_LOW, TOLD_HIGH = (k * STRETCH * WIDE for k in range(3))
+THIN_OF, LOW_OF, HIGH_OF = (3 * STRETCH * WIDE + k * STRETCH for k in range(3))
+TOLD = HIGH_OF + STRETCH
+FALLEN, RISEN, THIN = 1, 2, 4  # news of bars, as bits: which levels are met
 
 
 class Levels(NamedTuple):
-    """What bars without news stay inside of: coarse levels, and where in a row of the table stand the numbers they are for."""
+    """What bars stay inside of, as coarse levels, and where in a row of the table stand the numbers they are for."""
 
-    low: int  # these at or below their floor: stop, or take-profit of a short
+    low: (
+        int  # something could happen where these are at or below their floor: stop, or take-profit of a short
+    )
     floor: np.float32
     high: int
     ceiling: np.float32
+    thin: int  # or these: it could be liquidated
+    ruin: np.float32
+    called: bool  # or worth, for somebody watches the margin
+    low_call: np.float32
+    high_call: np.float32
     fallen: (
         np.float32
-    )  # worth at or below, or at or above: a new peak of equity, a new deepest drawdown, or a margin call
+    )  # there is news where worth is at or below, or at or above: a new peak of equity, or a deeper drawdown
     risen: np.float32
-    thin: int  # these at or below `thinnest`: the worst margin ratio so far, or 1
-    thinnest: np.float32
-    apart: bool  # those of a trailing stop are others
-    trail_low: int
-    trail_floor: np.float32
-    trail_high: int
-    trail_ceiling: np.float32
+    thinnest: np.float32  # or `thin`: the worst margin ratio so far, or 1
+    trail: int  # a trailing stop is tested on these, and moves on by those
+    best: int
 
 
 class Bounds(NamedTuple):
@@ -110,12 +131,27 @@ def bounds_for(
 
 
 @part
-def fall_at(market: Market, position: Position, path: Path, unit: float, peak: float) -> float:
-    """side * (mark close - CF) down to which no drawdown from this peak is deeper than the deepest so far."""
-    start = position.side * (position.entry - position.funding)
+def worth_of_entry(position: Position) -> float:
+    """side * (mark - CF) at which the equity is the margin."""
+    return position.side * (position.entry - position.funding)
+
+
+@part
+def fall_at(
+    market: Market, position: Position, path: Path, unit: float, peak: float, drawdown: float
+) -> float:
+    """side * (mark close - CF) down to which no drawdown from this peak is deeper than `drawdown`."""
     money = path.released + position.margin
     room = SLACK * (4.0 * market.greatest + (peak + money) * unit)
-    return (start + (peak * (1.0 - path.drawdown) - money) * unit) + room
+    return (worth_of_entry(position) + (peak * (1.0 - drawdown) - money) * unit) + room
+
+
+@part
+def rise_at(market: Market, position: Position, path: Path, unit: float, peak: float) -> float:
+    """side * (mark close - CF) up to which there is no higher peak."""
+    money = path.released + position.margin
+    room = SLACK * (4.0 * market.greatest + (peak + money) * unit)
+    return (worth_of_entry(position) + (peak - money) * unit) - room
 
 
 @part
@@ -123,30 +159,19 @@ def levels_for(
     market: Market, watch: Watch, position: Position, path: Path, bounds: Bounds, thinnest: float
 ) -> Levels:
     """The levels that hold until the path changes."""
-    unit = bounds.unit
-    start = position.side * (position.entry - position.funding)
-    money = path.released + position.margin
-    room = SLACK * (4.0 * market.greatest + (path.peak + money) * unit)
-    up = (start + (path.peak - money) * unit) - room
-    down = max(fall_at(market, position, path, unit, path.peak), bounds.call)
-    stop, target, trailing, best = position.stop, position.target, -np.inf, np.inf
-    apart = False
-    if position.trail != 0.0:  # stands still until there is a new best price
-        trailing, best = path.extreme * position.trail, path.extreme
-        apart = watch.trail != watch.stop or watch.best != watch.target
-        if not apart:
-            stop, target = max(stop, trailing), min(target, best)
-    thin = np.float32(max(thinnest, bounds.ruin))
+    up = np.float32(rise_at(market, position, path, bounds.unit, path.peak))
+    down = np.float32(fall_at(market, position, path, bounds.unit, path.peak, path.drawdown))
+    stop, target, call = np.float32(position.stop), np.float32(position.target), np.float32(bounds.call)
+    ruin, thin, none = np.float32(bounds.ruin), np.float32(thinnest), np.float32(np.inf)
+    called, trail, best = bounds.call > -np.inf, place_of(watch.trail), place_of(watch.best)
     if position.side > 0.0:
         return Levels(
-            place_of(watch.stop), np.float32(stop), place_of(watch.target), np.float32(target),
-            np.float32(down), np.float32(up), THIN_LOW, thin, apart,
-            place_of(watch.trail), np.float32(trailing), place_of(watch.best), np.float32(best),
+            place_of(watch.stop), stop, place_of(watch.target), target, THIN_LOW, ruin, called, call, none,
+            down, up, thin, trail, best,
         )  # fmt: skip
     return Levels(
-        place_of(watch.target), np.float32(-target), place_of(watch.stop), np.float32(-stop),
-        np.float32(-up), np.float32(-down), THIN_HIGH, thin, apart,
-        place_of(watch.best), np.float32(-best), place_of(watch.trail), np.float32(-trailing),
+        place_of(watch.target), -target, place_of(watch.stop), -stop, THIN_HIGH, ruin, called, -none, -call,
+        -up, -down, thin, trail, best,
     )  # fmt: skip
 
 
@@ -165,20 +190,62 @@ def most(coarse: Coarse, at: int) -> Any:
 
 
 @part
-def news(coarse: Coarse, levels: Levels, block: int) -> int:
-    """Which levels the bars of a block meet; 0: there is nothing to do, and nothing to remember."""
-    at = block * ROW
-    found = (
-        sinks(least(coarse, at + levels.low), levels.floor) * DOWN
-        | rises(most(coarse, at + levels.high), levels.ceiling) * UP
-        | sinks(least(coarse, at + WORTH), levels.fallen) * FALLEN
-        | rises(most(coarse, at + WORTH), levels.risen) * RISEN
-        | sinks(least(coarse, at + levels.thin), levels.thinnest) * THIN
-    )
-    if levels.apart:
-        found |= sinks(least(coarse, at + levels.trail_low), levels.trail_floor) * TRAIL_DOWN
-        found |= rises(most(coarse, at + levels.trail_high), levels.trail_ceiling) * TRAIL_UP
-    return found
+def is_better(coarse: Coarse, side: float, at: int, extreme: float) -> bool:
+    """Is the best price of a block, as side * price, this or more?"""
+    if side > 0.0:
+        return rises(most(coarse, at), np.float32(extreme)) != 0
+    return sinks(least(coarse, at), np.float32(-extreme)) != 0
+
+
+@part
+def best_in(coarse: Coarse, side: float, at: int) -> float:
+    """side * best price of a block, or a little more."""
+    if side > 0.0:
+        best = np.float64(highest_of(most(coarse, at)))
+    else:
+        best = -np.float64(lowest_of(least(coarse, at)))
+    return best + (abs(best) * ROUGH + SMALLEST)
+
+
+@part
+def next_struck(
+    coarse: Coarse,
+    position: Position,
+    levels: Levels,
+    base: int,
+    block: int,
+    last: int,
+    extreme: float,
+    told: Coarse,
+) -> tuple[int, float, int]:
+    """The first block from `block` on in which something could happen, or `last`; a bound of a trailing stop's extreme after it, given that
+    before; and the news up to there. Every block tells what it has, `base` in the first place.
+    """
+    side, trail, struck = position.side, position.trail, 0
+    lowest, highest = everywhere(np.float32(np.inf)), everywhere(np.float32(-np.inf))
+    thinnest = lowest
+    while block < last:
+        at, to = block * ROW, (block - base) * WIDE
+        low, high, thin = least(coarse, at + WORTH), most(coarse, at + WORTH), least(coarse, at + levels.thin)
+        put_sixteen(told, TOLD_LOW + to, low)
+        put_sixteen(told, TOLD_HIGH + to, high)
+        put_sixteen(told, TOLD_THIN + to, thin)
+        lowest, highest, thinnest = lower(lowest, low), upper(highest, high), lower(thinnest, thin)
+        struck = sunk(least(coarse, at + levels.low), levels.floor) | sunk(thin, levels.ruin)
+        struck |= risen(most(coarse, at + levels.high), levels.ceiling)
+        if levels.called:
+            struck |= sunk(low, levels.low_call) | risen(high, levels.high_call)
+        if trail != 0.0:
+            if is_better(coarse, side, at + levels.best, extreme):
+                extreme = max(extreme, best_in(coarse, side, at + levels.best))
+            # a short's stop is met from below
+            if is_better(coarse, -side, at + levels.trail, -(extreme * trail)):
+                struck |= 1
+        if struck:
+            break
+        block += 1
+    news = sinks(lowest, levels.fallen) * FALLEN | rises(highest, levels.risen) * RISEN
+    return block, extreme, news | sinks(thinnest, levels.thinnest) * THIN
 
 
 @part
@@ -204,30 +271,11 @@ def up_to(coarse: Coarse, at: int, level: np.float32) -> int:
 
 
 @part
-def meets(coarse: Coarse, block: int, place: int, side: float, level: float) -> bool:
-    """Does side * any of these numbers of a block go down to the level?"""
-    at = block * ROW + place
-    if side > 0.0:
-        return sinks(least(coarse, at), np.float32(level)) != 0
-    return rises(most(coarse, at), np.float32(-level)) != 0
-
-
-@part
-def strikes(
-    coarse: Coarse, watch: Watch, position: Position, bounds: Bounds, thin: int, extreme: float, block: int
-) -> bool:
-    """Could something happen in the block, if the extreme of a trailing stop were `extreme` from the first on?"""
-    side, stop = position.side, position.stop
-    found = meets(coarse, block, thin, 1.0, bounds.ruin)
-    if position.trail != 0.0:
-        if watch.trail == watch.stop:
-            stop = max(stop, extreme * position.trail)
-        else:
-            found |= meets(coarse, block, place_of(watch.trail), side, extreme * position.trail)
-    if stop > -np.inf:
-        found |= meets(coarse, block, place_of(watch.stop), side, stop)
-    if position.target < np.inf:
-        found |= meets(coarse, block, place_of(watch.target), -side, -position.target)
-    if bounds.call > -np.inf:
-        found |= meets(coarse, block, WORTH, side, bounds.call)
-    return found
+def struck_bars(coarse: Coarse, levels: Levels, block: int) -> int:
+    """The bars of a block in which something could happen but for a trailing stop."""
+    at = block * ROW
+    bars = down_to(coarse, at + levels.low, levels.floor) | up_to(coarse, at + levels.high, levels.ceiling)
+    bars |= down_to(coarse, at + levels.thin, levels.ruin)
+    if levels.called:
+        bars |= down_to(coarse, at + WORTH, levels.low_call) | up_to(coarse, at + WORTH, levels.high_call)
+    return bars

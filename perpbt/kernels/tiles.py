@@ -17,16 +17,22 @@ from .accounts import (
     write_exit,
     write_opening,
 )
+from .ahead import fetch
+from .coarse import BLOCK, LOW_AT, ROW, SHIFT, THIN_HIGH
 from .compile import bare, hold, kernel, part
 from .epochs import epoch_at, rates_in
+from .lanes import expect
 from .margin import Position
 from .opening import open_position
 from .riding import ride
-from .tables import ACCEPTED, Integers, Lane, Market, Plan, Rates, Signals, Table
+from .screening import TOLD
+from .sixteens import WIDE
+from .tables import ACCEPTED, Coarse, Integers, Lane, Market, Plan, Rates, Signals, Table
 from .walking import PAUSED, Term
 from .watching import Path, start, watch_for
 
-TILE = 2048  # bars: the four coarse numbers of each that a position is compared with take 32 KiB
+TILE = 8192  # bars: the four coarse numbers of each that a position is compared with take 128 KiB
+SOON = 3  # positions, that are asked for before they are opened
 AHEAD, HELD, OVER = 0, 1, 2  # state of a kept position
 
 # A position between two tiles: margin.Position, watching.Path and walking.Term, and the bar to go on from.
@@ -104,9 +110,25 @@ def begin(
 
 
 @part
+def expect_opening(
+    market: Market, signals: Signals, lanes: Table, places: Integers, rows: Table, order: Integers, at: int
+) -> None:
+    """Ask for what the lane at this place of `order`, if there is one, is going to look at first."""
+    if at >= order.size or order[at] < 0:
+        return
+    lane = lanes[order[at]]
+    expect(market, signals, rows, lane, places[order[at]])
+    first = THIN_HIGH if lane["fixed_side"] < 0 else LOW_AT  # of four side by side
+    block = (lane["bar"] >> SHIFT) * ROW + first
+    for line in range(0, 4 * BLOCK, WIDE):
+        fetch(market.coarse, (block + line) // 2)  # counted in numbers of all digits
+
+
+@part
 def sort_by_tile(lanes: Table, bars: int, starts: Integers, order: Integers) -> None:
     """Put the lanes whose entry is in tile t into order[starts[t]:starts[t + 1]]; those without a bar are left out."""
     starts[:] = 0
+    order[:] = -1
     for k in range(lanes.size):
         if lanes[k]["bar"] < bars:
             starts[lanes[k]["bar"] // TILE + 2] += 1
@@ -122,7 +144,7 @@ def sort_by_tile(lanes: Table, bars: int, starts: Integers, order: Integers) -> 
 @part
 def each_in_tiles(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, places: Integers, rows: Table, calls: Table,
-    kept: Table, starts: Integers, order: Integers,
+    kept: Table, starts: Integers, order: Integers, told: Coarse,
 ) -> None:  # fmt: skip
     """Every lane's position, by the plan of the same number, tile after tile; lane k writes row places[k]."""
     bars, held = market.time.size, 0
@@ -142,6 +164,7 @@ def each_in_tiles(
                 position, path, i = position_of(kept[k]), path_of(kept[k]), kept[k]["bar"]
                 term = Term(kept[k]["entry_bar"], kept[k]["time_bar"], kept[k]["signal_bar"])
             else:
+                expect_opening(market, signals, lanes, places, rows, order, opened + j - held + SOON)
                 i = lanes[k]["bar"]
                 now = rates_in(rates, epoch_at(rates, i))
                 opening = open_position(market, now, plan, signals, side, i, plan["capital"])
@@ -154,7 +177,7 @@ def each_in_tiles(
                 term = term_of(market, plan, signals, side, i, lanes[k]["exit_due"])
             watch = watch_for(side, plan["stop_on_mark"], plan["target_on_mark"], plan["trail_on_mark"])
             care = care_of(plan, places[k], 0)
-            end = ride(market, rates, watch, care, calls, position, path, term, i, last)
+            end = ride(market, rates, watch, care, calls, position, path, term, i, last, told)
             if end.reason == PAUSED:
                 keep(kept[k], end.position, end.path, term, end.bar)
             else:
@@ -187,11 +210,13 @@ def run_in_tiles(
 ) -> None:
     """As `run_given`: lane k holds one position, by plan k, and writes row places[k]."""
     kept, order = np.empty(lanes.size, dtype=KEPT), np.empty(lanes.size, dtype=np.int64)
+    told = np.empty(TOLD, dtype=np.float32)
     starts = np.empty((market.time.size + TILE - 1) // TILE + 2, dtype=np.int64)
     each_in_tiles(
         bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
-        bare(lanes), bare(places), bare(rows), bare(calls), bare(kept), bare(starts), bare(order),
+        bare(lanes), bare(places), bare(rows), bare(calls), bare(kept), bare(starts), bare(order), bare(told),
     )  # fmt: skip
     hold(kept)
     hold(starts)
     hold(order)
+    hold(told)

@@ -5,6 +5,8 @@ No position is taken over from an account that holds the same.
 
 from __future__ import annotations
 
+import numpy as np
+
 from .accounts import (
     after_exit,
     after_refusal,
@@ -16,14 +18,16 @@ from .accounts import (
     write_exit,
     write_opening,
 )
-from .compile import bare, kernel, part
+from .compile import bare, hold, kernel, part
 from .epochs import epoch_at, rates_in
 from .opening import open_position
 from .riding import ride
+from .screening import TOLD
 from .tables import (
     ACCEPTED,
     ENTRY_SIDE,
     REJECTED,
+    Coarse,
     Market,
     Plan,
     Rates,
@@ -36,7 +40,7 @@ from .watching import start, watch_for
 @part
 def hold_one(
     market: Market, rates: Rates, plan: Plan, signals: Signals, rows: Table, calls: Table, at: int, slot: int, lane: int,
-    side: float, bar: int, wallet: float,
+    side: float, bar: int, wallet: float, told: Coarse,
 ) -> float:  # fmt: skip
     """As `accounts.live`, bar by bar."""
     row, now = rows[at], rates_in(rates, epoch_at(rates, bar))
@@ -58,13 +62,15 @@ def hold_one(
         term,
         bar,
         market.time.size,
+        told,
     )
     return end.path.wallet + write_exit(market, rates, row, watch.target_limit, end)
 
 
 @part
 def each_trading(
-    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, first: int, rows: Table, calls: Table, slots: int
+    market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, first: int, rows: Table, calls: Table, slots: int,
+    told: Coarse,
 ) -> tuple[int, int, int]:  # fmt: skip
     """`run_trading`, with bare arrays."""
     bars, at, called = market.time.size, 0, 0
@@ -96,6 +102,7 @@ def each_trading(
                 side,
                 decided + 1,
                 lane["wallet"],
+                told,
             )
             if row["reason"] == REJECTED:
                 at += after_refusal(plan, lane, row)
@@ -113,7 +120,10 @@ def run_trading(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, first: int, rows: Table, calls: Table, slots: int
 ) -> tuple[int, int, int]:  # fmt: skip
     """As `lanes.run_following`, for markets with coarse bars."""
-    return each_trading(
+    told = np.empty(TOLD, dtype=np.float32)
+    found = each_trading(
         bare_market(market), bare_rates(rates), bare(plans), Signals(bare(signals.marks), bare(signals.series)),
-        bare(lanes), first, bare(rows), bare(calls), slots,
+        bare(lanes), first, bare(rows), bare(calls), slots, bare(told),
     )  # fmt: skip
+    hold(told)
+    return found
