@@ -267,8 +267,23 @@ def test_a_gap_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
+@pytest.mark.parametrize("worth", [0.0, 1e9])
+def test_few_positions_on_threads_if_they_are_worth_it(monkeypatch: pytest.MonkeyPatch, worth: float) -> None:
+    """The first 256 by themselves; the others on two threads, or in one piece where that is less work than threads are worth."""
+    monkeypatch.setattr(perpbt.engines.chunks, "SERIAL_BELOW", 0)
+    monkeypatch.setattr(perpbt.engines.chunks, "WORTH_THREADS", worth)
+    frame = walk(700, seed=21, step=0.004)
+    bars, table = perpbt.load_bars(frame), population(frame, 1500, seed=21)
+    told: list[int] = []
+    options = {"venue": VENUES["mark"], "progress": lambda stage, done, total: told.append(done)}
+    dense = perpbt.simulate(bars, table, engine="dense", threads=2, **options)
+    assert [done for done in told if done <= 1500][:2] == ([375, 750] if worth == 0.0 else [375, 1500])
+    same_tables(dense, perpbt.simulate(bars, table, engine="skip", threads=1, venue=VENUES["mark"]))
+
+
 def test_order_threads_and_chunks_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perpbt.engines.chunks, "SERIAL_BELOW", 0)
+    monkeypatch.setattr(perpbt.engines.chunks, "WORTH_THREADS", 0.0)
     monkeypatch.setattr(perpbt.engines.chunks, "CHUNK", 256)
     frame = walk(513, seed=8, tick=0.5, step=0.004)
     bars, table = perpbt.load_bars(frame), population(frame, 600, seed=8)

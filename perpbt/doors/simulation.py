@@ -27,6 +27,7 @@ from perpbt.engines.chunks import (
     Progress,
     by_row,
     choose_threads,
+    first_alone,
     given_rows,
     in_threads,
     stepping_rows,
@@ -118,14 +119,13 @@ def given_block(
 
     threads = choose_threads(setting.threads, picked.size, market.time.size)
     step = engine.CHUNK if setting.shelf is MEMORY else min(engine.CHUNK, FEW)
-    if (
-        setting.engine == "dense"
-    ):  # some positions are much work already: few enough that threads end together
+    dense = setting.engine == "dense" and threads > 1
+    if dense:  # some positions are much work already: few enough that threads end together
         step = min(step, max(256, -(-picked.size // (2 * threads))))
 
-    def work(first: int) -> tuple[int, Table]:
+    def work(span: tuple[int, int]) -> tuple[int, Table]:
         setting.shelf.relieve()
-        places = order[first : first + step]
+        places = order[slice(*span)]
         own = picked[places]
         lanes = wishes.lanes(own, market, rates.terms.inverse)
         given = (wishes.plans(own), signals, lanes, places, rows)
@@ -134,8 +134,13 @@ def given_block(
         given_rows(market, rates, *given)
         return places.size, np.empty(0, dtype=CALL)
 
+    if dense and setting.shelf is MEMORY and 0 < picked.size < engine.CHUNK:
+        parts = first_alone(work, picked.size, step, threads)
+    else:
+        spans = ((first, min(first + step, picked.size)) for first in range(0, picked.size, step))
+        parts = in_threads(work, spans, threads)
     calls = [np.empty(0, dtype=CALL)]
-    for size, made in in_threads(work, range(0, picked.size, step), threads):
+    for size, made in parts:
         counted.add(size)
         calls.append(made)
     return Outcome(rows, by_row(calls))

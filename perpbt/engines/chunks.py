@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,6 +43,7 @@ PAGE = 16_384  # rows it writes before it hands them on: some 4 MB
 SHARED = 32_768  # rows that a thread keeps for lanes which enter where others did: some 8 MB
 GROUND = 32 << 20  # bytes of rows that are asked for at once
 SERIAL_BELOW = 10_000_000  # account-bars under which threads cost more than they bring
+WORTH_THREADS = 0.01  # seconds of work under which they do
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")
@@ -146,6 +148,23 @@ def in_threads(work: Callable[[Task], Done], tasks: Iterable[Task], threads: int
         finally:  # an error, or nobody asks any more
             for future in begun:
                 future.cancel()
+
+
+def first_alone(
+    work: Callable[[tuple[int, int]], Done], size: int, step: int, threads: int
+) -> Iterator[Done]:
+    """What `work` makes of [0, size) in steps, where nobody can tell beforehand how much work that is: how long positions live.
+
+    The first step is worked by itself. If by its measure the others take less than threads are worth, they are worked as one.
+    """
+    begun, first = time.perf_counter(), min(step, size)
+    done = work((0, first))
+    left = (time.perf_counter() - begun) * (size - first) / first
+    yield done
+    if left < WORTH_THREADS:
+        step, threads = size, 1
+    spans = ((at, min(at + step, size)) for at in range(first, size, step))
+    yield from in_threads(work, spans, threads)
 
 
 def meanwhile(work: Callable[[], Done], apart: bool = True) -> Future[Done]:
