@@ -73,7 +73,7 @@ def next_change(rates: Rates, epoch: int, bars: int) -> int:
 @part
 def ride(
     market: Market, rates: Rates, watch: Watch, care: Care, calls: Table, position: Position, path: Path, term: Term,
-    i: int, pause: int, told: Coarse,
+    i: int, pause: int, told: Coarse, far: bool,
 ) -> Exit:  # fmt: skip
     """From bar `i` to the exit, or to bar `pause` if the position is still open there: then the reason is PAUSED, the bar that one.
 
@@ -86,7 +86,7 @@ def ride(
     until = min(min(term.time_bar, term.signal_bar), min(pause, bars))
     while True:
         if path.order == NO_CALL:
-            i, path = sweep(market, now, watch, care, position, path, i, min(until, change), told)
+            i, path = sweep(market, now, watch, care, position, path, i, min(until, change), told, far)
         if i == bars:
             return Exit(bars - 1, CLOSE, END, market.series[MARK_CLOSE, bars - 1], position, path)
         if i >= pause:

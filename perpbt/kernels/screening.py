@@ -9,7 +9,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .coarse import HIGH_AT, LOW_AT, MARK_HIGH_AT, MARK_LOW_AT, ROW, STRETCH, THIN_HIGH, THIN_LOW, WORTH
+from .ahead import fetch
+from .coarse import (
+    BLOCK,
+    HIGH_AT,
+    LOW_AT,
+    MARK_HIGH_AT,
+    MARK_LOW_AT,
+    ROW,
+    STRETCH,
+    THIN_HIGH,
+    THIN_LOW,
+    WORTH,
+)
 from .compile import part
 from .contracts import tick_room
 from .margin import Position, growing
@@ -38,6 +50,7 @@ ROUGH, SMALLEST = 2e-7, 1e-44
 TOLD_THIN, TOLD_LOW, TOLD_HIGH = (k * STRETCH * WIDE for k in range(3))
 THIN_OF, LOW_OF, HIGH_OF = (3 * STRETCH * WIDE + k * STRETCH for k in range(3))
 TOLD = HIGH_OF + STRETCH
+SOON = 4  # blocks, that are asked for before they are looked at
 FALLEN, RISEN, THIN = 1, 2, 4  # news of bars, as bits: which levels are met
 
 
@@ -62,6 +75,7 @@ class Levels(NamedTuple):
     thinnest: np.float32  # or `thin`: the worst margin ratio so far, or 1
     trail: int  # a trailing stop is tested on these, and moves on by those
     best: int
+    far: bool  # the table is not near the processor: ask for what is to come
 
 
 class Bounds(NamedTuple):
@@ -156,7 +170,7 @@ def rise_at(market: Market, position: Position, path: Path, unit: float, peak: f
 
 @part
 def levels_for(
-    market: Market, watch: Watch, position: Position, path: Path, bounds: Bounds, thinnest: float
+    market: Market, watch: Watch, position: Position, path: Path, bounds: Bounds, thinnest: float, far: bool
 ) -> Levels:
     """The levels that hold until the path changes."""
     up = np.float32(rise_at(market, position, path, bounds.unit, path.peak))
@@ -167,11 +181,11 @@ def levels_for(
     if position.side > 0.0:
         return Levels(
             place_of(watch.stop), stop, place_of(watch.target), target, THIN_LOW, ruin, called, call, none,
-            down, up, thin, trail, best,
+            down, up, thin, trail, best, far,
         )  # fmt: skip
     return Levels(
         place_of(watch.target), -target, place_of(watch.stop), -stop, THIN_HIGH, ruin, called, -none, -call,
-        -up, -down, thin, trail, best,
+        -up, -down, thin, trail, best, far,
     )  # fmt: skip
 
 
@@ -208,6 +222,15 @@ def best_in(coarse: Coarse, side: float, at: int) -> float:
 
 
 @part
+def expect_block(coarse: Coarse, side: float, block: int) -> None:
+    """Ask for what a position looks at in a block, if triggers are those of the last price."""
+    if block < coarse.shape[0]:
+        at = block * ROW + (LOW_AT if side > 0.0 else THIN_HIGH)
+        for line in range(0, 4 * BLOCK, WIDE):
+            fetch(coarse, (at + line) // 2)  # counted in numbers of all digits
+
+
+@part
 def next_struck(
     coarse: Coarse,
     position: Position,
@@ -226,6 +249,8 @@ def next_struck(
     thinnest = lowest
     while block < last:
         at, to = block * ROW, (block - base) * WIDE
+        if levels.far:
+            expect_block(coarse, side, block + SOON)
         low, high, thin = least(coarse, at + WORTH), most(coarse, at + WORTH), least(coarse, at + levels.thin)
         put_sixteen(told, TOLD_LOW + to, low)
         put_sixteen(told, TOLD_HIGH + to, high)

@@ -124,9 +124,12 @@ def quiet_until(
 
 @part
 def sweep(
-    market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, i: int, until: int, told: Coarse
+    market: Market, rates: Rates, watch: Watch, care: Care, position: Position, path: Path, i: int, until: int, told: Coarse, far: bool
 ) -> tuple[int, Path]:  # fmt: skip
-    """Mark bars from `i` on; stop at the first in which something could happen, or at `until`. `told` has room for what blocks tell."""
+    """Mark bars from `i` on; stop at the first in which something could happen, or at `until`. `told` has room for what blocks tell.
+
+    `far`: the coarse bars are not near the processor.
+    """
     coarse, unit, called = market.coarse, 1.0 / position.quantity, np.inf
     if care.action != NO_CALL and path.calls < care.limit:
         called = care.threshold
@@ -136,7 +139,7 @@ def sweep(
         most = np.float64(max(coarse[block, MOST], coarse[(edge - 1) >> SHIFT, MOST]))
         bounds = bounds_for(market, rates, position, unit, most, called)
         thinnest = thin_at(market, rates, position, unit, bounds.most, min(path.worst_ratio, 1.0))
-        levels = levels_for(market, watch, position, path, bounds, thinnest)
+        levels = levels_for(market, watch, position, path, bounds, thinnest, far)
         stop, extreme, news = quiet_until(
             market, rates, watch, position, levels, called, path.extreme, i, edge, told
         )

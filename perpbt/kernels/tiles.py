@@ -17,16 +17,14 @@ from .accounts import (
     write_exit,
     write_opening,
 )
-from .ahead import fetch
-from .coarse import BLOCK, LOW_AT, ROW, SHIFT, THIN_HIGH
+from .coarse import SHIFT
 from .compile import bare, hold, kernel, part
 from .epochs import epoch_at, rates_in
 from .lanes import expect
 from .margin import Position
 from .opening import open_position
 from .riding import ride
-from .screening import TOLD
-from .sixteens import WIDE
+from .screening import TOLD, expect_block
 from .tables import ACCEPTED, Coarse, Integers, Lane, Market, Plan, Rates, Signals, Table
 from .walking import PAUSED, Term
 from .watching import Path, start, watch_for
@@ -118,10 +116,7 @@ def expect_opening(
         return
     lane = lanes[order[at]]
     expect(market, signals, rows, lane, places[order[at]])
-    first = THIN_HIGH if lane["fixed_side"] < 0 else LOW_AT  # of four side by side
-    block = (lane["bar"] >> SHIFT) * ROW + first
-    for line in range(0, 4 * BLOCK, WIDE):
-        fetch(market.coarse, (block + line) // 2)  # counted in numbers of all digits
+    expect_block(market.coarse, float(lane["fixed_side"]), lane["bar"] >> SHIFT)
 
 
 @part
@@ -177,7 +172,7 @@ def each_in_tiles(
                 term = term_of(market, plan, signals, side, i, lanes[k]["exit_due"])
             watch = watch_for(side, plan["stop_on_mark"], plan["target_on_mark"], plan["trail_on_mark"])
             care = care_of(plan, places[k], 0)
-            end = ride(market, rates, watch, care, calls, position, path, term, i, last, told)
+            end = ride(market, rates, watch, care, calls, position, path, term, i, last, told, j < 2)
             if end.reason == PAUSED:
                 keep(kept[k], end.position, end.path, term, end.bar)
             else:

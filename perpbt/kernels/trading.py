@@ -63,6 +63,7 @@ def hold_one(
         bar,
         market.time.size,
         told,
+        True,
     )
     return end.path.wallet + write_exit(market, rates, row, watch.target_limit, end)
 
