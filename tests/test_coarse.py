@@ -8,7 +8,9 @@ from test_pyramid import made_series
 
 from perpbt.kernels import coarse as rows
 from perpbt.kernels.coarse import BLOCK, MOST, ROW, STRETCH, coarse_over
-from perpbt.kernels.tables import FUNDING, HIGH, LOW, MARK_CLOSE, MARK_HIGH, MARK_LOW, Floats
+from perpbt.kernels.compile import kernel
+from perpbt.kernels.sixteens import WIDE, highest_of_each, lowest_of_each, only, put_sixteen, sixteen
+from perpbt.kernels.tables import FUNDING, HIGH, LOW, MARK_CLOSE, MARK_HIGH, MARK_LOW, Coarse, Floats
 
 
 def expected(series: Floats) -> dict[int, Floats]:
@@ -49,3 +51,26 @@ def test_the_highest_cf_of_a_stretch_is_not_rounded_down(scale: float) -> None:
         most = series[FUNDING, first * BLOCK : (first + STRETCH) * BLOCK].max()
         assert float(table[row, MOST]) >= most
         assert float(table[row, MOST]) <= most + 1e-6 * abs(most) + 1e-36
+
+
+@kernel
+def extremes_of_each(numbers: Coarse, lanes: int, found: Coarse) -> None:
+    """Of sixteen sixteens, the smallest and the largest of each; and of the first, some lanes."""
+    put_sixteen(found, 0, lowest_of_each(numbers, 0))
+    put_sixteen(found, WIDE, highest_of_each(numbers, 0))
+    put_sixteen(found, 2 * WIDE, only(lanes, sixteen(numbers, 0), np.float32(-1.0)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_extremes_of_sixteen_blocks_at_once(seed: int) -> None:
+    """Every number is in its place at least once, be it the smallest or the largest of its sixteen."""
+    random = np.random.default_rng(seed)
+    numbers, found = random.permutation(256).astype(np.float32), np.empty(3 * WIDE, dtype=np.float32)
+    if seed == 0:
+        numbers[:] = np.inf
+    lanes = int(random.integers(0, 1 << WIDE))
+    extremes_of_each(numbers, lanes, found)
+    table = numbers.reshape(WIDE, WIDE)
+    assert found[:WIDE].tolist() == table.min(axis=1).tolist()
+    assert found[WIDE : 2 * WIDE].tolist() == table.max(axis=1).tolist()
+    assert found[2 * WIDE :].tolist() == [table[0, k] if lanes >> k & 1 else -1.0 for k in range(WIDE)]

@@ -19,12 +19,16 @@ BRACKETED = Population(20.0, stop=0.01, target=0.01)  # lives as long in a short
 # Between two levels at +-x a walk lives (x / step)^2 bars on average: ten times as far, a hundred times as long.
 SHORT, LONG = (Population(5.0, stop=x, target=x, until=0.75) for x in (0.004, 0.04))
 BYTES_A_BAR = 1500  # while bars are made, loaded and prepared; several copies of a dozen numbers
-NOTE = '  "skip" and "dense" are kernels only, "x first row" is skip\'s ns/account. Where dense ran, its table was equal.'
+NOTE = (
+    '  "skip" and "dense" are kernels only, "x first row" is skip\'s ns/account. Where dense ran, its table was equal. On several threads '
+    "it begins with one, and stays with it where the first positions say that there is too little work for more."
+)
 COLUMNS = (
     Column("accounts", "accounts"), Column("bars", "bars"), Column("held", "bars held, mean"),
     Column("skip_s", "skip: s", "s", 4), Column("skip_ns", "ns/account", "ns"), Column("growth", "x first row", "x", 2),
     Column("whole_s", "simulate: s", "s", 3), Column("whole_ns", "simulate: ns/account", "ns"),
     Column("dense_s", "dense: s", "s", 3), Column("dense_rate", "dense: M account-bars/s", "M/s"),
+    Column("dense_one_s", "one thread: s", "s", 4), Column("dense_one_rate", "one thread: M account-bars/s", "M/s"),
 )  # fmt: skip
 
 
@@ -48,7 +52,7 @@ def measure(
     `growth` is the kernels' time per account against that of the first row.
     """
 
-    def run(engine: str) -> perpbt.Result:
+    def run(engine: str, threads: int | None = threads) -> perpbt.Result:
         return perpbt.simulate(bars, accounts, venue=made_venue(), threads=threads, engine=engine)
 
     found = run("skip").accounts
@@ -60,12 +64,14 @@ def measure(
     number = accounts.height
     skip = cost(lambda: run("skip"), sizes.repeat)
     dense = cost(lambda: run("dense"), sizes.repeat).kernels if affordable else None
+    alone = cost(lambda: run("dense", 1), sizes.repeat).kernels if affordable else None
     each = skip.kernels / number * 1e9
     first = table.rows[0].values["skip_ns"] if table.rows else each
     table.add(
         key, label, accounts=number, bars=count, held=held / number, skip_s=skip.kernels, skip_ns=each, whole_s=skip.whole,
         whole_ns=skip.whole / number * 1e9, growth=each / first if first else None, dense_s=dense,
-        dense_rate=held / dense / 1e6 if dense else None,
+        dense_rate=held / dense / 1e6 if dense else None, dense_one_s=alone,
+        dense_one_rate=held / alone / 1e6 if alone else None,
     )  # fmt: skip
 
 
