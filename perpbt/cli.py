@@ -42,7 +42,7 @@ app = typer.Typer(
 
 
 # options that several commands take
-Symbols = Annotated[list[str] | None, typer.Option("--symbol", help="Only this symbol; repeatable.")]
+Symbols = Annotated[list[str] | None, typer.Option("--symbol", metavar="SYMBOL", help="Only this symbol; repeatable.")]
 Start = Annotated[str | None, typer.Option(help="First moment, such as 2020-03-01 (UTC).")]
 End = Annotated[str | None, typer.Option(help="First moment not used (UTC).")]
 Funding = Annotated[str | None, typer.Option(help="A funding file of its own.")]
@@ -139,7 +139,9 @@ def run(
 
         perpbt run leverage_vs_stop
 
-        perpbt run leverage_vs_stop --data bars.parquet --set offsets=2000 --set world.open_interest=5e8
+    \b
+        perpbt run leverage_vs_stop --data bars.parquet \\
+            --set offsets=2000 --set world.open_interest=5e8
 
         perpbt run my_study.toml --out runs/tight --set policy.stop_loss=0.01
     """
@@ -344,13 +346,18 @@ def liquidation(
 
     Examples:
 
-        perpbt liquidation --symbol BTCUSDT --side long --entry 60000 --quantity 0.5 --leverage 20
+    \b
+        perpbt liquidation --symbol BTCUSDT --side long --entry 60000 \\
+            --quantity 0.5 --leverage 20
 
-        perpbt liquidation --contract inverse --side short --entry 8000 --quantity 10000 --margin 0.1
-        --maintenance-rate 0.005
+    \b
+        perpbt liquidation --contract inverse --side short --entry 8000 \\
+            --quantity 10000 --margin 0.1 --maintenance-rate 0.005
 
-        perpbt liquidation --symbol ETHUSDT --side long --entry 3000 --quantity 10 --wallet 5000
-        --other symbol=BTCUSDT,side=short,entry=60000,quantity=0.1,mark=61000
+    \b
+        perpbt liquidation --symbol ETHUSDT --side long --entry 3000 \\
+            --quantity 10 --wallet 5000 \\
+            --other symbol=BTCUSDT,side=short,entry=60000,quantity=0.1,mark=61000
     """
     from perpbt.explaining.asked import in_words
     from perpbt.explaining.explanation import explain
@@ -450,7 +457,8 @@ def bench(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="engines, scaling, wallets, trades, vectorbt, memory or stages; repeatable; default all."
+            metavar="PART",
+            help="engines, scaling, wallets, trades, coupled, vectorbt, memory or stages; repeatable; default all.",
         ),
     ] = None,
     json_file: Annotated[
