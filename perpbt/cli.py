@@ -42,7 +42,9 @@ app = typer.Typer(
 
 
 # options that several commands take
-Symbols = Annotated[list[str] | None, typer.Option("--symbol", metavar="SYMBOL", help="Only this symbol; repeatable.")]
+Symbols = Annotated[
+    list[str] | None, typer.Option("--symbol", metavar="SYMBOL", help="Only this symbol; repeatable.")
+]
 Start = Annotated[str | None, typer.Option(help="First moment, such as 2020-03-01 (UTC).")]
 End = Annotated[str | None, typer.Option(help="First moment not used (UTC).")]
 Funding = Annotated[str | None, typer.Option(help="A funding file of its own.")]

@@ -239,7 +239,7 @@ def test_what_is_given_wrong_is_refused(
         (("--baseline", str(tmp_path / "none.json")), "cannot be read"),
         (("--baseline", str(other)), "not a benchmark report"),
         (("--vectorbt-memory", "0"), "--vectorbt-memory 0.0: allowed: a number of GiB above 0"),
-        (("--threads", "0", "--only", "trades"), "threads = 0: must be at least 1"),
+        (("--threads", "0", "--only", "engines"), "--threads 0: allowed: at least 1"),
     ):
         code, said, errors = bench(monkeypatch, capsys, *words)
         assert (code, said) == (2, "")

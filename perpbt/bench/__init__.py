@@ -69,6 +69,8 @@ def bench(
         InputError: an option is wrong. RunError: two sides differ; there is no report then.
     """
     wanted, notes = chosen(against, only)
+    if threads is not None and threads < 1:
+        raise InputError(f"--threads {threads}: allowed: at least 1")
     before = None if baseline is None else read(baseline)
     if target is not None and (target.is_dir() or not target.parent.is_dir()):
         raise InputError(f"--json {target}: allowed: a file in a folder that exists")

@@ -421,8 +421,10 @@ def describe_symbol(setting: Setting, bars: SymbolBars, told: Mapping[str, str] 
         setting.notes.append(f"{name}: no volume; liquidations slip by the flat {setting.venue.slippage:g}")
     lost = int(bars.missing["bars"].sum())
     if lost:
+        gaps = bars.missing.height
         setting.notes.append(
-            f"{name}: {lost:,} bars missing in {bars.missing.height:,} gaps; positions live on across them"
+            f"{name}: {lost:,} bar{'s' * (lost != 1)} missing in {gaps:,} gap{'s' * (gaps != 1)}; positions live on across "
+            + ("them" if gaps != 1 else "it")
         )
     if not setting.venue.has_symbol(name):
         setting.notes.append(
