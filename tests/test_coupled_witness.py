@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_coupled_strategies import strategies
-from test_coupling import GAP, accounts_of, couplings, pressures, seeded, simulate
+from test_coupling import FREE, GAP, HOURS, accounts_of, bars_of, couplings, pressures, seeded, simulate
 from test_engine_equals_oracle import engine_bars, engine_policy, engine_rules, engine_strategy, engine_venue
 from test_inverse import in_coin, stated
 
@@ -69,6 +69,33 @@ def test_positions_that_meet(
     )  # fmt: skip
     same_tables(one, other)
     assert one.equity.equals(other.equity)
+
+
+@pytest.mark.parametrize("engine", ["skip", "dense", "oracle"])
+def test_a_world_is_paid_at_bars_of_symbols_it_has_nobody_on(engine):
+    """A pool of two symbols, of which this world is on the one that trades from the third hour to the fifth: money of the second, fourth and
+    seventh hour is there when it is due, and what a default of that symbol asks for in between is paid out of it.
+    """
+    flat, gone = (100.0, 100.0, 100.0, 100.0), (80.0, 80.0, 80.0, 80.0)
+    other = bars_of([flat] * 8).filter(pl.col("ts").dt.hour() != 3)
+    own = bars_of([flat] * 3 + [gone] * 2).with_columns(symbol=pl.lit("BBB")).slice(2)
+    rows = accounts_of(
+        [("long", "long", 10, 10), ("else", "long", 10, 1)], world=pl.Series(["here", "there"])
+    )
+    rows = rows.with_columns(symbol=pl.Series(["BBB", "AAA"]), entry_time=own["ts"][0])
+    paid = [{"at": HOURS[k], "amount": money} for k, money in ((1, 0.1), (1, 0.2), (3, 4.7), (6, 0.7))]
+    paid = [one | {"at": perpbt_time(one["at"])} for one in paid]
+    run = perpbt.simulate(
+        pl.concat([other, own]), rows, venue=engine_venue(FREE | {"fund_seed": 0.0}), coupling="adl", engine=engine,
+        fund={"scope": "pooled", "top_ups": paid},
+    )  # fmt: skip
+    here = run.fund.filter(world="here").select("time", "top_up", "deficit", "uncovered", "balance").rows()
+    hours = [time.hour for time, *_ in here]
+    moved = dict(zip(hours[1:], [row[1:] for row in here[1:]], strict=True))
+    assert hours == [0, 1, 3, 6]
+    assert moved[1] == (0.1 + 0.2, 0.0, 0.0, 0.1 + 0.2)
+    assert moved[3] == pytest.approx((4.7, 10.0, 5.0, 0.0))
+    assert moved[6] == (0.7, 0.0, 0.0, 0.7)
 
 
 def perpbt_time(milliseconds):

@@ -117,7 +117,7 @@ def run_naively_together(
     for world in sorted({group.world for group in groups}):
         own = {book.symbols[group.of.index]: group for group in groups if group.world == world}
         check_size(own)
-        found, firsts = through(setting, terms, own)
+        found, firsts = through(setting, book, terms, own)
         for symbol, group in own.items():
             records = [row for row in found["rows"] if row["symbol"] == symbol]
             lived.setdefault(id(group.of), []).append((group, records))
@@ -133,7 +133,7 @@ def run_naively_together(
 
 
 # ----------------------------------------------------------------------------------- what the oracle reads
-def through(setting: Setting, terms: Terms, own: Mapping[str, Group]) -> tuple[Record, list[int]]:
+def through(setting: Setting, book: Book, terms: Terms, own: Mapping[str, Group]) -> tuple[Record, list[int]]:
     """One world through time: what the oracle tells, and of each person which of its symbol's rows is the first."""
     bars: dict[str, list[Record]] = {}
     cf: dict[str, list[float]] = {}
@@ -152,6 +152,11 @@ def through(setting: Setting, terms: Terms, own: Mapping[str, Group]) -> tuple[R
         "own": venues, "fund_seed": fund.seed, "fund_fee_share": fund.fee_share, "fund_scope": "pooled" if fund.pooled else "symbol",
         "fund_groups": {name: list(symbols) for name, symbols in fund.groups},
         "top_ups": [(paid.time, paid.amount, paid.fund) for paid in fund.top_ups],
+        "elsewhere": {
+            symbol: part.time.tolist()
+            for symbol, part in zip(book.symbols, book.parts, strict=True)
+            if fund.top_ups and symbol not in own
+        },
     }  # fmt: skip
     rules = rules_of(next(iter(own.values())).of.rates)
     found = oracle.run_market(bars, cf, people, venue, rules, options_of(setting, terms), allocation(terms))

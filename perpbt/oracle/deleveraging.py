@@ -34,6 +34,7 @@ def open_funds(m: Record) -> None:
             start = min(m["bars"][symbol][0]["ts"] for symbol in symbols)
             m["funds"][world, name] = {
                 "balance": m["venue"]["fund_seed"], "credits": [], "draws": [], "past": [], "tripped": False,
+                "paid_in": paid_in(m["bars"], m["venue"], name),
                 "rows": [{"time": start, "world": world, "symbol": name, **dict.fromkeys((*FLOWS, *COVER), 0.0),
                           "balance": m["venue"]["fund_seed"]}],
             }  # fmt: skip
@@ -45,8 +46,9 @@ def settle_funds(
     """One phase of one moment, for every fund."""
     for (world, name), fund in sorted(m["funds"].items()):
         if step == "B":
-            outside = paid_in(m["bars"], m["venue"], name)
-            fund["credits"] += [("B", symbol, "top_up", money) for symbol, at, money in outside if at == time]
+            fund["credits"] += [
+                ("B", symbol, "top_up", money) for symbol, at, money in fund["paid_in"] if at == time
+            ]
         credits = [flow for flow in fund["credits"] if flow[0] == step]
         draws = [flow for flow in fund["draws"] if flow["step"] == step]
         if not credits and not draws:

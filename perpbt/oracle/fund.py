@@ -134,9 +134,10 @@ def ledger(
 
 def paid_in(bars: Mapping[str, Bars], venue: Record, name: str) -> list[tuple[str, int, float]]:
     """What is put into a fund from outside ("top_ups": (time, money, fund's name or None)): (symbol, time, money), there at the open of
-    the first bar of any of its symbols from its time on.
+    the first bar of any of its symbols from its time on; "elsewhere" are the times of bars on which nobody is ({symbol: times}).
     """
     found = []
+    elsewhere = venue.get("elsewhere") or {}
     for time, money, fund in venue.get("top_ups") or ():
         opens = [
             (bar["ts"], symbol)
@@ -144,6 +145,13 @@ def paid_in(bars: Mapping[str, Bars], venue: Record, name: str) -> list[tuple[st
             if fund_name(venue, symbol) == name
             for bar in bars[symbol]
             if bar["ts"] >= time
+        ]
+        opens += [
+            (at, symbol)
+            for symbol, times in elsewhere.items()
+            if fund_name(venue, symbol) == name
+            for at in times
+            if at >= time
         ]
         if opens and fund in (None, name):
             found.append((min(opens)[1], min(opens)[0], money))

@@ -51,7 +51,8 @@ def run_market(
             one["row"] = rejected(one["order"], "no_bar", None)
     deleveraging.open_funds(m)
     index = {symbol: {bar["ts"]: i for i, bar in enumerate(bars[symbol])} for symbol in bars}
-    for time in sorted({bar["ts"] for symbol in bars for bar in bars[symbol]}):
+    paid = {at for fund in m["funds"].values() for _, at, _ in fund["paid_in"]}
+    for time in sorted(paid | {bar["ts"] for symbol in bars for bar in bars[symbol]}):
         now = {symbol: index[symbol][time] for symbol in sorted(bars) if time in index[symbol]}
         at_time(m, time, now)
     return {
