@@ -42,9 +42,7 @@ app = typer.Typer(
 
 
 # options that several commands take
-Symbols = Annotated[
-    list[str] | None, typer.Option("--symbol", metavar="SYMBOL", help="Only this symbol; repeatable.")
-]
+Symbols = Annotated[list[str] | None, typer.Option("--symbol", metavar="NAME", help="Only this; repeatable.")]
 Start = Annotated[str | None, typer.Option(help="First moment, such as 2020-03-01 (UTC).")]
 End = Annotated[str | None, typer.Option(help="First moment not used (UTC).")]
 Funding = Annotated[str | None, typer.Option(help="A funding file of its own.")]
@@ -141,9 +139,7 @@ def run(
 
         perpbt run leverage_vs_stop
 
-    \b
-        perpbt run leverage_vs_stop --data bars.parquet \\
-            --set offsets=2000 --set world.open_interest=5e8
+        perpbt run leverage_vs_stop --data bars.parquet --set offsets=2000
 
         perpbt run my_study.toml --out runs/tight --set policy.stop_loss=0.01
     """
@@ -351,15 +347,10 @@ def liquidation(
     \b
         perpbt liquidation --symbol BTCUSDT --side long --entry 60000 \\
             --quantity 0.5 --leverage 20
-
-    \b
         perpbt liquidation --contract inverse --side short --entry 8000 \\
             --quantity 10000 --margin 0.1 --maintenance-rate 0.005
-
-    \b
-        perpbt liquidation --symbol ETHUSDT --side long --entry 3000 \\
-            --quantity 10 --wallet 5000 \\
-            --other symbol=BTCUSDT,side=short,entry=60000,quantity=0.1,mark=61000
+        perpbt liquidation --symbol ETHUSDT --side long --entry 3000 --quantity 10 \\
+            --wallet 5000 --other symbol=BTCUSDT,side=short,entry=60000,quantity=0.1
     """
     from perpbt.explaining.asked import in_words
     from perpbt.explaining.explanation import explain
@@ -472,8 +463,7 @@ def bench(
 ) -> None:
     """Measure what perpbt costs on this machine, on made prices, and against vectorbt.
 
-    Results of both sides of every comparison are compared first. If any differ, it exits with 1 and prints no
-    timing at all.
+    Results of both sides are compared first. If any differ, it exits with 1 and prints no timing at all.
 
     Examples:
 
