@@ -34,26 +34,32 @@ def compared(sizes: Sizes, threads: int | None) -> Table:
         "trades", f"Re-entering, 5x, stop and take-profit {away:.1%} away, {sizes.bars:,} bars", columns
     )
     bars = perpbt.load_bars(made_bars(sizes.bars))
-    policy = perpbt.Policy(leverage=5.0, stop_loss=away, take_profit=away)
+    fixed = perpbt.Policy(leverage=5.0, stop_loss=away, take_profit=away)
+    half = {"kind": "equity", "fraction": 0.5}
+    compounding = perpbt.Policy(leverage=5.0, stop_loss=away, take_profit=away, sizing=half, compounding=True)
 
-    def run(accounts: int, engine: str = "auto") -> perpbt.Result:
+    def run(policy: perpbt.Policy, accounts: int, engine: str = "auto") -> perpbt.Result:
         return perpbt.backtest(
             bars, always, policy, offsets=accounts, venue=made_venue(), threads=threads, engine=engine
         )
 
     few = min(200, *sizes.trades)
-    same("re-entering", ("skip", "dense"), run(few, "skip").accounts, run(few, "dense").accounts)
-    for accounts in sizes.trades:
-        note = short_of(f"{accounts:,} accounts", accounts * TRADES_AN_ACCOUNT * BYTES_A_TRADE)
+    for policy in (fixed, compounding):
+        same("re-entering", ("skip", "dense"), *(run(policy, few, one).accounts for one in ("skip", "dense")))
+    wanted = [(str(size), f"{size:,} accounts", fixed, size) for size in sizes.trades]
+    for size in sizes.trades[:2]:
+        wanted.append((f"compounding {size}", f"{size:,} accounts, compounding", compounding, size))
+    for key, label, policy, accounts in wanted:
+        note = short_of(label, accounts * TRADES_AN_ACCOUNT * BYTES_A_TRADE)
         if note is not None:
             table.notes.append(note)
             continue
-        found = cost(lambda: run(accounts), sizes.repeat)  # noqa: B023
+        found = cost(lambda: run(policy, accounts), sizes.repeat)  # noqa: B023
         number = found.positions
         table.add(
-            str(accounts), f"{accounts:,} accounts", accounts=accounts, trades=number, each=number / accounts,
+            key, label, accounts=accounts, trades=number, each=number / accounts,
             kernels_s=found.kernels, kernels_ns=found.kernels / number * 1e9, whole_s=found.whole,
             whole_ns=found.whole / number * 1e9,
         )  # fmt: skip
-    table.notes.append(f"  Both engines gave {few:,} accounts the same trades in every figure.")
+    table.notes.append(f"  Both engines gave {few:,} accounts of each kind the same trades in every figure.")
     return table

@@ -192,24 +192,43 @@ def live(
         return wallet
     watch = watch_for(side, plan["stop_on_mark"], plan["target_on_mark"], plan["trail_on_mark"])
     path = start(market, now, opening.position, bar, opening.collateral, wallet - opening.collateral)
-    return see_through(
-        market, rates, plan, signals, row, calls, trace,
-        at, slot, bar, exit_due, watch, opening.position, path, bar,
-    )  # fmt: skip
+    end = walk_on(
+        market,
+        rates,
+        plan,
+        signals,
+        calls,
+        trace,
+        at,
+        slot,
+        bar,
+        exit_due,
+        watch,
+        opening.position,
+        path,
+        bar,
+    )
+    return leave(market, rates, plan, signals, row, watch, end)
 
 
 @part
-def see_through(
-    market: Market, rates: Rates, plan: Plan, signals: Signals, row: Row, calls: Table, trace: Trace,
+def walk_on(
+    market: Market, rates: Rates, plan: Plan, signals: Signals, calls: Table, trace: Trace,
     at: int, slot: int, bar: int, exit_due: int, watch: Watch, position: Position, path: Path, i: int,
-) -> float:  # fmt: skip
-    """A position opened in `bar` from bar `i` to its exit, written to `row`, which is row `at`; returns the wallet afterwards."""
-    side = position.side
-    term = term_of(market, plan, signals, side, bar, exit_due)
+) -> Exit:  # fmt: skip
+    """A position opened in `bar`, that of row `at`, from bar `i` to its exit."""
+    term = term_of(market, plan, signals, position.side, bar, exit_due)
     care = care_of(plan, at, slot)
-    end = walk_epochs(market, rates, watch, care, calls, position, path, term, i, market.time.size, trace)
+    return walk_epochs(market, rates, watch, care, calls, position, path, term, i, market.time.size, trace)
+
+
+@part
+def leave(
+    market: Market, rates: Rates, plan: Plan, signals: Signals, row: Row, watch: Watch, end: Exit
+) -> float:
+    """Write the exit of a position to its row; returns the wallet afterwards."""
     if plan["max_trades"] != 1:
-        expect_next(market, signals, end.bar, side)
+        expect_next(market, signals, end.bar, end.position.side)
     back = write_exit(market, rates, row, watch.target_limit, end)
     return end.path.wallet + back
 

@@ -2,8 +2,8 @@
 
 Accounts that compound and enter by one plan at one bar have the same fill, stop, target and trail; only their wallets differ. So the first
 of them is walked as ever, and `noting` keeps what its first leap found: until which bar, and the bars that answered for the path. The others
-begin where that leap ended, with what those bars mean for them. From there on they are walked as ever, so that a leap taken over decides
-nothing about the exit. Refusals, openings and closings are each one's own.
+begin where that leap ended, with what those bars mean for them. From there on they are walked as ever; or leave as the first did, if it
+left in that bar, and not by liquidation. Refusals, openings and closings are each one's own.
 
 Why that is exact. Let p be the position whose leap over bars [a, b) was noted, q the other, and all of an account be told per unit of
 quantity: prices and CF are the same for both; margin and collateral are within CLOSE = 1e-14 of each other (`of_one_shape`), some three
@@ -26,6 +26,9 @@ thousand times less than `room`.
    ratio by 3e-14 G / E of it. The search leaves out bars whose ratio is below the worst by 1e-9 of it even if E were less by `room`;
    where the ratio does not fall with the price, of E as it is, so there G must not be above STEADY = 1000 times E: 3e-11 of it, against 1e-9.
    What it evaluates is apart from the worst by 4e-9 of it and 2 `room` / E.
+
+5. The exit in bar b, if p's was there, and its guard out of reach there too, as q's then is by 1. (a mark opens inside its range): neither
+   is liquidated, and all else that is asked in b, of stops, targets, trails and times, is the same numbers for both.
 
 Bounds decide nothing but that there is nothing to decide. Where a condition does not hold the position is walked as any other.
 """
@@ -61,7 +64,24 @@ from .noting import (
     VALUE,
     WORST,
 )
-from .tables import DEDUCTION, NO_CALL, RATE, Floats, Market, Places, Plan, Rates, Row, Table
+from .tables import (
+    DEDUCTION,
+    END,
+    FUNDING,
+    LIQUIDATION,
+    MARK_HIGH,
+    MARK_OPEN,
+    NO_CALL,
+    RATE,
+    Floats,
+    Market,
+    Places,
+    Plan,
+    Rates,
+    Row,
+    Table,
+)
+from .walking import Exit, with_worst
 from .watching import Care, Path, Watch, marked, seen, seen_on
 
 CLOSE = 1e-14
@@ -90,6 +110,9 @@ KIN = np.dtype(
         ("trough_funding", np.float64),
         ("thin", np.float64),
         ("thin_funding", np.float64),
+        ("base", np.float64),  # of an exit in bar `until`
+        ("reason", np.int64),  # -1: there was none, or it may go otherwise for others
+        ("phase", np.int64),
     ],
     align=True,
 )
@@ -208,6 +231,18 @@ def told(
 
 
 @part
+def left_alike(market: Market, rates: Rates, kin: Row, position: Position, path: Path) -> Exit:
+    """The exit in the bar the leap ended before, `path` being that up to it."""
+    bar, worst = kin["until"], path.worst_ratio
+    if kin["reason"] == END:
+        bar -= 1
+    else:
+        mark, funding = market.series[MARK_OPEN, bar], market.series[FUNDING, bar]
+        worst = seen(rates, position, worst, mark, funding)
+    return Exit(bar, kin["phase"], kin["reason"], kin["base"], position, with_worst(path, worst))
+
+
+@part
 def apart(market: Market, rates: Rates, notes: Floats, position: Position, collateral: float) -> bool:
     """Does one bar answer for each figure of the path after the leap that is noted, as it would for any size?"""
     leap, deep, thin = notes[LEAP], notes[DEEP], notes[THIN]
@@ -226,12 +261,13 @@ def apart(market: Market, rates: Rates, notes: Floats, position: Position, colla
 
 @part
 def keep(
-    market: Market, rates: Rates, notes: Floats, position: Position, collateral: float, plan: int, bar: int,
+    market: Market, rates: Rates, notes: Floats, watch: Watch, position: Position, collateral: float, plan: int, row: Row,
     known: Table, places: Places,
 ) -> None:  # fmt: skip
-    """Keep the first leap of a position opened in `bar`, if it is of use to others, in the place of the oldest, which the last of
-    `places` tells. `rates` are those of the opening.
+    """Keep the first leap of the position in `row`, if it is of use to others, in the place of the oldest, which the last of `places`
+    tells. `rates` are those of the opening.
     """
+    bar = row["entry_bar"]
     epoch = epoch_at(rates, bar) + 1
     if (
         not apart(market, rates, notes, position, collateral)
@@ -252,5 +288,31 @@ def keep(
     kin["top"], kin["top_funding"] = notes[DEEP, TOP], notes[DEEP, TOP_CHARGED]
     kin["trough"], kin["trough_funding"] = notes[DEEP, PRICE], notes[DEEP, CHARGED]
     kin["thin"], kin["thin_funding"] = notes[THIN, PRICE], notes[THIN, CHARGED]
+    keep_exit(
+        market,
+        watch,
+        position,
+        row,
+        kin,
+        market.time.size if epoch == rates.since.size else rates.since[epoch],
+    )
     places[np.uint64(bar)] = at + 1
     places[places.size - 1] = (at + 1) % known.size
+
+
+@part
+def keep_exit(market: Market, watch: Watch, position: Position, row: Row, kin: Row, end: int) -> None:
+    """Keep also how the position in `row` left, if others leave alike: by what is not liquidation, in the bar its leap ended before, and
+    in the epoch of margin rates, which ends at bar `end`.
+    """
+    kin["reason"], kin["phase"], kin["base"] = -1, row["phase"], row["base"]
+    bar, bars = kin["until"], market.time.size
+    if bar == bars:
+        if row["reason"] == END and end == bars:
+            kin["reason"] = END
+    elif bar < end and row["exit_bar"] == bar and row["reason"] != LIQUIDATION:
+        adverse, funding = market.series[watch.adverse, bar], market.series[FUNDING, bar]
+        if position.side * ((adverse * kin["factor"]) - funding) > kin["guard"]:
+            kin["reason"] = row["reason"]
+            kin["thinnest"] = min(kin["thinnest"], position.side * (adverse - funding))
+            kin["tallest"] = max(kin["tallest"], market.series[MARK_HIGH, bar])

@@ -23,8 +23,9 @@ from .accounts import (
     bare_rates,
     care_of,
     fixed_entry,
+    leave,
     next_entry,
-    see_through,
+    walk_on,
     write_opening,
 )
 from .ahead import LINE, claim, fetch
@@ -32,7 +33,7 @@ from .blocks import node_at
 from .compile import bare, kernel, part
 from .eights import WIDTH
 from .epochs import epoch_at, rates_in
-from .kin import found_in, has_kin, keep, told, wary
+from .kin import found_in, has_kin, keep, left_alike, told, wary
 from .noting import Trace, bare_trace, hold_trace, room_for_trace, want
 from .opening import open_position
 from .pyramid import COLUMNS, FALL, FUNDING_HIGH, FUNDING_LOW, SHIFT, THIN_LOW, WORTH_HIGH, WORTH_LOW
@@ -175,24 +176,33 @@ def follow(
     watch = watch_for(side, plan["stop_on_mark"], plan["target_on_mark"], plan["trail_on_mark"])
     position, i = opening.position, bar
     path = start(market, now, position, bar, opening.collateral, wallet - opening.collateral)
-    noting = has_kin(rates, plan, known.kin)
-    if noting:
-        before = found_in(known.kin, known.places, lane["plan"], bar)
-        if before >= 0:
-            care = care_of(plan, at, slot)
-            i, path = told(
-                market, now, watch, care, known.kin[before], position, path, opening.collateral, bar
-            )
-        noting = i == bar
+    kin, noting, over = known.kin, has_kin(rates, plan, known.kin), False
+    before = found_in(kin, known.places, lane["plan"], bar) if noting else -1
+    if before >= 0:
+        care = care_of(plan, at, slot)
+        i, path = told(market, now, watch, care, kin[before], position, path, opening.collateral, bar)
+        over = i == kin[before]["until"] and kin[before]["reason"] >= 0
+    noting &= i == bar
+    if over:
+        end = left_alike(market, now, kin[before], position, path)
+    else:
         if noting:
             position = wary(market, position)
             want(trace.notes)
-    wallet = see_through(
-        market, rates, plan, signals, row, calls, trace, at, slot, bar, -1, watch, position, path, i
-    )
+        end = walk_on(market, rates, plan, signals, calls, trace, at, slot, bar, -1, watch, position, path, i)
+    wallet = leave(market, rates, plan, signals, row, watch, end)
     if noting:
         keep(
-            market, now, trace.notes, position, opening.collateral, lane["plan"], bar, known.kin, known.places
+            market,
+            now,
+            trace.notes,
+            watch,
+            position,
+            opening.collateral,
+            lane["plan"],
+            row,
+            kin,
+            known.places,
         )
     return wallet
 
