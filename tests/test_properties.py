@@ -12,6 +12,7 @@ import os
 import random
 
 import made_markets
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -21,6 +22,8 @@ from polars.testing import assert_frame_equal
 
 import perpbt
 import perpbt.engines.chunks
+from perpbt.engines.given import first_bars
+from perpbt.kernels.tables import table
 
 MADE = settings(
     max_examples=int(os.environ.get("PERPBT_EXAMPLES", "25")),
@@ -607,3 +610,40 @@ def test_a_large_crowd_split_in_many_pays_the_same(large_market):
     alone = engine_run(large_market, COSTLY, one.with_columns(weight=pl.lit(1.0)), crowding=True)
     worse = whale.accounts["exit_price"][0] < alone.accounts["exit_price"][0]
     assert worse, "a crowd of 1,024 sells lower than one account"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_the_bar_of_a_moment(data: st.DataObject) -> None:
+    """Where bars are evenly spaced it is computed, elsewhere looked for."""
+    steps = data.draw(st.lists(st.sampled_from((60, 60, 60, 60, 120, 7)), max_size=30))
+    times = np.cumsum(np.array([data.draw(st.integers(-100, 100)), *steps], dtype=np.int64))
+    moments = data.draw(st.lists(st.integers(int(times[0]) - 130, int(times[-1]) + 130), max_size=12))
+    found = first_bars(times, np.array(moments, dtype=np.int64))
+    assert found.tolist() == [sum(time < moment for time in times.tolist()) for moment in moments]
+
+
+def test_a_table_holds_what_it_is_given() -> None:
+    """One number for all records or one for each; nothing is left of what was in memory before."""
+    kind = np.dtype([("a", np.float64), ("b", np.int8), ("c", np.int64)], align=True)
+    made = table(kind, 3, a=np.array(0.5), b=[1, 2, 3])
+    assert made.tolist() == [(0.5, 1, 0), (0.5, 2, 0), (0.5, 3, 0)]
+    again = np.zeros(3, dtype=kind)
+    again["a"], again["b"] = 0.5, (1, 2, 3)
+    assert made.tobytes() == again.tobytes()
+    assert table(kind, 0, b=1).size == 0
+
+
+def test_what_all_ask_for_is_what_each_asks_for(large_market) -> None:
+    """A column with one value, which is not looked up for each row, gives what it gives beside another value."""
+    few = (
+        large_market["accounts_frame"]
+        .head(40)
+        .with_columns(leverage=pl.lit(5.0), collateral=pl.lit(100.0), stop_loss=pl.lit(0.02))
+    )
+    other = few.head(1).with_columns(
+        account=pl.lit(10**6).cast(few.schema["account"]),
+        leverage=pl.lit(2.0), collateral=pl.lit(50.0), stop_loss=pl.lit(0.03),
+    )  # fmt: skip
+    beside = engine_run(large_market, COSTLY, pl.concat([few, other]), crowding=False).accounts
+    assert_frame_equal(engine_run(large_market, COSTLY, few, crowding=False).accounts, beside.head(40))

@@ -38,13 +38,14 @@ def coded(accounts: pl.DataFrame, name: str, default: str | None = None) -> tupl
 
 
 class Wishes:
-    """What the rows of an accounts table ask for, as arrays; what nobody asks for is one number for all."""
+    """What the rows of an accounts table ask for, as arrays; what all ask for alike, or nobody does, is one number for all."""
 
     def __init__(self, accounts: pl.DataFrame) -> None:
         def column(name: str, default: float = np.nan) -> Floats:
             if name not in accounts.columns or accounts[name].null_count() == accounts.height:
                 return np.array(default)
-            return accounts[name].fill_null(default).to_numpy()
+            values = accounts[name].fill_null(default).to_numpy()
+            return values if np.any(values != values[:1]) else np.array(values[0])
 
         def on_mark(name: str) -> np.ndarray:
             wanted = (accounts[name] == "mark").to_numpy() if name in accounts.columns else np.array(False)
@@ -72,7 +73,7 @@ class Wishes:
         wanted = {name: values[rows] if values.ndim else values for name, values in self.plan.items()}
         return table(
             PLAN,
-            wanted["leverage"].size,
+            self.entry[rows].size,
             **wanted,
             capital=wanted["sizing_value"],
             sizing_kind=COLLATERAL,
@@ -93,9 +94,28 @@ class Wishes:
             plan=np.arange(entry.size),
             fixed_side=-self.side[rows] if inverse else self.side[rows],
             exit_due=self.due[rows] if self.due.ndim else self.due,
-            bar=np.searchsorted(market.time, entry),
+            bar=first_bars(market.time, entry),
             not_before=-1,
         )
+
+
+def first_bars(times: Integers, moments: Integers) -> Integers:
+    """The first of ascending `times` at or after each moment; their number where there is none.
+
+    Where bars are evenly spaced between the first and the last moment, each is where it has to be, and only that is looked at.
+    """
+    if not moments.size:
+        return np.zeros(0, dtype=np.int64)
+    first, last = np.searchsorted(times, [moments.min(), moments.max()])
+    near = times[first : last + 1]
+    if near.size > 1:
+        step = (near[-1] - near[0]) // (near.size - 1)
+        found: Integers = np.clip(-((near[0] - moments) // step), 0, near.size)
+        late = near[np.minimum(found, near.size - 1)] < moments
+        soon = near[np.maximum(found - 1, 0)] < moments
+        if np.all(np.where(found < near.size, ~late, soon) & (soon | (found == 0))):
+            return found + int(first)
+    return np.searchsorted(near, moments) + int(first)
 
 
 def by_time(moments: Integers) -> Integers:

@@ -70,7 +70,7 @@ def next_entry(market: Market, plan: Plan, signals: Signals, close_bar: int, not
     """
     bars = market.time.size
     i = close_bar
-    if i + 1 < bars and market.time[i + 1] < not_before:
+    if plan["cool_down"] != 0 and i + 1 < bars and market.time[i + 1] < not_before:
         i = first_at_or_after(market.time, not_before, max(i, 0)) - 1
     while i < bars - 1:
         i = signals.marks[NEXT_ENTRY, i]
@@ -246,7 +246,7 @@ def after_exit(market: Market, plan: Plan, lane: Lane, row: Row) -> None:
         or (reason == LIQUIDATION and plan["never_after_liquidation"] != 0)
     ):
         lane["done"] = 1
-    elif stopped or reason == LIQUIDATION:
+    elif plan["cool_down"] != 0 and (stopped or reason == LIQUIDATION):
         lane["not_before"] = market.time[bar] + plan["cool_down"]
     elif row["phase"] == OPEN and reason in (TIME, SIGNAL):
         lane["bar"] = bar - 1  # flat at this very open: the last close may have decided the next entry

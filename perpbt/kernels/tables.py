@@ -304,9 +304,14 @@ CALL = np.dtype(
 
 
 def table(kind: np.dtype[np.void], count: int, **columns: npt.ArrayLike) -> Table:
-    """A table of `count` records with the columns given, the others 0."""
-    made = np.zeros(count, dtype=kind)
-    for name, values in columns.items():
+    """A table of `count` records with the columns given, the others 0. What is one number for all is written with the whole record."""
+    alike = np.zeros(1, dtype=kind)
+    apart = {name: values for name, values in columns.items() if np.ndim(values)}
+    for name in columns.keys() - apart.keys():
+        alike[name] = columns[name]
+    made, whole = np.empty(count, dtype=kind), np.dtype((np.void, kind.itemsize))
+    made.view(whole)[:] = alike.view(whole)[0]
+    for name, values in apart.items():
         made[name] = values
     return made
 
