@@ -242,6 +242,13 @@ def test_margin_ratios_that_only_rounding_tells_apart(monkeypatch: pytest.Monkey
         agree(bars, table, venue=venue)
 
 
+@pytest.mark.parametrize("step", [1e-9, 3e-8, 1e-6])
+def test_prices_that_half_the_digits_do_not_tell_apart(step: float) -> None:
+    """Bars on end are coarsely alike, and only now and then the market leaps."""
+    frame = walk(2600, seed=3, step=step)
+    agree(perpbt.load_bars(frame), population(frame, 700, seed=4), few=10, venue=VENUES["mark"])
+
+
 def test_a_gap_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """One to three bars without prices, at every place of a short history; funding due in them is still charged."""
     monkeypatch.setattr(perpbt.prepare.arrays, "NEAR", 0)
@@ -335,6 +342,35 @@ def test_with_margin_calls_and_reentry(
     assert result.equity is not None
     assert result.accounts["top_up"].max() > 0
     assert result.accounts["position"].max() >= 3
+
+
+def often() -> dict[str, pl.Expr]:
+    """In and out again and again, long and short."""
+    bar = pl.int_range(pl.len())
+    return {
+        "long_entry": bar % 137 == 5,
+        "short_entry": bar % 411 == 3,
+        "long_exit": bar % 530 == 0,
+        "short_exit": bar % 290 == 7,
+    }
+
+
+@pytest.mark.parametrize("page", [61, 400, 16_384])
+def test_accounts_side_by_side_in_pages_of_any_size(monkeypatch: pytest.MonkeyPatch, page: int) -> None:
+    """More bars than the dense engine takes accounts over together; pages with room for less than one of them, for a few, for all."""
+    monkeypatch.setattr(perpbt.engines.chunks, "PAGE", page)
+    bars = perpbt.load_bars(walk(18_000, seed=31))
+    policies = [
+        {"leverage": [3, 30], "stop_loss": [0.03, "none"], "reentry": {"cool_down": "2h"}},
+        {"leverage": 10, "sizing": {"kind": "equity", "fraction": 0.5}, "compounding": True},
+        {"leverage": 100, "trailing_stop": 0.02},
+    ]
+    result = all_agree(
+        perpbt.backtest(bars, often, policies, offsets=30, venue=VENUES["mark"], engine=engine, threads=1)
+        for engine in ("dense", "skip")
+    )
+    assert (result.accounts["exit_reason"] == "rejected").any()
+    assert result.accounts["position"].max() > 61
 
 
 MEETING = (
