@@ -133,6 +133,27 @@ def test_compounding_accounts_that_meet(venue: str, tick: float, kept: list[Know
     assert leaps(kept) > 0 or venue == "whole"
 
 
+@pytest.mark.parametrize(("seed", "leverage"), [(3, 5), (4, 8)])
+def test_wallets_on_both_sides_of_a_steep_tier(seed: int, leverage: int, kept: list[Known]) -> None:
+    """Beyond the first tier maintenance is twenty times as much: who has more is liquidated where who has less is not."""
+    steep = ((0.0, 2e4, 0.004, 125.0, 0.0), (2e4, 1e9, 0.09, 125.0, 2e4 * 0.086))
+    bars = perpbt.load_bars(walk(1500, seed=seed, step=0.004))
+    policy = {
+        "leverage": leverage, "take_profit": 0.04, "compounding": True, "capital": 2e4 / leverage,
+        "sizing": {"kind": "equity", "fraction": 0.9},
+    }  # fmt: skip
+    trades = all_agree(
+        perpbt.backtest(
+            bars, ["hold", down], policy, offsets=60,
+            venue=perpbt.Venue(name="steep", tiers={"default": steep}, **COSTS), engine=engine, threads=1,
+        )
+        for engine in ("dense", "skip")
+    ).accounts  # fmt: skip
+    fates = trades.group_by("strategy", "entry_time").agg(pl.col("exit_reason").n_unique())
+    assert fates["exit_reason"].max() > 1
+    assert leaps(kept) > 0
+
+
 COMMON = {"leverage": 5, "stop_loss": 0.02, "take_profit": 0.02, "compounding": True, "sizing": HALF}
 
 
