@@ -58,11 +58,17 @@ def test_as_one_policy_at_a_time(way: str, symbols: int, monkeypatch: pytest.Mon
     wanted = apart(bars, strategy, **WAYS[way])
     assert wanted["policy"].n_unique() == len(perpbt.config.as_policies(GRID))
     monkeypatch.setattr(perpbt.engines.chunks, "SERIAL_BELOW", 1)
-    sizes = ((16_384, 1 << 17, 0), (40, 64, 0), (200, 256, 1 << 13))
-    for page, piece, short in sizes if way == "by itself" else sizes[1:2]:
+    sizes = (
+        (16_384, 1 << 17, 0, 0),
+        (16_384, 1 << 17, 0, 1 << 13),
+        (40, 64, 0, 1 << 13),
+        (200, 256, 1 << 13, 0),
+    )
+    for page, piece, short, own in sizes if way == "by itself" else sizes[1:2]:
         monkeypatch.setattr(perpbt.engines.chunks, "PAGE", page)
         monkeypatch.setattr(perpbt.settling.flowed, "PIECE", piece)
         monkeypatch.setattr(perpbt.settling.flowed, "SHORT", short)
+        monkeypatch.setattr(perpbt.settling.flowed, "OWN", own)
         result = perpbt.backtest(bars, strategy, GRID, offsets=3, **WAYS[way])
         assert result.accounts.equals(wanted)
         assert result.accounts.schema == wanted.schema
@@ -72,14 +78,14 @@ def test_a_piece_has_rows_of_many_groups() -> None:
     """Of one symbol they lie in memory as the table has them: nothing is moved."""
     bars, strategy = strategies(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(perpbt.settling.flowed, "SHORT", 0)
+        patch.setattr(perpbt.settling.flowed, "SHORT", 1)
 
         def moved(*_: Any) -> None:
             raise AssertionError("rows are moved")
 
         patch.setattr(perpbt.settling.flowing.Flow, "columns", moved)
         accounts = perpbt.backtest(bars, strategy, FIXED, offsets=3).accounts
-    assert accounts.n_chunks() < 5 < accounts["policy"].n_unique()
+    assert accounts.n_chunks() <= 5 < accounts["policy"].n_unique()
 
 
 @pytest.mark.parametrize("returning", [True, False])

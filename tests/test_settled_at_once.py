@@ -15,10 +15,21 @@ import perpbt.settling.flowed
 import perpbt.settling.flowing
 from perpbt.engines.book import Block
 from perpbt.engines.followers import FollowingOrder, Page
-from perpbt.kernels.sums import add_exactly, add_often, make_room, no_sums, rounded_sums
+from perpbt.kernels.sums import (
+    TOGETHER,
+    add_exactly,
+    add_often,
+    let_in,
+    make_room,
+    no_sums,
+    nothing_waits,
+    put_bits,
+    rounded_sums,
+)
 from perpbt.running.setting import Setting
 from perpbt.settling.flowed import pieces
 from perpbt.settling.flowing import SettledPage, new_block, row_of
+from perpbt.statistics import shelves as shelves_room
 from perpbt.statistics.shelves import Shelves, middle
 
 TABLES = ("accounts", "fund", "statistics", "policies", "prices")
@@ -77,6 +88,7 @@ def test_settled_at_once_or_from_the_book(
     monkeypatch.setattr(perpbt.settling.flowing, "LEAST", 64)
     monkeypatch.setattr(perpbt.settling.flowing, "MOST", 256)
     monkeypatch.setattr(perpbt.settling.flowed, "SHORT", short)
+    monkeypatch.setattr(perpbt.settling.flowed, "OWN", short)
     monkeypatch.setattr(perpbt.settling.flowed, "PIECE", piece)
     result = run(threads=threads)
     assert_same(result, from_the_book)
@@ -110,6 +122,7 @@ def test_written_alike_in_any_pieces(
     """The file of a table tells neither threads nor tiles."""
     monkeypatch.setattr(perpbt.engines.chunks, "SERIAL_BELOW", 1)
     monkeypatch.setattr(perpbt.settling.flowed, "SHORT", 0)
+    monkeypatch.setattr(perpbt.settling.flowed, "OWN", 0)
     files = []
     for threads in (1, 2, 3):
         run(threads=threads).write(tmp_path / str(threads), report=False)
@@ -205,6 +218,30 @@ def add_some(sums: Any, value: float, count: int) -> None:
     plain(sums, 0, int(np.array(value).view(np.int64)), count)
 
 
+@pytest.mark.parametrize("kind", ["most", "all sizes", "infinite", "ties", "zeros", "smallest", "nothing"])
+def test_values_that_wait_to_be_added(kind: str) -> None:
+    """As if each had been added by itself, though as many wait as may."""
+    most = np.nextafter(2.0, 1.0)
+    known = {
+        "most": np.repeat([most, -most, most * 2.0**900, -most * 2.0**-1000], TOGETHER // 4 + 7),
+        "smallest": np.tile([5e-324, -1.5e-310, 2.2250738585072014e-308, 1.0, -0.0], 300), "nothing": np.full(9, np.nan),
+    }  # fmt: skip
+    values = known[kind] if kind in known else spread(kind, 2 * TOGETHER + 11)
+    one, other, waiting = no_sums(3), no_sums(3), nothing_waits(2)
+    slots = np.arange(values.size) // 400 % 3
+    add_exactly(one, slots, values)
+    put, let = (getattr(each, "py_func", each) for each in (put_bits, let_in))
+    getattr(make_room, "py_func", make_room)(other, values.size)
+    for k, value in enumerate(values.view(np.int64)):
+        if k and (slots[k] != slots[k - 1] or k % TOGETHER == 0):
+            let(waiting, other, slots[k - 1], 1)
+        put(waiting, other, slots[k], 1, value)
+    let(waiting, other, slots[-1], 1)
+    assert not waiting.whole.any()
+    assert not waiting.counts.any()
+    assert rounded_sums(one).tobytes() == rounded_sums(other).tobytes()
+
+
 def spread(kind: str, size: int) -> np.ndarray:
     """Values that lie together, apart, at ties, on both sides of zero, or beyond all bounds."""
     random = np.random.default_rng(size)
@@ -219,8 +256,9 @@ def spread(kind: str, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["together", "apart", "ties", "zeros", "all sizes", "infinite"])
 @pytest.mark.parametrize("size", [1, 2, 3, 4095, 4096, 4097, 20_000])
-def test_the_median_of_pieces(kind: str, size: int) -> None:
+def test_the_median_of_pieces(kind: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is that of all values sorted, on either way to it."""
+    monkeypatch.setattr(shelves_room, "MANY", 4096)
     values = spread(kind, size)
     ordered = np.sort(values)
     lower, upper = float(ordered[(size - 1) // 2]), float(ordered[size // 2])
@@ -233,8 +271,12 @@ def test_the_median_of_pieces(kind: str, size: int) -> None:
     assert middle([values.copy()], True) == wanted
 
 
-def test_medians_of_groups_in_any_shelves() -> None:
+@pytest.mark.parametrize("many", [1, 1 << 17])
+@pytest.mark.parametrize("few", [1, 32])
+def test_medians_of_groups_in_any_shelves(many: int, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long shelves are read where they are, short ones put together first; groups are given together and apart."""
+    monkeypatch.setattr(shelves_room, "MANY", many)
+    monkeypatch.setattr(shelves_room, "FEW", few)
     random = np.random.default_rng(5)
     for size in (7, 5_000):
         shelves, values = Shelves(4, np.float64), [np.empty(0)] * 4

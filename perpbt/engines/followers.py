@@ -20,6 +20,9 @@ from perpbt.engines.book import Belongings, Block, Piece, Spool, Task
 from perpbt.engines.chunks import Outcome
 from perpbt.kernels.tables import CALL, LANE, ROW, Floats, Integers, Signals, Table, table
 
+# starts whose bars stay in the cache; fewer leave rows in runs too short to be put in order cheaply
+NARROW = 256
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -57,16 +60,16 @@ class Tile:
 def tiles(policies: int, starts: int, size: int, returning: bool = False) -> Iterator[Tile]:
     """All policies and starts in tiles of about `size` lanes.
 
-    Accounts that trade once stay near their start: the same few starts under all policies. Those that keep `returning` see all bars from
-    there on, wherever they started: as many starts as there are under the same few policies, for they meet, and leave rows in the order
-    of the table.
+    Accounts that trade a few times stay near their start: a NARROW stretch of starts under as many policies as it takes. Those that keep
+    `returning` see all bars from there on, wherever they started: as many starts as there are under the same few policies, for they meet,
+    and leave rows in the order of the table.
     """
     if returning:
         tall = min(policies, max(1, size // max(starts, 1)))
         wide = max(1, size // tall)
         corners = [(policy, start) for policy in range(0, policies, tall) for start in range(0, starts, wide)]
     else:
-        tall = min(policies, size)
+        tall = min(policies, max(1, size // min(starts, NARROW))) if starts else 1
         wide = max(1, size // tall)
         corners = [(policy, start) for start in range(0, starts, wide) for policy in range(0, policies, tall)]
     for policy, start in corners:
@@ -238,9 +241,9 @@ class FollowingOrder:
         to = np.arange(task.last) + np.repeat(places - page.first, page.count)
         return page.block, to, self._of(np.repeat(page.group, page.count))
 
-    def laid_out(self) -> tuple[Integers, Integers, Integers, Integers]:
-        """Runs in the order of the table: the page of each, its first row there, how many, and which row of the table the first is."""
-        return self._block, self._from, self._count, self._at[:-1]
+    def laid_out(self) -> tuple[Integers, Integers, Integers, Integers, Integers]:
+        """Runs in the order of the table: group and page of each, its first row there, how many, and which row of the table the first is."""
+        return self._group, self._block, self._from, self._count, self._at[:-1]
 
     def groups_within(self, first: int, last: int) -> tuple[Integers, Integers]:
         """The groups of the rows [first, last), one after the other, and how many rows each has there."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .adding import COLLATERAL, settle_row, write_events
 from .compile import bare, hold, kernel, part
-from .sums import Sums, add_bits, add_often, make_room
+from .sums import TOGETHER, Sums, Waiting, add_often, let_in, make_room, put_bits
 from .tables import ACCEPTED, LIQUIDATION, NO_BAR, Codes, Floats, Integers, Row, Table
 from .tallying import (
     LIQUIDATED,
@@ -72,6 +72,11 @@ class Counted(NamedTuple):
     held: Floats  # times to liquidation, one after the other
     deficits: Deficits
     events: Table
+    waiting: Waiting  # WAITING kinds
+
+
+# kinds of what waits: adding.TOTALS, of which fees are those of a group, and returns
+FEES, RETURNS, WAITING = 1, 4, 5
 
 
 class Settled(NamedTuple):
@@ -105,12 +110,28 @@ def bare_block(block: Block) -> Block:
 @part
 def bare_counted(counted: Counted) -> Counted:
     """The same with bare arrays."""
-    owed = counted.deficits
+    owed, waiting = counted.deficits, counted.waiting
     return Counted(
         bare(counted.counts), bare(counted.drawdown), bare_sums(counted.fees), bare(counted.paid),
         bare(counted.refused), bare(counted.fallen), bare_sums(counted.sums), bare_sums(counted.totals), bare(counted.held),
         Deficits(bare(owed.group), bare(owed.world), bare(owed.time), bare(owed.amount)), bare(counted.events),
+        Waiting(bare(waiting.whole), bare(waiting.keys), bare(waiting.counts)),
     )  # fmt: skip
+
+
+@part
+def let_groups_in(counted: Counted, group: int, slot: int) -> None:
+    """Add what waits of sums of a group."""
+    let_in(counted.waiting, counted.fees, group, FEES)
+    let_in(counted.waiting, counted.sums, slot + RETURN, RETURNS)
+
+
+@part
+def let_totals_in(counted: Counted) -> None:
+    """Add what waits of sums of all groups."""
+    for kind in range(RETURNS):
+        if kind != FEES:
+            let_in(counted.waiting, counted.totals, kind, kind)
 
 
 @part
@@ -133,7 +154,7 @@ def each_row(
     call, told, written, liquidated, flat, owing, begin = 0, 0, 0, 0, 0, 0, 0
     lane, position = latest[0], latest[1]
     account, weight = owner.first + lane % owner.width, owner.weight
-    deficits = counted.deficits
+    deficits, waiting, together = counted.deficits, counted.waiting, 0
     for run in range(spans.ends.size):
         slot, opened, group, fell = spans.place[run] * TOTALS, 0, spans.group[run], liquidated
         for k in range(begin, spans.ends[run]):
@@ -175,14 +196,19 @@ def each_row(
             terms[0], terms[1], terms[2], terms[3] = (
                 weight * done.cash, weight * done.fees, weight * done.pnl, weight * done.funding
             )  # fmt: skip
-            add_bits(counted.totals, 0, bits[0])
+            if together == TOGETHER:
+                let_groups_in(counted, group, slot)
+                let_totals_in(counted)
+                together = 0
+            together += 1
+            put_bits(waiting, counted.totals, 0, 0, bits[0])
             if terms[1] != 0.0:
-                add_bits(counted.fees, group, bits[1])
+                put_bits(waiting, counted.fees, group, FEES, bits[1])
                 counted.paid[group] += 1
-            add_bits(counted.totals, 2, bits[2])
-            add_bits(counted.totals, 3, bits[3])
+            put_bits(waiting, counted.totals, 2, 2, bits[2])
+            put_bits(waiting, counted.totals, 3, 3, bits[3])
             terms[RETURN] = block.numbers[15, to]
-            add_bits(counted.sums, slot + RETURN, bits[RETURN])
+            put_bits(waiting, counted.sums, slot + RETURN, RETURNS, bits[RETURN])
             if add_seldom(
                 counted.sums, slot, weight, done.liquidation_fee, done.surplus, done.deficit, terms, bits
             ):
@@ -192,6 +218,7 @@ def each_row(
                     deficits.group[owing], deficits.world[owing] = spans.place[run], spans.world[run]
                     deficits.time[owing], deficits.amount[owing] = exit_time, weight * done.deficit
                     owing += 1
+        let_groups_in(counted, group, slot)
         spans.opened[run], spans.liquidated[run] = opened, liquidated - fell
         counted.counts[group, POSITIONS] += opened
         counted.counts[group, LIQUIDATED] += liquidated - fell
@@ -199,6 +226,7 @@ def each_row(
             terms[WEIGHT] = weight
             add_often(counted.sums, slot + WEIGHT, bits[WEIGHT], opened)
         begin = spans.ends[run]
+    let_totals_in(counted)
     latest[0], latest[1] = lane, position
     return Settled(broken, first, came, gave, moved, written, liquidated, flat, owing)
 

@@ -30,6 +30,8 @@ LIMB = (1 << 32) - 1
 LIMBS = 67
 INFINITE, MINUS_INFINITE, NOT_A_NUMBER = 1, 2, 4  # in the row after the limbs, what no limb can hold
 ROOM = 1 << 30  # values added before carries have to move: each changes a limb by less than 2^32
+KEY = 4095  # sign and exponent
+TOGETHER = 1 << 10  # values that wait of a kind at most: fewer than 2^53 units each
 FEW = 8  # values for which a list of floats is faster than clearing and reading limbs
 LARGE = 2040  # exponent above which sums of few are not tried, for a step might overflow
 
@@ -43,6 +45,22 @@ class Sums(NamedTuple):
 
     limbs: Integers  # (LIMBS + 1, slots)
     used: Integers  # (3,): lowest and highest limb in which a value began, values added since the last carry
+
+
+class Waiting(NamedTuple):
+    """Values of sums of several kinds that are yet to be added, those of one sign and exponent together (Neal 2015, the large
+    superaccumulator).
+    """
+
+    whole: Integers  # (kinds, KEY + 1), by sign and exponent: their fractions with the leading ones
+    keys: Integers  # (kinds, KEY + 1): which of these are not 0
+    counts: Integers  # (kinds,): how many
+
+
+def nothing_waits(kinds: int) -> Waiting:
+    """Room for so many kinds."""
+    whole, keys = (np.zeros((kinds, KEY + 1), dtype=np.int64) for _ in range(2))
+    return Waiting(whole, keys, np.zeros(kinds, dtype=np.int64))
 
 
 def no_sums(slots: int) -> Sums:
@@ -75,8 +93,12 @@ def add_often(sums: Sums, slot: int, bits: int, count: int) -> None:
         sums.limbs[LIMBS, slot] |= kind
         return
     normal = min(exponent, 1)  # only normal numbers have a leading one that is not written down
-    whole = (((bits & FRACTION) | (normal << 52)) ^ sign) - sign
-    place = exponent - normal
+    add_whole(sums, slot, (((bits & FRACTION) | (normal << 52)) ^ sign) - sign, exponent - normal, count)
+
+
+@part
+def add_whole(sums: Sums, slot: int, whole: int, place: int, count: int) -> None:
+    """Add whole * 2^(place - 1074) `count` times, at most ROOM."""
     limb, shift = place >> 5, place & 31
     rest = whole >> (32 - shift)
     sums.limbs[limb, slot] += count * ((whole & (LIMB >> shift)) << shift)
@@ -92,6 +114,33 @@ def add_often(sums: Sums, slot: int, bits: int, count: int) -> None:
 def add_bits(sums: Sums, slot: int, bits: int) -> None:
     """Add the double with these bits."""
     add_often(sums, slot, bits, 1)
+
+
+@part
+def put_bits(waiting: Waiting, sums: Sums, slot: int, kind: int, bits: int) -> None:
+    """As `add_bits`, but that sums of a kind lack what waits until it is let in, after TOGETHER values at the latest."""
+    key = (bits >> 52) & KEY
+    exponent = key & 2047
+    if exponent == 0 or exponent == 2047:
+        if bits << 1 != 0:  # nothing comes of a zero
+            add_bits(sums, slot, bits)
+        return
+    whole = waiting.whole[kind, key]
+    if whole == 0:
+        waiting.keys[kind, waiting.counts[kind]] = key
+        waiting.counts[kind] += 1
+    waiting.whole[kind, key] = whole + ((bits & FRACTION) | (FRACTION + 1))
+
+
+@part
+def let_in(waiting: Waiting, sums: Sums, slot: int, kind: int) -> None:
+    """Add what waits of a kind."""
+    for k in range(waiting.counts[kind]):
+        key = waiting.keys[kind, k]
+        whole = waiting.whole[kind, key]
+        waiting.whole[kind, key] = 0
+        add_whole(sums, slot, -whole if key > 2047 else whole, (key & 2047) - 1, 1)
+    waiting.counts[kind] = 0
 
 
 @part

@@ -27,7 +27,8 @@ Array = npt.NDArray[Any]
 PIECE = (
     1 << 17
 )  # rows of a piece at most; it ends at each multiple, so that files do not tell in what pieces a table came
-SHORT = 1 << 13  # rows of a piece on average, under which rows are moved
+SHORT = 1 << 12  # rows of a piece on average, under which rows are moved
+OWN = 1 << 13  # the same from which on each group has pieces of its own
 ROOM = 1 << 25  # bytes asked for at once: the system clears them in large pages
 SIDES = ("short", "long")
 
@@ -61,20 +62,23 @@ def cut(size: int, begins: Integers) -> tuple[Integers, Integers]:
 
 
 def pieces(order: FollowingOrder) -> list[Piece]:
-    """The table in pieces, as long as they can be."""
+    """The table in pieces: as long as they can be, unless those of one group are long too, in which more is alike."""
     settled = [page for page in order.pages if isinstance(page, SettledPage)]
     assert len(settled) == len(order.pages)
     rooms = {id(page.columns): page.columns for page in settled}
     number = {key: k for k, key in enumerate(rooms)}
     room = np.array([number[id(page.columns)] for page in settled], dtype=np.int64)
     at = np.array([page.at for page in settled], dtype=np.int64)
-    page, first, count, row = order.laid_out()
+    group, page, first, count, row = order.laid_out()
     room, first = room[page], at[page] + first
-    apart = (room[1:] != room[:-1]) | (first[1:] != first[:-1] + count[:-1])
-    begins = np.flatnonzero(np.append(True, apart))
+    apart = np.append(True, (room[1:] != room[:-1]) | (first[1:] != first[:-1] + count[:-1]))
+    others = np.append(True, group[1:] != group[:-1])
+    edges = cut(order.size, row[apart | others])
+    if order.size < OWN * edges[0].size:
+        edges = cut(order.size, row[apart])
     held = list(rooms.values())
     made = []
-    for a, b in zip(*(each.tolist() for each in cut(order.size, row[begins])), strict=True):
+    for a, b in zip(*(each.tolist() for each in edges), strict=True):
         k = int(np.searchsorted(row, a, side="right")) - 1
         made.append(Piece(held[room[k]], int(first[k] + a - row[k]), b - a, *order.groups_within(a, b)))
     return made

@@ -22,8 +22,8 @@ from perpbt.engines.chunks import Outcome, in_threads
 from perpbt.engines.followers import FollowingOrder, Page, Tile
 from perpbt.errors import RunError
 from perpbt.kernels.adding import EVENT, MOMENTS, NUMBERS, WORDS
-from perpbt.kernels.flowing import Block, Counted, Owner, Spans, move_runs, settle_page
-from perpbt.kernels.sums import merge_sums, no_sums
+from perpbt.kernels.flowing import WAITING, Block, Counted, Owner, Spans, move_runs, settle_page
+from perpbt.kernels.sums import merge_sums, no_sums, nothing_waits
 from perpbt.kernels.tables import ACCEPTED, CALL, REASONS, ROW, TURNOVER, Codes, Integers
 from perpbt.kernels.tallying import COUNTS, Deficits
 from perpbt.settling.settled import Settled
@@ -79,6 +79,7 @@ class Worker:
         self._block, self._at, self._entries = new_block(0), 0, LEAST // 2
         self._events = np.empty(0, dtype=EVENT)
         self._held = np.empty(0)
+        self._waiting = nothing_waits(WAITING)
         self._deficits = deficits(0)
 
     def room(self, rows: int) -> tuple[Block, int]:
@@ -99,6 +100,7 @@ class Worker:
         return Counted(
             counts=self._counts, drawdown=self._drawdown, fees=self._fees, paid=self._paid, refused=self.found.refused, fallen=fallen,
             sums=self.found.tally.sums, totals=self.found.sums, held=self._held, deficits=self._deficits, events=self._events,
+            waiting=self._waiting,
         )  # fmt: skip
 
     def settle(

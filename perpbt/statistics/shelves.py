@@ -14,7 +14,9 @@ from perpbt.kernels.tallying import KEYS, count_distinct, count_keys, deal, with
 from perpbt.statistics.common import Floats, Integers
 
 Values = npt.NDArray[Any]
-MANY = 1 << 12  # values of a piece from which on it is not copied
+FEW = 1 << 5  # values of a piece on average, under which all pieces are put together once, group by group
+JOIN = 64  # pieces from which on those that follow one another are joined
+MANY = 1 << 17  # values from which on they are counted where they are, and not copied
 NOT_FINITE = 16  # keys at either end: infinities and what is no number
 
 
@@ -26,6 +28,15 @@ class Shelf(NamedTuple):
     starts: Integers
 
 
+class Runs(NamedTuple):
+    """Where values are, group by group: those of groups[k] are entries [starts[k], ends[k]) of the values of shelves[k]."""
+
+    groups: Integers
+    shelves: Integers
+    starts: Integers
+    ends: Integers
+
+
 class Shelves:
     """Values of `groups` groups, as many bytes as they have and little more."""
 
@@ -33,12 +44,13 @@ class Shelves:
         self.sizes = np.zeros(groups, dtype=np.int64)
         self._dtype = dtype
         self._shelves: list[Shelf] = []
+        self._runs: Runs | None = None
         self._sorted: Values | None = None
         self._medians: dict[tuple[int, int], float] = {}
 
     def _changed(self) -> None:
         """What was found of the values so far no longer holds."""
-        self._sorted = None
+        self._runs = self._sorted = None
         self._medians.clear()
 
     def room(self, sizes: Integers) -> tuple[Values, Integers]:
@@ -79,35 +91,54 @@ class Shelves:
         """Median of the values of groups first[k] to last[k], null of none; each is found once. A span may hold others that were asked for
         before: it moves values within.
         """
+        filled = np.flatnonzero(self.sizes)
+        low, high = np.searchsorted(filled, first), np.searchsorted(filled, last, side="right")
         return pl.Series(
-            [self._median(*each) for each in zip(first.tolist(), last.tolist(), strict=True)],
+            [
+                self._median(int(filled[a]), int(filled[b - 1])) if a < b else None
+                for a, b in zip(low.tolist(), high.tolist(), strict=True)
+            ],
             dtype=pl.Float64,
         )
 
-    def _median(self, first: int, last: int) -> float | None:
-        filled = first + np.flatnonzero(self.sizes[first : last + 1])
-        if not filled.size:
-            return None
-        key = int(filled[0]), int(filled[-1])
+    def _median(self, first: int, last: int) -> float:
+        key = first, last
         if key not in self._medians:
-            self._medians[key] = middle(*self._of(*key))
+            self._medians[key] = middle(*self._of(first, last))
         return self._medians[key]
 
+    def _where(self) -> Runs:
+        """Where all values are."""
+        if self._runs is None:
+            none = [np.zeros(0, dtype=np.int64)]
+            groups = np.concatenate(none + [shelf.groups for shelf in self._shelves])
+            order = np.argsort(groups, kind="stable")
+            shelves = np.repeat(np.arange(len(self._shelves)), [shelf.groups.size for shelf in self._shelves])
+            starts, ends = (
+                np.concatenate(none + [shelf.starts[part] for shelf in self._shelves])[order]
+                for part in (slice(None, -1), slice(1, None))
+            )
+            self._runs = Runs(groups[order], shelves[order], starts, ends)
+        return self._runs
+
     def _of(self, first: int, last: int) -> tuple[list[Values], bool]:
-        """The values of groups first to last, in long pieces or in one, and whether this is a copy."""
-        if int(self.sizes[first : last + 1].sum()) >= MANY * len(self._shelves):
-            found = []
-            for shelf in self._shelves:
-                a, b = np.searchsorted(shelf.groups, (first, last + 1))
-                if not (np.diff(shelf.groups) > 0).all():
-                    break
-                found.append(shelf.values[shelf.starts[a] : shelf.starts[b]])
-            else:
-                return found, False
-        if self._sorted is None:
-            self._sorted = self.sorted()
-        ends = np.cumsum(self.sizes)
-        return [self._sorted[ends[first] - self.sizes[first] : ends[last]]], True
+        """The values of groups first to last, in pieces or in one, and whether this is a copy."""
+        runs = self._where()
+        a, b = runs.groups.searchsorted((first, last + 1)).tolist()
+        starts, ends = runs.starts[a:b], runs.ends[a:b]
+        size = int(ends.sum() - starts.sum())
+        if size < FEW * (b - a):
+            if self._sorted is None:
+                self._sorted = self.sorted()
+            begin = int(self.sizes[:first].sum())
+            return [self._sorted[begin : begin + size]], True
+        shelves = runs.shelves[a:b]
+        if b - a > JOIN:
+            apart = (shelves[1:] != shelves[:-1]) | (starts[1:] != ends[:-1])
+            begins, stops = np.flatnonzero(np.append(True, apart)), np.flatnonzero(np.append(apart, True))
+            shelves, starts, ends = shelves[begins], starts[begins], ends[stops]
+        places = zip(shelves.tolist(), starts.tolist(), ends.tolist(), strict=True)
+        return [self._shelves[shelf].values[start:end] for shelf, start, end in places], False
 
 
 def middle(pieces: list[Floats], copied: bool) -> float:
@@ -115,18 +146,24 @@ def middle(pieces: list[Floats], copied: bool) -> float:
     `copied` may be moved.
     """
     size = sum(piece.size for piece in pieces)
-    counts = np.zeros(KEYS, dtype=np.int64)
-    if size >= MANY and not copied:
-        for piece in pieces:
-            count_keys(piece, counts)
-    ranked = np.roll(counts, KEYS // 2)
-    if size < MANY or copied or ranked[:NOT_FINITE].any() or ranked[-NOT_FINITE:].any():
+    ranked = None if size < MANY or copied else ranks_of(pieces)
+    if ranked is None:
         own = pieces[0] if copied else np.concatenate(pieces)
-        own.partition((max(size // 2 - 1, 0), size // 2))
-        lower, upper = float(own[(size - 1) // 2]), float(own[size // 2])
+        own.partition(size // 2)  # of two places it would look for each by itself
+        upper = float(own[size // 2])
+        lower = upper if size % 2 else float(own[: size // 2].max())
     else:
         lower, upper = at_ranks(pieces, ranked, (size - 1) // 2, size // 2)
     return lower + 0.5 * (upper - lower)
+
+
+def ranks_of(pieces: list[Floats]) -> Integers | None:
+    """How many values have each key, keys in the order of values; None if any is not finite."""
+    counts = np.zeros(KEYS, dtype=np.int64)
+    for piece in pieces:
+        count_keys(piece, counts)
+    ranked = np.roll(counts, KEYS // 2)
+    return None if ranked[:NOT_FINITE].any() or ranked[-NOT_FINITE:].any() else ranked
 
 
 def at_ranks(pieces: list[Floats], ranked: Integers, *ranks: int) -> list[float]:
