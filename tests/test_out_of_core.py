@@ -32,6 +32,7 @@ import perpbt.settling.settled
 from perpbt import cli
 from perpbt.config.memory import memory_words, parse_memory
 from perpbt.engines.book import Spool
+from perpbt.running import budget
 
 REPOSITORY = Path(__file__).parents[1]
 ENOUGH = "16GiB"
@@ -274,6 +275,33 @@ def test_sizes_are_told_rounded_up() -> None:
 def test_sizes_that_are_none_are_refused(wrong: Any, bars: pl.DataFrame) -> None:
     with pytest.raises(perpbt.InputError, match=r"memory = .*must be a number of bytes"):
         run("given", bars, memory=wrong)
+
+
+def test_what_others_give_back_is_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What readers of files are done with is not counted as needed, though it goes back to the system a little later."""
+    held = [900 << 20] * 3 + [int(share * 2**20) for share in np.linspace(900.0, 300.0, 12)]
+    monkeypatch.setattr(budget, "held_memory", lambda: held.pop(0) if len(held) > 1 else held[0])
+    plan = budget.Budget(640 << 20, tmp_path)
+    plan.check(100 << 20)
+    assert plan.room == (640 - 300 - 100 << 20) - budget.FIXED
+    plan.hold(340 << 20)
+    held[:] = [900 << 20] * 5 + [350 << 20]
+    with pytest.raises(perpbt.InputError, match=r"memory = 640 MiB: this run needs at least 690 MiB for the"):
+        plan.hold(340 << 20)
+
+
+def test_what_never_fits_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """However much others may give back, or if they give back nothing."""
+    asked: list[int] = []
+    monkeypatch.setattr(budget, "held_memory", lambda: asked.append(1) or 600 << 20)
+    monkeypatch.setattr(budget, "PATIENCE", 0.05)
+    plan = budget.Budget(640 << 20, tmp_path)
+    with pytest.raises(perpbt.InputError, match=r"needs at least 1\.3 GiB"):
+        plan.check(513 << 20)
+    assert len(asked) == 1
+    with pytest.raises(perpbt.InputError, match="needs at least 828 MiB"):
+        plan.check(100 << 20)
+    assert len(asked) > 2
 
 
 def test_a_bound_too_small_names_the_least(bars: pl.DataFrame, tmp_path: Path) -> None:

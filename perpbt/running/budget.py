@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,9 @@ FIXED = (
     128 << 20
 )  # libraries that load late, and what they keep; with arrays in files, their pages (mapped.SLACK) too
 
+PATIENCE = 0.5  # seconds without a change in what is held after which it is not waited for any longer
+LITTLE = 1 << 20  # bytes that are no change
+
 
 def held_memory() -> int:
     """Bytes this process holds now; where the system does not say, the most it has held, or what imports take."""
@@ -70,6 +74,23 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def settled_memory(enough: int) -> int:
+    """Bytes this process holds; where that is more than `enough`, once it no longer falls: what readers of files and other libraries are
+    done with goes back to the system in the course of a second.
+    """
+    held = held_memory()
+    if not held > enough >= 0:
+        return held
+    since = time.monotonic()
+    while time.monotonic() < since + PATIENCE:
+        time.sleep(PATIENCE / 50)
+        now = held_memory()
+        if now < held - LITTLE:
+            since = time.monotonic()
+        held = min(held, now)
+    return held
+
+
 class Budget:
     """Memory a run may hold, all of its process included, and a folder for its accounts table."""
 
@@ -93,7 +114,9 @@ class Budget:
         self.shelf = MEMORY
         busy = kept + (threads or os.cpu_count() or 1) * A_THREAD
         filed = bars * A_BAR_FILED + at_once + LEAST_WINDOW * A_BAR
-        in_files = not whole and filed < bars * A_BAR and self.needed(bars * A_BAR + busy) > self.limit
+        in_files = (
+            not whole and filed < bars * A_BAR and held_memory() + FIXED + bars * A_BAR + busy > self.limit
+        )
         self.check(busy + (filed if in_files else bars * A_BAR), self.why(at_once) if in_files else "")
         self.make_folder()
         assert self.folder is not None
@@ -123,14 +146,16 @@ class Budget:
             ) from error
 
     def needed(self, more: int) -> int:
-        """Bytes the process holds once it holds so much more than now."""
+        """Bytes the process holds once it holds so much more than now, and what it cannot do without. Where they are beyond the limit, that is
+        what it holds after others have given back what they need no more.
+        """
         if isinstance(self.shelf, Files):
             self.shelf.release()
-        return held_memory() + FIXED + more
+        return settled_memory(self.limit - more) + more
 
     def check(self, more: int, why: str = "") -> None:
         """Raises `InputError` if so much more than is held now does not fit."""
-        least = self.needed(more)
+        least = self.needed(FIXED + more)
         self.room = self.limit - least
         if self.room < 0:
             raise InputError(
@@ -139,9 +164,9 @@ class Budget:
 
     def hold(self, more: int) -> None:
         """Raises `InputError` if so much more than is held now does not fit, without room for anything else."""
-        if more > 1 << 20 and self.needed(more) - FIXED > self.limit:
+        if more > 1 << 20 and (least := self.needed(more)) > self.limit:
             raise InputError(
-                f"memory = {memory_words(self.limit)}: this run needs at least {memory_words(self.needed(more))} for the funding events "
+                f"memory = {memory_words(self.limit)}: this run needs at least {memory_words(least)} for the funding events "
                 "and gaps of one symbol"
             )
 
