@@ -15,6 +15,7 @@ from perpbt.bench.tables import Column, Table
 
 BYTES_A_TRADE = 700  # of the tables of a result while they are made
 TRADES_AN_ACCOUNT = 36
+POLICIES = 400  # of the population in which few accounts share one
 
 
 def always() -> dict[str, pl.Expr]:
@@ -38,23 +39,38 @@ def compared(sizes: Sizes, threads: int | None) -> Table:
     half = {"kind": "equity", "fraction": 0.5}
     compounding = perpbt.Policy(leverage=5.0, stop_loss=away, take_profit=away, sizing=half, compounding=True)
 
-    def run(policy: perpbt.Policy, accounts: int, engine: str = "auto") -> perpbt.Result:
+    grid = {
+        "leverage": [2.0 + step / 4 for step in range(20)],
+        "stop_loss": [away * (1.0 + step / 20) for step in range(POLICIES // 20)],
+        "take_profit": away,
+    }
+
+    def run(policy: object, starts: int, engine: str = "auto") -> perpbt.Result:
         return perpbt.backtest(
-            bars, always, policy, offsets=accounts, venue=made_venue(), threads=threads, engine=engine
+            bars, always, policy, offsets=starts, venue=made_venue(), threads=threads, engine=engine
         )
 
     few = min(200, *sizes.trades)
-    for policy in (fixed, compounding):
-        same("re-entering", ("skip", "dense"), *(run(policy, few, one).accounts for one in ("skip", "dense")))
-    wanted = [(str(size), f"{size:,} accounts", fixed, size) for size in sizes.trades]
+    for one_policy in (fixed, compounding):
+        same(
+            "re-entering",
+            ("skip", "dense"),
+            *(run(one_policy, few, one).accounts for one in ("skip", "dense")),
+        )
+    wanted: list[tuple[str, str, object, int, int]]
+    wanted = [(str(size), f"{size:,} accounts", fixed, size, size) for size in sizes.trades]
     for size in sizes.trades[:2]:
-        wanted.append((f"compounding {size}", f"{size:,} accounts, compounding", compounding, size))
-    for key, label, policy, accounts in wanted:
+        wanted.append((f"compounding {size}", f"{size:,} accounts, compounding", compounding, size, size))
+    starts = max(1, sizes.trades[1] // POLICIES)
+    wanted.append(
+        (f"{POLICIES} policies", f"{POLICIES} policies, {starts:,} starts", grid, starts, POLICIES * starts)
+    )
+    for key, label, policy, starts, accounts in wanted:
         note = short_of(label, accounts * TRADES_AN_ACCOUNT * BYTES_A_TRADE)
         if note is not None:
             table.notes.append(note)
             continue
-        found = cost(lambda: run(policy, accounts), sizes.repeat)  # noqa: B023
+        found = cost(lambda: run(policy, starts), sizes.repeat)  # noqa: B023
         number = found.positions
         table.add(
             key, label, accounts=accounts, trades=number, each=number / accounts,
