@@ -257,7 +257,7 @@ def test_the_commands_of_its_help_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(monkeypatch, "--help") == 0
-    said = " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.replace("\\\n", " ").split())  # lines go on as in a shell
     examples = re.findall(r"perpbt liquidation (--\S+ \S+(?: --\S+ [\w.=,]+)+)", said)
     assert len(examples) == 3
     for example in examples:

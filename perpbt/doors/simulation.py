@@ -126,6 +126,8 @@ def given_block(
     def work(span: tuple[int, int]) -> tuple[int, Table]:
         setting.shelf.relieve()
         places = order[slice(*span)]
+        if procedure is None:  # else what is written step by step has its order from here
+            places = places[by_time(wishes.entry[picked[places]])]
         own = picked[places]
         lanes = wishes.lanes(own, market, rates.terms.inverse)
         given = (wishes.plans(own), signals, lanes, places, rows)

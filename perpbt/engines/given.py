@@ -119,7 +119,7 @@ def first_bars(times: Integers, moments: Integers) -> Integers:
 
 
 def by_time(moments: Integers) -> Integers:
-    """An order in which moments ascend, roughly: entries near each other in time look at the same bars."""
+    """An order in which moments ascend, to a 2^16th of their span: entries near each other in time look at the same bars."""
     if moments.size < 2 or np.all(moments[1:] >= moments[:-1]):
         return np.arange(moments.size)
     since = moments - moments.min()

@@ -36,7 +36,7 @@ from .epochs import epoch_at, rates_in
 from .kin import found_in, has_kin, keep, left_alike, told, wary
 from .noting import Trace, bare_trace, hold_trace, room_for_trace, want
 from .opening import open_position
-from .pyramid import COLUMNS, FALL, FUNDING_HIGH, FUNDING_LOW, SHIFT, THIN_LOW, WORTH_HIGH, WORTH_LOW
+from .pyramid import COLUMNS, FALL, FUNDING_HIGH, FUNDING_LOW, SHIFT, THIN_LOW, TOPS, WORTH_HIGH, WORTH_LOW
 from .tables import (
     ACCEPTED,
     ENTRY_SIDE,
@@ -52,6 +52,7 @@ from .tables import (
     NO_CALL,
     REJECTED,
     ROW,
+    VOLATILITY,
     Codes,
     Floats,
     Integers,
@@ -66,7 +67,9 @@ from .tables import (
 )
 from .watching import start, watch_for
 
-AHEAD = 4  # positions; with more than that on the way, lines wait for each other
+AHEAD = 8  # positions; with many more than that on the way, lines wait for each other
+FRONT = 1024  # bars beyond the next entry that are asked for
+DENSE = 64  # bars between entries up to which that pays
 ENTRY_LEVELS = 2  # of the pyramid, whose groups at the entry are asked for ahead; others are as a rule there
 ROW_WORDS = ROW.itemsize // 8
 
@@ -103,14 +106,39 @@ def expect(market: Market, signals: Signals, rows: Table, lane: Lane, place: int
 
 
 @part
+def go_before(market: Market, front: int, until: int) -> int:
+    """Ask for the bars from `front` to `until`, in which positions that enter soon may leave; for none where entries are so far apart that
+    few of these bars would be read. Returns where to go on.
+    """
+    bars = market.time.size
+    if until - front > DENSE:
+        return until
+    front &= -WIDTH
+    while front < until and front < bars:
+        for row in range(VOLATILITY):  # all prices and CF
+            fetch(market.series, row * bars + front)
+        if market.pyramid.levels > 0:
+            node = node_at(market, 1, front)
+            fetch(market.pyramid.tops, node * TOPS)
+            fetch(market.pyramid.tops, node * TOPS + TOPS - 1)
+            if node & (WIDTH - 1) == 0:
+                for column in range(COLUMNS):
+                    fetch(market.pyramid.nodes, ((node >> SHIFT) * COLUMNS + column) * WIDTH)
+        front += WIDTH
+    return front
+
+
+@part
 def each_given(
     market: Market, rates: Rates, plans: Table, signals: Signals, lanes: Table, places: Integers, rows: Table, calls: Table,
     trace: Trace,
 ) -> None:  # fmt: skip
     """`run_given`, with bare arrays."""
+    front = 0
     for k in range(lanes.size):
         if k + AHEAD < lanes.size:
             expect(market, signals, rows, lanes[k + AHEAD], places[k + AHEAD])
+            front = go_before(market, front, lanes[k + AHEAD]["bar"] + FRONT)
         fixed_entry(market, rates, plans[k], signals, lanes[k], rows, calls, trace, places[k], places[k])
 
 
