@@ -154,6 +154,31 @@ def test_wallets_on_both_sides_of_a_steep_tier(seed: int, leverage: int, kept: l
     assert leaps(kept) > 0
 
 
+def every_hundredth() -> dict[str, pl.Expr]:
+    """In at the same few bars, whoever it is."""
+    return {"long_entry": pl.int_range(pl.len()) % 100 == 99}
+
+
+def test_who_leaves_as_margin_rates_change(kept: list[Known]) -> None:
+    """The bar one is due in is the first of other rates, which its open is seen with."""
+    heavy = ((0.0, 1e9, 0.05, 20.0, 0.0),)
+    dated = [(moment(0), ONE_TIER), (moment(300), heavy), (moment(400), ONE_TIER), (moment(700), heavy)]
+    trades = all_agree(
+        perpbt.backtest(
+            perpbt.load_bars(walk(1000, seed=2, step=0.001)), every_hundredth,
+            {"leverage": 4, "max_holding": "100m", "compounding": True, "sizing": HALF}, offsets=60,
+            venue=perpbt.Venue(name="dated", tiers={}, dated={"AAA": dated}, **COSTS), engine=engine, threads=1,
+        )
+        for engine in ("dense", "skip")
+    ).accounts  # fmt: skip
+    at_change = trades.filter(pl.col("exit_time").dt.epoch("ms") == START + 300 * 60_000)
+    assert at_change.height > 10
+    assert set(at_change["exit_reason"]) == {"time"}
+    assert at_change["quantity"].n_unique() > 1
+    assert at_change["worst_margin_ratio"].min() > 0.1  # by the new rates
+    assert leaps(kept) > 0
+
+
 COMMON = {"leverage": 5, "stop_loss": 0.02, "take_profit": 0.02, "compounding": True, "sizing": HALF}
 
 
